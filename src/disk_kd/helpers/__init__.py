@@ -1,0 +1,31 @@
+"""Helpers: g(x) in [0, 1], solved exactly or given by a network."""
+
+from __future__ import annotations
+
+from disk_kd.helpers.exact import exact_helper
+from disk_kd.helpers.networks import (
+    HELPERS,
+    BothMapsHelper,
+    HelperNetwork,
+    StudentMapHelper,
+    TeacherLogitsHelper,
+    TeacherMapHelper,
+    TeacherPooledDeepHelper,
+    TeacherPooledHelper,
+    TeacherPooledNormHelper,
+    make_helper,
+)
+
+__all__ = [
+    "HELPERS",
+    "BothMapsHelper",
+    "HelperNetwork",
+    "StudentMapHelper",
+    "TeacherLogitsHelper",
+    "TeacherMapHelper",
+    "TeacherPooledDeepHelper",
+    "TeacherPooledHelper",
+    "TeacherPooledNormHelper",
+    "exact_helper",
+    "make_helper",
+]

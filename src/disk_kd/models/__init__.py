@@ -1,0 +1,21 @@
+"""CIFAR-scale networks registered with timm, and files of weights read without running code in them.
+
+Importing this package registers the ``cifar_*`` names, so `timm.create_model` knows them.
+"""
+
+from __future__ import annotations
+
+from disk_kd.models.factory import create_model, multiply_adds
+from disk_kd.models.resnet import ResNet
+from disk_kd.models.weights import convert, load_state_dict, load_weights, read_metadata, save_state_dict
+
+__all__ = [
+    "ResNet",
+    "convert",
+    "create_model",
+    "load_state_dict",
+    "load_weights",
+    "multiply_adds",
+    "read_metadata",
+    "save_state_dict",
+]

@@ -1,0 +1,16 @@
+"""The frozen teacher, its stored outputs, and the features that helpers read."""
+
+from disk_kd.teacher.features import feature_sizes, forward_with_map
+from disk_kd.teacher.frozen import Teacher
+from disk_kd.teacher.manifest import teacher_facts, weights_hash
+from disk_kd.teacher.store import TeacherStore, store_bytes
+
+__all__ = [
+    "Teacher",
+    "TeacherStore",
+    "feature_sizes",
+    "forward_with_map",
+    "store_bytes",
+    "teacher_facts",
+    "weights_hash",
+]

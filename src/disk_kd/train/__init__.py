@@ -1,0 +1,16 @@
+"""The loop, its checkpoints and logs."""
+
+from disk_kd.train.log import Display
+from disk_kd.train.loop import BEST, CHECKPOINT, DivergenceError, Position, fit, student_state
+from disk_kd.train.settings import TrainSettings
+
+__all__ = [
+    "BEST",
+    "CHECKPOINT",
+    "Display",
+    "DivergenceError",
+    "Position",
+    "TrainSettings",
+    "fit",
+    "student_state",
+]

@@ -1,0 +1,231 @@
+"""The command line: one function a command, one line an error."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NoReturn
+
+import timm
+from rich.console import Console
+from rich.table import Table
+
+from disk_kd.compare import compare
+from disk_kd.config import list_recipes, parse_evaluation, parse_run
+from disk_kd.data import DATASETS
+from disk_kd.errors import ConfigError, DiskKDError, nearest
+from disk_kd.models import convert, create_model, multiply_adds
+from disk_kd.run import evaluate_weights, execute
+from disk_kd.tasks import METHODS
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `disk-kd ARGUMENTS` and return its exit code: 0 done, 2 a mistake in the input, 130 interrupted."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if arguments[0] == "--version":
+        print(f"disk-kd {version('disk-kd')}")
+        return 0
+    name, *rest = arguments
+    try:
+        if name not in COMMANDS:
+            raise ConfigError(f"unknown command {name!r}; {nearest(name, COMMANDS)}")
+        COMMANDS[name](rest)
+    except DiskKDError as error:
+        print(f"disk-kd: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"disk-kd: {error}; what was written before is whole", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("disk-kd: interrupted; go on with --resume", file=sys.stderr)
+        return 130
+    return 0
+
+
+def usage() -> str:
+    """The list of commands."""
+    lines = [f"  {name:<10} {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: disk-kd COMMAND ...",
+            "",
+            "Knowledge distillation for image classifiers.",
+            "",
+            *lines,
+            "",
+            "disk-kd COMMAND --help tells its options.",
+        ]
+    )
+
+
+def train(arguments: Sequence[str]) -> None:
+    """Train a model with cross-entropy: a teacher, or a baseline."""
+    _train_or_distill("train", arguments)
+
+
+def distill(arguments: Sequence[str]) -> None:
+    """Train a student, by default from a teacher, with any method."""
+    _train_or_distill("distill", arguments)
+
+
+def _train_or_distill(command: str, arguments: Sequence[str]) -> None:
+    arguments = list(arguments)
+    show = "--print_config" in arguments
+    if show:
+        arguments.remove("--print_config")
+    config = parse_run(command, arguments)
+    if show:
+        print(config.text, end="")
+        return
+    console = Console(quiet=config.quiet)
+    summary = execute(config, console)
+    console.print(summary_table(summary))
+    console.print(f"Run directory: {config.output}", highlight=False)
+
+
+def demo(arguments: Sequence[str]) -> None:
+    """Teacher, then CE / KD / DiSK students on embedded digits, three seeds each; a table."""
+    parser = _Parser(prog="disk-kd demo", description=demo.__doc__)
+    parser.add_argument("--runs", type=Path, default=Path("runs/demo"), help="folder of the run directories")
+    parser.add_argument("--seeds", type=_count, default=3, help="how many seeds")
+    parser.add_argument("--jobs", type=_count, default=cores(), help="runs at a time")
+    options = parser.parse_args(arguments)
+    console = Console()
+    console.print(
+        f"""A teacher, then a tiny student on handwritten digits (embedded, 8x8 pixels), the same passes for all:
+  ce             the labels alone
+  kd             the teacher's softened probabilities
+  disk-constant  DiSK with the helper held at a constant, the control
+  disk           DiSK: the exact helper, its budget held by a price
+{options.seeds} seeds each; about two minutes on two cores.
+""",
+        highlight=False,
+    )
+    recipes = [f"digits/{name}" for name in ("ce", "kd", "disk-constant", "disk")]
+    compare(recipes, seeds=options.seeds, runs=options.runs, jobs=options.jobs, console=console)
+
+
+def compare_recipes(arguments: Sequence[str]) -> None:
+    """Run several recipes over several seeds, reuse what is finished, write a table."""
+    parser = _Parser(
+        prog="disk-kd compare",
+        description="Run RECIPES over seeds, and the teachers and starts that they name. Finished runs are reused,"
+        " unfinished ones go on. All further options, such as --data.root DIR, go to every run.",
+    )
+    parser.add_argument("recipes", nargs="+", metavar="RECIPE", help="a name or a file")
+    parser.add_argument("--seeds", type=_count, default=3, help="how many seeds, from 0")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the run directories and the table")
+    parser.add_argument("--jobs", type=_count, default=1, help="runs at a time, which share the cores")
+    options, rest = parser.parse_known_args(arguments)
+    compare(options.recipes, seeds=options.seeds, runs=options.runs, options=rest, jobs=options.jobs)
+
+
+def evaluate(arguments: Sequence[str]) -> None:
+    """Measure a run's student, or a file of weights, on a dataset."""
+    config = parse_evaluation(arguments)
+    metrics = evaluate_weights(config)
+    if config.json:
+        print(json.dumps(metrics))
+        return
+    table = Table(title=f"{config.weights} on {config.data.name} ({config.split})")
+    for name in ("top-1 %", "top-5 %", "NLL", "ECE", "samples"):
+        table.add_column(name, justify="right")
+    values = (
+        f"{metrics['top1']:.2f}",
+        f"{metrics['top5']:.2f}",
+        f"{metrics['nll']:.4f}",
+        f"{metrics['ece']:.4f}",
+    )
+    table.add_row(*values, str(metrics["samples"]))
+    Console().print(table)
+
+
+def convert_checkpoint(arguments: Sequence[str]) -> None:
+    """Turn a released .pth.tar into safetensors, without running code in it."""
+    parser = _Parser(prog="disk-kd convert", description=convert_checkpoint.__doc__)
+    parser.add_argument("checkpoint", type=Path, help="the file to read")
+    parser.add_argument("--output", type=Path, help="the file to write; default: beside it, .safetensors")
+    options = parser.parse_args(arguments)
+    name = options.checkpoint.name.removesuffix(".tar")
+    output = options.output or options.checkpoint.with_name(Path(name).stem + ".safetensors")
+    counts = convert(options.checkpoint, output)
+    print(f"{output}: {counts['tensors']} tensors, {counts['parameters']:,} parameters")
+
+
+def list_names(arguments: Sequence[str]) -> None:
+    """List models, methods, datasets or recipes."""
+    parser = _Parser(prog="disk-kd list", description=list_names.__doc__)
+    parser.add_argument("what", choices=("models", "methods", "datasets", "recipes"))
+    what = parser.parse_args(arguments).what
+    table = Table(title=what)
+    if what == "models":
+        for column in ("model", "parameters", "multiply-adds"):
+            table.add_column(column, justify="left" if column == "model" else "right")
+        for name in timm.list_models("cifar_*"):
+            model = create_model(name, num_classes=100)
+            count = sum(p.numel() for p in model.parameters())
+            table.add_row(name, f"{count:,}", f"{multiply_adds(model, (3, 32, 32)):,}")
+        table.caption = "at 3x32x32 and 100 classes; every timm model works by name too"
+    else:
+        entries = {"methods": _method_lines, "datasets": lambda: DATASETS, "recipes": list_recipes}[what]()
+        table.add_column("name", no_wrap=True)
+        table.add_column("what it is")
+        for name, text in entries.items():
+            table.add_row(name, text)
+    Console().print(table)
+
+
+def _method_lines() -> dict[str, str]:
+    return {name: (task.__doc__ or "").splitlines()[0] for name, task in METHODS.items()}
+
+
+def summary_table(summary: dict[str, Any]) -> Table:
+    """The outcome of one run."""
+    table = Table(title=f"{summary['student']} by {summary['method']}, {summary['student_passes']} student passes")
+    for name in ("split", "checkpoint", "top-1 %", "top-5 %", "NLL", "ECE"):
+        table.add_column(name, justify="left" if name in ("split", "checkpoint") else "right")
+    for split in ("validation", "test"):
+        for checkpoint, metrics in (("chosen", summary), ("last", summary["last"])):
+            if split in metrics:
+                m = metrics[split]
+                numbers = (f"{m['top1']:.2f}", f"{m['top5']:.2f}", f"{m['nll']:.4f}", f"{m['ece']:.4f}")
+                table.add_row(split, checkpoint, *numbers)
+    return table
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, with its errors as ours."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message)
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
+    return number
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "demo": demo,
+    "train": train,
+    "distill": distill,
+    "compare": compare_recipes,
+    "evaluate": evaluate,
+    "convert": convert_checkpoint,
+    "list": list_names,
+}

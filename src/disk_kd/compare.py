@@ -1,0 +1,266 @@
+"""Several recipes over several seeds, side by side: what each reached, and under which conditions."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import statistics
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from disk_kd.config import RunConfig, parse_run, recipe_of
+from disk_kd.errors import DiskKDError
+from disk_kd.files import write_text
+from disk_kd.run import SUMMARY, execute
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a comparison."""
+
+    recipe: str
+    seed: int
+
+
+def compare(
+    recipes: Sequence[str],
+    *,
+    seeds: int,
+    runs: Path,
+    options: Sequence[str] = (),
+    jobs: int = 1,
+    console: Console | None = None,
+) -> list[dict[str, Any]]:
+    """Run, or reuse, every recipe with every seed, and whatever their weights come from.
+
+    A finished run is not run again, an unfinished one goes on. A run that fails is a row of the table.
+
+    Args:
+        recipes: names or files of recipes.
+        seeds: how many seeds, from 0.
+        runs: folder of the run directories; `compare.md` and `compare.csv` are written there.
+        options: further options for every run.
+        jobs: runs at a time; the cores are shared out among them.
+        console: where progress and the table go.
+
+    Returns:
+        A row of the table for each recipe.
+
+    Raises:
+        DiskKDError: bad input, before anything runs.
+    """
+    console = console or Console()
+    cells = [Cell(recipe, seed) for recipe in recipes for seed in range(seeds)]
+    waves = plan_waves(cells, runs, options)
+    total, done = sum(map(len, waves)), 0
+    failures: dict[Cell, str] = {}
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_share_cores, initargs=(jobs,)) as pool:
+        for wave in waves:
+            futures = {pool.submit(_run_cell, cell, runs, tuple(options)): cell for cell in wave}
+            for future in as_completed(futures):
+                cell, outcome = futures[future], future.result()
+                done += 1
+                if isinstance(outcome, str):
+                    failures[cell] = outcome
+                console.print(
+                    f"[{done}/{total}] {cell.recipe} seed {cell.seed}: {_said(outcome)}",
+                    highlight=False,
+                    markup=False,
+                )
+    rows = [_row(recipe, seeds, runs, options, failures) for recipe in recipes]
+    write_text(runs / "compare.md", markdown(rows))
+    write_text(runs / "compare.csv", csv_text(rows))
+    console.print(table(rows))
+    console.print(
+        f"Written: {runs / 'compare.md'}, {runs / 'compare.csv'}; a folder for each run beside them.",
+        highlight=False,
+    )
+    return rows
+
+
+def plan_waves(cells: Iterable[Cell], runs: Path, options: Sequence[str]) -> list[list[Cell]]:
+    """The cells and all that they start from, in waves: a run's weights come from an earlier wave."""
+    depths: dict[Cell, int] = {}
+
+    def depth(cell: Cell) -> int:
+        if cell not in depths:
+            config = cell_config(cell, runs, options)
+            depths[cell] = 0
+            depths[cell] = max((1 + depth(source) for source in _sources(config)), default=0)
+        return depths[cell]
+
+    deepest = max(map(depth, cells), default=-1)
+    return [[cell for cell, at in depths.items() if at == level] for level in range(deepest + 1)]
+
+
+def cell_config(cell: Cell, runs: Path, options: Sequence[str]) -> RunConfig:
+    """The configuration of one cell."""
+    return parse_run(
+        "distill",
+        [cell.recipe, *options, f"--train.seed={cell.seed}", f"--runs={runs}", "--resume", "--quiet"],
+    )
+
+
+def _sources(config: RunConfig) -> list[Cell]:
+    """The runs that this one takes weights from: a teacher of seed 0, a start of the same seed."""
+    found = []
+    for model, seed in ((config.teacher, 0), (config.student, config.train.seed)):
+        recipe = None if model is None else recipe_of(model.weights)
+        if recipe is not None:
+            found.append(Cell(recipe, seed))
+    return found
+
+
+def _share_cores(jobs: int) -> None:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(max(1, cores // jobs))
+
+
+def _run_cell(cell: Cell, runs: Path, options: Sequence[str]) -> dict[str, Any] | str:
+    """The run's summary, or why there is none."""
+    try:
+        return execute(cell_config(cell, runs, options))
+    except (DiskKDError, OSError) as error:
+        return str(error)
+
+
+def _said(outcome: dict[str, Any] | str) -> str:
+    if isinstance(outcome, str):
+        return f"failed: {outcome}"
+    split = "test" if "test" in outcome else "validation"
+    return f"{split} top-1 {outcome[split]['top1']:.2f}%, {outcome['train_s']:.0f} s of training"
+
+
+def _row(recipe: str, seeds: int, runs: Path, options: Sequence[str], failures: dict[Cell, str]) -> dict[str, Any]:
+    """Mean and sample standard deviation over the seeds that finished, and the conditions."""
+    cells = [Cell(recipe, seed) for seed in range(seeds)]
+    finished = [_summary(cell_config(cell, runs, options)) for cell in cells if cell not in failures]
+    failed = "; ".join(dict.fromkeys(failures[cell] for cell in cells if cell in failures))
+    if not finished:
+        return {"recipe": recipe, "n": 0, "failed": failed}
+    first = finished[0]
+    split = "test" if "test" in first else "validation"
+    row: dict[str, Any] = {"recipe": recipe, "n": len(finished), "failed": failed, "split": split}
+    for name, read in _MEASURES.items():
+        values = [read(summary, split) for summary in finished]
+        if None not in values:
+            row[name] = statistics.fmean(values)
+            row[f"{name}_std"] = statistics.stdev(values) if len(values) > 1 else None
+    for name in (
+        "method",
+        "student",
+        "teacher",
+        "student_passes",
+        "start_passes",
+        "weight_decay",
+        "parameters",
+    ):
+        row[name] = first[name]
+    row["start"] = "scratch" if first["start"] == "scratch" else f"{first['start_passes']} passes"
+    row["published"] = first["published"]
+    return row
+
+
+_MEASURES = {
+    "top1": lambda summary, split: summary[split]["top1"],
+    "top1_last": lambda summary, split: summary["last"][split]["top1"],
+    "nll": lambda summary, split: summary[split]["nll"],
+    "ece": lambda summary, split: summary[split]["ece"],
+    "budget": lambda summary, split: summary["end"].get("budget"),
+    "budget_used": lambda summary, split: summary["end"].get("budget_used"),
+    "images_per_s": lambda summary, split: summary["images_per_s"],
+    "train_s": lambda summary, split: summary["train_s"],
+}
+
+
+def _summary(config: RunConfig) -> dict[str, Any]:
+    return json.loads((config.output / SUMMARY).read_text())
+
+
+_COLUMNS: dict[str, tuple[str, int]] = {
+    "top1": ("top-1 %", 2),
+    "top1_last": ("last", 2),
+    "nll": ("NLL", 3),
+    "ece": ("ECE", 3),
+    "budget": ("budget", 3),
+    "budget_used": ("used", 3),
+    "images_per_s": ("images/s", 0),
+    "train_s": ("seconds", 0),
+}
+"""Title and digits of the measured columns."""
+
+
+def table(rows: Sequence[dict[str, Any]]) -> Table:
+    """The comparison for a terminal."""
+    shown = ["top1", "top1_last", "nll", "ece", "budget", "budget_used", "train_s"]
+    view = Table(title="mean ± standard deviation over seeds")
+    for title in ("recipe", "n", "start", "passes", *(_COLUMNS[name][0] for name in shown)):
+        view.add_column(title, justify="left" if title in ("recipe", "start") else "right")
+    for row in rows:
+        if row["n"]:
+            view.add_row(*_conditions(row), *(_measured(row, name) for name in shown))
+        else:
+            view.add_row(row["recipe"], "0", "failed: " + row["failed"])
+    return view
+
+
+def markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """The comparison as a Markdown table, with all conditions."""
+    titles = [
+        "recipe",
+        "n",
+        "start",
+        "passes",
+        "weight decay",
+        *(title for title, _ in _COLUMNS.values()),
+        "published",
+    ]
+    lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
+    for row in rows:
+        cells = [row["recipe"], "0", f"failed: {row['failed']}"]
+        if row["n"]:
+            published = "" if row["published"] is None else f"{row['published']:.2f}"
+            measured = [_measured(row, name) for name in _COLUMNS]
+            cells = [*_conditions(row), f"{row['weight_decay']:g}", *measured, published]
+        lines.append("| " + " | ".join(cells + [""] * (len(titles) - len(cells))) + " |")
+    notes = [f"\n{row['recipe']}: a seed failed: {row['failed']}" for row in rows if row["n"] and row["failed"]]
+    legend = (
+        "\nMean ± sample standard deviation over n seeds, on the test split. top-1: of the checkpoint that validation"
+        " chose; last: of the last one. passes: student passes of the run, after those of its start. NLL in nats; ECE"
+        " as a fraction, 15 bins. budget and used: help asked and given at the end of training, in nats, in the unit"
+        " of the method's variant.\n"
+    )
+    return "\n".join([*lines, *notes, legend])
+
+
+def csv_text(rows: Sequence[dict[str, Any]]) -> str:
+    """The comparison as CSV: one row a recipe, all columns."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    file = io.StringIO()
+    writer = csv.DictWriter(file, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
+
+
+def _conditions(row: dict[str, Any]) -> list[str]:
+    return [row["recipe"], str(row["n"]), row["start"], str(row["student_passes"])]
+
+
+def _measured(row: dict[str, Any], name: str) -> str:
+    if name not in row:
+        return ""
+    digits = _COLUMNS[name][1]
+    spread = row[f"{name}_std"]
+    mean = f"{row[name]:.{digits}f}"
+    return mean if spread is None or name in ("budget", "images_per_s", "train_s") else f"{mean} ± {spread:.{digits}f}"

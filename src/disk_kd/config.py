@@ -1,0 +1,370 @@
+"""The configuration of a run: one frozen dataclass a part, read from recipes and the command line.
+
+The options of a method are the keywords of its task's constructor; they are not written down twice.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from argparse import ArgumentError
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+
+from disk_kd.data import Augment
+from disk_kd.errors import ConfigError, DiskKDError, nearest
+from disk_kd.tasks import METHODS, StudentTask
+from disk_kd.train.settings import TrainSettings
+
+RECIPES = resources.files("disk_kd") / "recipes"
+
+_DESCRIPTIONS = {
+    "train": "Train a model with cross-entropy: a teacher, or a baseline. RECIPE comes first, then options.",
+    "distill": "Train a student, by default from a teacher. RECIPE comes first, then options.",
+}
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The dataset and its augmentation.
+
+    Args:
+        name: a dataset of `disk-kd list datasets`, or a timm reader such as hfds/user/name.
+        root: folder of the data, for datasets that are not embedded.
+        image_size: side in pixels that images are brought to; null: as they are.
+        download: allow the dataset to be downloaded to `root`.
+        validation: share of the training samples, per class, that selects the checkpoint.
+        limit_train: keep only so many training samples, per class alike; null: all.
+        label_noise: share of training labels to replace by a wrong one.
+        split_seed: of the validation split, the limit and the noise.
+        views: number of different augmentations of a sample, met in turn; null: a new one each pass.
+        view_seed: of those augmentations, so that runs of several seeds share a teacher's stored outputs.
+        augment: what is done to the images.
+    """
+
+    name: str = "digits"
+    root: Path | None = None
+    image_size: int | None = None
+    download: bool = False
+    validation: float = 0.1
+    limit_train: int | None = None
+    label_noise: float = 0.0
+    split_seed: int = 0
+    views: int | None = None
+    view_seed: int = 0
+    augment: Augment = field(default_factory=Augment)
+
+    def __post_init__(self) -> None:
+        for name in ("image_size", "limit_train", "views"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"data.{name} must be at least 1 or null, not {value}")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A timm model.
+
+    Args:
+        name: a model of timm or of this package (`disk-kd list models`).
+        weights: a file of weights, a run directory, or recipe:NAME for the result of that recipe.
+        pretrained: let timm load, and if need be download, its pretrained weights.
+        options: further keywords for timm.create_model.
+    """
+
+    name: str
+    weights: str | None = None
+    pretrained: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StudentConfig(ModelConfig):
+    """The model to train; weights are where it starts from."""
+
+    name: str = "cifar_resnet10_s"
+
+
+@dataclass(frozen=True)
+class TeacherConfig(ModelConfig):
+    """The trained model to learn from; a method without a teacher leaves it alone.
+
+    Args:
+        image_size: side in pixels that the teacher sees; null: the student's images as they are.
+        store: run the teacher once over all data.views and store its outputs in RUNS/teacher-store, for this run and
+            all others of the same teacher and data; 2 bytes per class, sample and view.
+    """
+
+    name: str = "cifar_resnet10_l"
+    image_size: int | None = None
+    store: bool = False
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """All of a run."""
+
+    command: str
+    data: DataConfig
+    student: StudentConfig
+    teacher: TeacherConfig | None
+    method: str
+    method_options: dict[str, Any]
+    train: TrainSettings
+    description: str
+    published: float | None
+    output: Path
+    runs: Path
+    resume: bool
+    quiet: bool
+    text: str
+    """The resolved recipe, as `config.yaml` holds it."""
+
+
+def parse_run(command: str, arguments: Sequence[str]) -> RunConfig:
+    """The configuration that `disk-kd COMMAND ARGUMENTS` asks for: defaults, then the recipe, then the options.
+
+    Args:
+        command: "train" (always cross-entropy) or "distill".
+        arguments: [RECIPE] and options, as on the command line.
+
+    Raises:
+        ConfigError: an unknown recipe, key or method, or a value of the wrong kind or out of range.
+    """
+    arguments = [re.sub(r"^--method(?=$|=)", "--method.name", argument) for argument in arguments]
+    recipe_path = find_recipe(arguments.pop(0)) if arguments and not arguments[0].startswith("-") else None
+    recipe = {} if recipe_path is None else load_recipe(recipe_path)
+    method = _method_name(command, recipe, arguments)
+    parser = run_parser(command, method)
+    with _one_line_errors(parser):
+        parsed = parser.parse_object(recipe, defaults=True)
+        parsed = parser.parse_args(list(arguments), namespace=parsed)
+        values = parser.instantiate(parsed)
+    output = _output(parsed, recipe_path, method)
+    parsed.output = output
+    for part in ("student", "teacher"):
+        if part in parsed:
+            parsed[part].weights = resolve_weights(parsed[part].weights, part, parsed.runs, parsed.train.seed)
+    for name in ("runs", "resume", "quiet"):
+        parsed.pop(name)
+    options = vars(values.method)
+    options.pop("name")
+    return RunConfig(
+        command=command,
+        data=values.data,
+        student=values.student,
+        teacher=values.get("teacher"),
+        method=method,
+        method_options=options,
+        train=values.train,
+        description=values.description,
+        published=values.published,
+        output=output,
+        runs=values.runs,
+        resume=values.resume,
+        quiet=values.quiet,
+        text=parser.dump(parsed, skip_none=False),
+    )
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What `disk-kd evaluate` measures."""
+
+    weights: Path
+    data: DataConfig
+    model: ModelConfig | None
+    split: str
+    device: str
+    json: bool
+
+
+def parse_evaluation(arguments: Sequence[str]) -> EvaluationConfig:
+    """The configuration of `disk-kd evaluate`.
+
+    Args:
+        arguments: RUN or WEIGHTS, then options; the data of a run directory is the default.
+
+    Raises:
+        ConfigError: an unknown option, or a value of the wrong kind.
+    """
+    parser = ArgumentParser(
+        prog="disk-kd evaluate",
+        exit_on_error=False,
+        description="Measure a run's student, or a file of weights.",
+    )
+    parser.add_argument("weights", type=Path, help="a run directory, or a file of weights")
+    parser.add_class_arguments(DataConfig, "data")
+    parser.add_argument("--model.name", type=str | None, default=None, help="needed where the weights do not say it")
+    parser.add_argument("--model.options", type=dict[str, Any], default={}, help="further keywords for timm")
+    parser.add_argument(
+        "--split", type=Literal["test", "validation", "train"], default="test", help="what to measure on"
+    )
+    parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, ...")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON")
+    with _one_line_errors(parser):
+        path = next((Path(argument) for argument in arguments if not argument.startswith("-")), Path())
+        if (path / "config.yaml").is_file():
+            parser.set_defaults(_flat({"data": load_recipe(path / "config.yaml")["data"]}))
+        values = parser.instantiate(parser.parse_args(list(arguments)))
+    model = ModelConfig(values.model.name, options=values.model.options) if values.model.name else None
+    return EvaluationConfig(values.weights, values.data, model, values.split, values.device, values.json)
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested options by their dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def recipe_of(weights: str | None) -> str | None:
+    """The recipe that a reference recipe:NAME names; None for any other weights."""
+    return weights.removeprefix("recipe:") if weights is not None and weights.startswith("recipe:") else None
+
+
+def resolve_weights(weights: str | None, part: str, runs: Path, seed: int) -> str | None:
+    """The path behind weights as a recipe gives them.
+
+    Args:
+        weights: a path as it is, or recipe:NAME, the run of that recipe.
+        part: "teacher": there is one for all seeds, of seed 0; "student": of the same seed as the run.
+        runs: folder of run directories.
+        seed: the run's.
+    """
+    recipe = recipe_of(weights)
+    return weights if recipe is None else str(runs / recipe / f"seed{0 if part == 'teacher' else seed}")
+
+
+def run_parser(command: str, method: str) -> ArgumentParser:
+    """The parser of `train` and `distill`, with the options of one method."""
+    task = METHODS[method]
+    parser = ArgumentParser(prog=f"disk-kd {command}", exit_on_error=False, description=_DESCRIPTIONS[command])
+    parser.add_class_arguments(DataConfig, "data")
+    parser.add_class_arguments(StudentConfig, "student")
+    if has_teacher(task):
+        parser.add_class_arguments(TeacherConfig, "teacher")
+    parser.add_argument("--method.name", type=str, default=method, help=f"one of {', '.join(METHODS)}")
+    parser.add_class_arguments(task, "method", skip={"student", "teacher", "steps_per_pass"}, instantiate=False)
+    parser.add_class_arguments(TrainSettings, "train")
+    parser.add_argument("--description", type=str, default="", help="what the run is for")
+    parser.add_argument("--published", type=float | None, default=None, help="top-1 that a paper reports, percent")
+    parser.add_argument("--output", type=Path | None, default=None, help="run directory; default: RUNS/RECIPE/seedN")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of run directories")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in the output directory")
+    parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    return parser
+
+
+def has_teacher(task: type[StudentTask]) -> bool:
+    """Whether a method learns from a teacher."""
+    return "teacher" in inspect.signature(task).parameters
+
+
+def _method_name(command: str, recipe: dict[str, Any], arguments: Sequence[str]) -> str:
+    """The method, needed before the parser can know its options."""
+    method = recipe.get("method") or {}
+    if not isinstance(method, dict):
+        raise ConfigError(f"the recipe's key 'method' must hold a mapping with a name, not {method!r}")
+    name = method.get("name", "ce" if command == "train" else "disk")
+    for index, argument in enumerate(arguments):
+        if argument.startswith("--method.name"):
+            _, equals, value = argument.partition("=")
+            name = value if equals else next(iter(arguments[index + 1 :]), "")
+    if name not in METHODS:
+        raise ConfigError(f"unknown method {name!r}; {nearest(str(name), METHODS)}")
+    if command == "train" and name != "ce":
+        raise ConfigError(f"disk-kd train is for cross-entropy; run method {name!r} with disk-kd distill")
+    return name
+
+
+def _output(parsed: Namespace, recipe_path: Path | None, method: str) -> Path:
+    """The run directory: as given, else that of the run that the recipe is from, else one named after the recipe."""
+    if recipe_path is not None and recipe_path.name == "config.yaml" and parsed.resume:
+        return recipe_path.parent
+    if parsed.output is not None:
+        return parsed.output
+    name = f"{parsed.student.name}-{method}" if recipe_path is None else recipe_name(recipe_path)
+    return parsed.runs / name / f"seed{parsed.train.seed}"
+
+
+def recipe_name(path: Path) -> str:
+    """A packaged recipe's name; of another file its stem."""
+    root = Path(str(RECIPES))
+    return str(path.relative_to(root).with_suffix("")) if path.is_relative_to(root) else path.stem
+
+
+@contextmanager
+def _one_line_errors(parser: ArgumentParser) -> Iterator[None]:
+    """Turn jsonargparse's errors into one line, with the nearest valid option where one is unknown."""
+    try:
+        yield
+    except DiskKDError:
+        raise
+    except (ArgumentError, ValueError, TypeError, KeyError) as error:
+        text = " ".join(str(error).split())
+        unknown = re.search(
+            r"(?:Group '([\w.]+)' does not accept option|unrecognized arguments: --|Key) ?'?([\w.]+)", text
+        )
+        if unknown is None:
+            raise ConfigError(text) from None
+        option = ".".join(part for part in unknown.groups() if part)
+        raise ConfigError(f"unknown option {option}; {nearest(option, parser.get_defaults().keys())}") from None
+
+
+def list_recipes() -> dict[str, str]:
+    """The packaged recipes by name, with their descriptions."""
+    root = Path(str(RECIPES))
+    paths = sorted(path for path in root.rglob("*.yaml") if not path.name.startswith("_"))
+    return {str(path.relative_to(root).with_suffix("")): load_recipe(path).get("description", "") for path in paths}
+
+
+def find_recipe(name: str) -> Path:
+    """The file of a recipe: a path as it is, else a packaged recipe's name.
+
+    Raises:
+        ConfigError: neither exists.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    if path.is_dir() and (path / "config.yaml").is_file():
+        return path / "config.yaml"
+    packaged = Path(str(RECIPES)) / f"{name}.yaml"
+    if packaged.is_file():
+        return packaged
+    raise ConfigError(
+        f"no recipe {name!r}: give a YAML file, a run directory or a name; {nearest(name, list_recipes())}"
+    )
+
+
+def load_recipe(path: Path) -> dict[str, Any]:
+    """A recipe's content, over that of the recipe that its key `base` names, if any (a path beside it).
+
+    Raises:
+        ConfigError: the file is not readable YAML, or not a mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read the recipe {path}: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"the recipe {path} must be a mapping of options, not {type(content).__name__}")
+    base = content.pop("base", None)
+    return content if base is None else _merge(load_recipe(path.parent / base), content)
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged

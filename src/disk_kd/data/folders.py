@@ -1,0 +1,141 @@
+"""Class folders, tars of class folders, and Tiny-ImageNet's own layout.
+
+A class is a folder; labels follow the alphabetical order of the classes, samples that of their paths, so
+a folder and a tar of it are the same dataset.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tarfile
+from collections.abc import Callable, Iterable
+from pathlib import Path, PurePosixPath
+
+import torch
+from torch import Tensor
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from disk_kd.data.decode import load_images
+from disk_kd.data.samples import Parts, Samples
+from disk_kd.errors import DataError
+
+
+def folder_parts(root: Path) -> Parts:
+    """`train`, `validation` (or `val`) and `test` of a root: folders of class folders, or tars of them.
+
+    Raises:
+        DataError: when there is no training split, or a split is given twice.
+    """
+    train = _find_split(root, "train")
+    if train is None:
+        held = ", ".join(sorted(path.name for path in root.iterdir())[:5]) or "nothing"
+        raise DataError(f"{root} is expected to hold a folder train, train.tar or *-train.tar; it holds {held}")
+    held_out = [_find_split(root, "validation", "val"), _find_split(root, "test")]
+    validation, test = (None if path is None else class_samples(path) for path in held_out)
+    return Parts(class_samples(train), validation, test)
+
+
+def _find_split(root: Path, *names: str) -> Path | None:
+    patterns = [pattern for name in names for pattern in (name, f"{name}.tar", f"*-{name}.tar")]
+    found = [path for pattern in patterns for path in sorted(root.glob(pattern))]
+    if len(found) > 1:
+        listed = ", ".join(path.name for path in found)
+        raise DataError(f"{root} is expected to hold one {names[0]} split, it holds {listed}; move the others")
+    return found[0] if found else None
+
+
+def class_samples(path: Path) -> Samples:
+    """The images of a folder, or plain tar, of class folders.
+
+    Raises:
+        DataError: for an unreadable tar, no class folders, or a class without images.
+    """
+    return _tar_samples(path) if path.is_file() else _folder_samples(path)
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(IMG_EXTENSIONS) and not name.startswith(".")
+
+
+def _folder_samples(path: Path) -> Samples:
+    classes = {entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
+    files = [
+        (Path(folder) / name).relative_to(path).as_posix()
+        for class_name in classes
+        for folder, _, names in os.walk(path / class_name, followlinks=True)
+        for name in names
+        if _is_image(name)
+    ]
+    return _samples(f"{path}/", classes, files, lambda file: (path / file).read_bytes())
+
+
+def _tar_samples(path: Path) -> Samples:
+    try:
+        with tarfile.open(path, "r:") as tar:
+            members = {member.name.removeprefix("./"): member for member in tar.getmembers()}
+    except (tarfile.TarError, OSError) as error:
+        raise DataError(f"{path} cannot be read as an uncompressed tar: {error}") from error
+    images = [n for n, member in members.items() if member.isfile() and _is_image(PurePosixPath(n).name)]
+    tops = {name.split("/")[0] for name in images}
+    # a tar of the folder `train` has that one folder around all its classes
+    around = f"{tops.pop()}/" if len(tops) == 1 and all(name.count("/") > 1 for name in images) else ""
+    files = {name.removeprefix(around): members[name] for name in images}
+    folders = [n.removeprefix(around) for n, member in members.items() if member.isdir() and n.startswith(around)]
+    classes = {name.split("/")[0] for name in [*folders, *files] if name not in ("", ".")}
+    with path.open("rb") as file:
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def read(name: str) -> bytes:
+        start = files[name].offset_data
+        return content[start : start + files[name].size]
+
+    return _samples(f"{path}:", classes, files, read)
+
+
+def _samples(where: str, classes: set[str], files: Iterable[str], read: Callable[[str], bytes]) -> Samples:
+    """Samples of files named class/…/file; `where` goes before a name in messages."""
+    names = sorted((name for name in files if "/" in name), key=lambda name: (name.split("/")[0], name))
+    if not names:
+        raise DataError(f"{where[:-1]} is expected to hold class folders with images, it holds none")
+    of_class = [name.split("/")[0] for name in names]
+    if empty := sorted(classes - set(of_class)):
+        raise DataError(f"{where[:-1]}: class folder {empty[0]} holds no images; fill or remove it")
+    return _listed(where, tuple(sorted(classes)), names, of_class, read)
+
+
+def _listed(
+    where: str, classes: tuple[str, ...], names: list[str], of_class: list[str], read: Callable[[str], bytes]
+) -> Samples:
+    number = {name: label for label, name in enumerate(classes)}
+    paths = tuple(f"{where}{name}" for name in names)
+
+    def load(ids: Tensor, image_size: int | None) -> Tensor:
+        return load_images(lambda i: read(names[i]), paths, ids, image_size)
+
+    return Samples(classes, torch.tensor([number[name] for name in of_class]), load, paths)
+
+
+def tiny_imagenet_parts(root: Path) -> Parts:
+    """Tiny-ImageNet-200 as its archive unpacks, or with its `val` sorted into class folders.
+
+    Its labelled `val` is the test split: the archive's test images have no labels.
+
+    Raises:
+        DataError: when the layout is another, or an annotation names an unknown class.
+    """
+    inner = root / "tiny-imagenet-200"
+    base = inner if inner.is_dir() else root
+    for part in ("train", "val"):
+        if not (base / part).is_dir():
+            raise DataError(f"{root} is expected to hold tiny-imagenet-200 with train and val; {part} is missing")
+    train, annotations = class_samples(base / "train"), base / "val" / "val_annotations.txt"
+    if not annotations.is_file():
+        return Parts(train, None, class_samples(base / "val"))
+    fields = sorted(line.split("\t")[:2] for line in annotations.read_text().splitlines() if line)
+    names, of_class = [name for name, _ in fields], [label for _, label in fields]
+    if unknown := sorted(set(of_class) - set(train.class_names)):
+        raise DataError(f"{annotations} names class {unknown[0]}, which has no folder in train")
+    images = base / "val" / "images"
+    test = _listed(f"{images}/", train.class_names, names, of_class, lambda file: (images / file).read_bytes())
+    return Parts(train, None, test)

@@ -1,0 +1,144 @@
+"""Batches of a split, shuffled, augmented and normalised on the split's own device.
+
+Work is done in groups of many batches ahead of the steps: a few large kernels instead of many small ones,
+and no wait for the host.
+
+Shapes: B samples of a batch, C channels, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from disk_kd.data.augment import Augment, augment
+from disk_kd.data.seeds import SHUFFLE, sample_seeds
+from disk_kd.data.split import Split
+from disk_kd.errors import ConfigError, DataError
+
+_GROUP_BYTES = 256 * 2**20
+
+
+class Batch(NamedTuple):
+    """What a training step gets.
+
+    Attributes:
+        images: float32 (B, C, H, W), normalised.
+        targets: int64 (B,).
+        ids: int64 (B,): the samples' numbers in their original split.
+        view: which augmented view of the samples the images are.
+    """
+
+    images: Tensor
+    targets: Tensor
+    ids: Tensor
+    view: int
+
+
+class Loader:
+    """Passes over a split; any step of any pass can be entered directly.
+
+    A batch is a function of (split, settings, seed, pass, step). No global random state is read or changed.
+    For a share of the samples on each of several devices, give each a `Split.subset`: seeds hang on ids.
+
+    Args:
+        split: the samples, on the device the batches are wanted on.
+        batch_size: samples a step; the whole split when it is smaller and `drop_last` is set.
+        mean, std: of each channel, for pixels in [0, 1]; three values are averaged for grey images.
+        augment: what is done to an image; None for nothing. Cutout paints the mean.
+        seed: of the order, and of the augmentation unless `augment_seed` is given.
+        augment_seed: of the augmentation, so that runs of several seeds meet the same views.
+        views: how many different augmented views there are; pass p shows view p modulo `views`. None shows a
+            new one in every pass.
+        shuffle: draw a new order for every pass, instead of the split's own.
+        drop_last: leave out the samples of the last, smaller batch.
+        channels_last: memory format of the images.
+        group: samples prepared at a time, at most; fewer where they would take more than 256 MiB.
+
+    Raises:
+        ConfigError: for sizes below one, or a mean or std that does not fit the channels.
+        DataError: for an empty split.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        *,
+        batch_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        augment: Augment | None = None,
+        seed: int = 0,
+        augment_seed: int | None = None,
+        views: int | None = None,
+        shuffle: bool = True,
+        drop_last: bool = True,
+        channels_last: bool = False,
+        group: int = 8192,
+    ) -> None:
+        if not len(split):
+            raise DataError("a loader needs at least one sample, the split is empty")
+        for name, value in (("batch_size", batch_size), ("views", 1 if views is None else views)):
+            if value < 1:
+                raise ConfigError(f"{name} is expected to be at least 1, got {value}")
+        self.split = split
+        self.batch_size = min(batch_size, len(split))
+        self.augment = augment
+        self.seed = seed
+        self.augment_seed = seed if augment_seed is None else augment_seed
+        self.views = views
+        self.shuffle = shuffle
+        full, rest = divmod(len(split), self.batch_size)
+        self.steps_per_pass = full + (rest > 0 and not drop_last)
+        self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        in_group = min(group, _GROUP_BYTES // (4 * split.images[0].numel()))
+        self._group_steps = max(1, in_group // self.batch_size)
+        mean_C, std_C = (self._per_channel(name, value) for name, value in (("mean", mean), ("std", std)))
+        if not bool((std_C > 0).all()):
+            raise ConfigError(f"std is expected to be above 0, got {tuple(std)}")
+        self._scale, self._shift = (x.view(1, -1, 1, 1) for x in (1 / (255 * std_C), -mean_C / std_C))
+        self._cutout_fill = (mean_C * 255).round().clamp(0, 255).to(torch.uint8)
+
+    def _per_channel(self, name: str, values: Sequence[float]) -> Tensor:
+        channels = self.split.images.shape[1]
+        if len(values) not in ((1, 3) if channels == 1 else (channels,)):
+            raise ConfigError(f"{name} is expected to have {channels} values, one a channel, got {len(values)}")
+        tensor = torch.tensor(values, dtype=torch.float32, device=self.split.images.device)
+        return tensor.mean(0, keepdim=True) if channels == 1 else tensor
+
+    def batches(self, pass_index: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of a pass from step `start` on, the same as those of a whole pass.
+
+        Args:
+            pass_index: which pass, from 0; decides order and view.
+            start: steps to leave out; only the group that holds the first wanted batch is computed for them.
+        """
+        view = pass_index if self.views is None else pass_index % self.views
+        order = self._order(pass_index)
+        for first in range(start - start % self._group_steps, self.steps_per_pass, self._group_steps):
+            rows = order[first * self.batch_size :][: self._group_steps * self.batch_size]
+            prepared = self._prepare(rows, view)
+            last = min(first + self._group_steps, self.steps_per_pass)
+            for step in range(max(first, start), last):
+                at = (step - first) * self.batch_size
+                images, targets, ids = (part[at : at + self.batch_size] for part in prepared)
+                yield Batch(images, targets, ids, view)
+
+    def _order(self, pass_index: int) -> Tensor:
+        device = self.split.images.device
+        if not self.shuffle:
+            return torch.arange(len(self.split), device=device)
+        seed = int(sample_seeds(torch.tensor([pass_index]), SHUFFLE, self.seed))
+        return torch.randperm(len(self.split), generator=torch.Generator().manual_seed(seed)).to(device)
+
+    def _prepare(self, rows: Tensor, view: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalised images, targets and ids of a group."""
+        split = self.split
+        images, targets, ids = (part.index_select(0, rows) for part in (split.images, split.targets, split.ids))
+        if self.augment is not None:
+            images = augment(images, sample_seeds(ids, view, self.augment_seed), self.augment, self._cutout_fill)
+        normalised = (images * self._scale).add_(self._shift)
+        return normalised.contiguous(memory_format=self._memory_format), targets, ids

@@ -1,0 +1,64 @@
+"""Which samples: stratified choice and label noise, as functions of (seed, sample).
+
+Shapes: N samples.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from disk_kd.data.seeds import LABEL_NOISE, integers, sample_seeds
+
+
+def stratified(targets: Tensor, ids: Tensor, count: int, draw: int, seed: int) -> Tensor:
+    """Chooses samples so that each class is in proportion, to less than one sample a class.
+
+    The k-th of a class of n samples, in an order drawn by chance, has priority (k + 1/2) / n; the `count`
+    smallest are chosen.
+
+    Args:
+        targets, ids: int64 (N,).
+        count: how many to choose, at most N.
+        draw: which draw this is, of the numbers below zero in `seeds`.
+        seed: the dataset's seed.
+
+    Returns:
+        int64 (count,): positions, ascending.
+    """
+    order = sample_seeds(ids, draw, seed).argsort()
+    by_class = order[targets[order].argsort(stable=True)]
+    sizes = targets.bincount()
+    size = sizes.repeat_interleave(sizes).double()
+    rank = torch.arange(len(targets)) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
+    priority = torch.empty_like(size)
+    priority[by_class] = (rank + 0.5) / size
+    # a stable sort over the drawn order lets chance decide between classes of equal size
+    return order[priority[order].argsort(stable=True)[:count]].sort().values
+
+
+def set_aside(targets: Tensor, ids: Tensor, count: int, draw: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Divides positions 0 … N - 1 into the rest and the `count` that `stratified` chooses.
+
+    Returns:
+        int64 (N - count,) and (count,), both ascending.
+    """
+    chosen = stratified(targets, ids, count, draw, seed)
+    left = torch.ones(len(targets), dtype=torch.bool)
+    left[chosen] = False
+    return left.nonzero().flatten(), chosen
+
+
+def flip_labels(targets: Tensor, ids: Tensor, fraction: float, num_classes: int, seed: int) -> Tensor:
+    """Gives round(fraction N) samples another label, drawn uniformly from the other classes.
+
+    A larger fraction flips the same samples and more.
+
+    Returns:
+        int64 (N,): a new tensor.
+    """
+    seeds = sample_seeds(ids, LABEL_NOISE, seed)
+    chosen = seeds.argsort()[: round(fraction * len(targets))]
+    noisy = targets.clone()
+    noisy[chosen] = (targets[chosen] + 1 + integers(seeds[chosen], 0, num_classes - 1)) % num_classes
+    return noisy

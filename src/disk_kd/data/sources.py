@@ -1,0 +1,152 @@
+"""Datasets by name.
+
+Shapes: N samples.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from disk_kd.data.decode import to_pixels
+from disk_kd.data.folders import class_samples, folder_parts, tiny_imagenet_parts
+from disk_kd.data.readers import READERS, reader_parts
+from disk_kd.data.samples import Parts, from_memory
+from disk_kd.data.sampling import flip_labels, set_aside, stratified
+from disk_kd.data.seeds import LIMIT, TEST, VALIDATION
+from disk_kd.data.split import Dataset
+from disk_kd.errors import ConfigError, DataError, nearest
+
+DATASETS: dict[str, str] = {
+    "digits": "handwritten digits, 1,797 grey images of 8x8, 10 classes; comes with scikit-learn",
+    "cifar10": "60,000 colour images of 32x32, 10 classes",
+    "cifar100": "60,000 colour images of 32x32, 100 classes",
+    "tiny-imagenet": "110,000 colour images of 64x64, 200 classes; the archive's own layout",
+    "folder": "train, val and test: folders of class folders, or tars of them",
+    "torch/NAME": "a torchvision dataset, through timm's reader",
+    "hfds/NAME": "a Hugging Face dataset; needs the package datasets",
+    "hfids/NAME": "a streamed Hugging Face dataset; needs the package datasets",
+    "tfds/NAME": "a TensorFlow dataset; needs the package tensorflow-datasets",
+    "wds/NAME": "a WebDataset; needs the package webdataset",
+}
+
+
+def load_dataset(
+    name: str,
+    *,
+    root: str | Path | None = None,
+    image_size: int | None = None,
+    download: bool = False,
+    validation: float = 0.1,
+    seed: int = 0,
+    limit_train: int | None = None,
+    label_noise: float = 0.0,
+) -> Dataset:
+    """Reads a dataset into memory.
+
+    The choices below are functions of `seed` and of each sample's number in its original split alone.
+
+    Args:
+        name: one of `DATASETS`, NAME being the reader's own.
+        root: the folder of the data; every source but `digits` and Hugging Face's needs it.
+        image_size: side of the images; larger and smaller ones are scaled (bicubic, antialiased), the longer
+            side of files cropped at the centre. None keeps their size, which must then be the same for all.
+        download: fetch the data when it is missing. torchvision compares the MD5 of CIFAR's files with the
+            published ones before it unpickles them.
+        validation: share of the training samples set aside, each class in proportion, when the source
+            brings no validation split; 0 sets none aside.
+        seed: decides the validation split, `limit_train` and `label_noise`.
+        limit_train: keeps that many of the training samples left, each class in proportion; all when
+            there are fewer.
+        label_noise: share of the training labels replaced by another class. Validation and test stay clean.
+
+    Raises:
+        ConfigError: for an unknown name or an option out of range.
+        DataError: when the data is missing, unreadable, inconsistent or larger than memory.
+    """
+    _check_options(image_size, validation, limit_train, label_noise)
+    parts = _open(name, None if root is None else str(Path(root).expanduser()), image_size, download)
+    _check_classes(name, parts)
+    targets = parts.train.targets
+    ids = torch.arange(len(targets))
+    held_out = None if parts.validation is None else parts.validation.split(image_size)
+    if held_out is None and validation:
+        count = max(1, round(validation * len(ids)))
+        ids, chosen = set_aside(targets, ids, count, VALIDATION, seed)
+        held_out = parts.train.split(image_size, chosen)
+    if limit_train is not None:
+        ids = ids[stratified(targets[ids], ids, limit_train, LIMIT, seed)]
+    train = parts.train.split(image_size, ids)
+    if label_noise:
+        noisy = flip_labels(train.targets, train.ids, label_noise, len(train.class_names), seed)
+        train = replace(train, targets=noisy)
+    return Dataset(name, train, held_out, None if parts.test is None else parts.test.split(image_size))
+
+
+def _check_options(image_size: int | None, validation: float, limit_train: int | None, label_noise: float) -> None:
+    if image_size is not None and image_size < 1:
+        raise ConfigError(f"data.image_size is a side in pixels >= 1, got {image_size}")
+    if not 0 <= validation < 1:
+        raise ConfigError(f"data.validation is a share of the training samples in [0, 1), got {validation}")
+    if limit_train is not None and limit_train < 1:
+        raise ConfigError(f"data.limit_train is a number of samples >= 1, got {limit_train}")
+    if not 0 <= label_noise <= 1:
+        raise ConfigError(f"data.label_noise is a share of the training labels in [0, 1], got {label_noise}")
+
+
+def _check_classes(name: str, parts: Parts) -> None:
+    ours = set(parts.train.class_names)
+    for part, samples in (("validation", parts.validation), ("test", parts.test)):
+        if samples is not None and (differing := ours ^ set(samples.class_names)):
+            listed = ", ".join(sorted(differing)[:5])
+            raise DataError(f"{name}: train and {part} are expected to have the same classes; only one has {listed}")
+
+
+def _open(name: str, root: str | None, image_size: int | None, download: bool) -> Parts:
+    prefix, _, rest = name.partition("/")
+    of_reader = prefix.lower() in READERS and bool(rest)
+    if not of_reader and name not in DATASETS:
+        raise ConfigError(f"data.name {name!r} is no dataset; {nearest(name.lower(), DATASETS)}")
+    if name == "digits":
+        return _digits(image_size)
+    if of_reader and prefix.lower() != "torch":
+        return reader_parts(name, root, image_size, download)
+    if root is None:
+        raise DataError(f"{name} needs data.root, the folder of its data")
+    fetched = of_reader or name in ("cifar10", "cifar100")
+    if not Path(root).is_dir() and not (fetched and download):
+        hint = "; give data.download=true to fetch the data" if fetched else ""
+        raise DataError(f"{name}: there is no folder data.root {root}{hint}")
+    if name == "folder":
+        return folder_parts(Path(root))
+    if name == "tiny-imagenet":
+        return tiny_imagenet_parts(Path(root))
+    if of_reader:
+        return reader_parts(name, root, image_size, download)
+    return _cifar(name, root, image_size, download)
+
+
+def _digits(image_size: int | None) -> Parts:
+    """scikit-learn's digits; the test split is the same for everyone, 30% of each class."""
+    bunch = load_digits()
+    pixels = np.round(bunch.images * (255 / 16)).astype(np.uint8)  # 17 grey levels, 0 … 16
+    images = np.stack([to_pixels(Image.fromarray(image), "digits", image_size, "L") for image in pixels])
+    targets = torch.from_numpy(bunch.target).to(torch.int64)
+    count = round(0.3 * len(targets))
+    split = set_aside(targets, torch.arange(len(targets)), count, TEST, seed=0)
+    names = tuple(str(name) for name in bunch.target_names)
+    train, test = (from_memory(torch.from_numpy(images)[part], targets[part], names) for part in split)
+    return Parts(train, None, test)
+
+
+def _cifar(name: str, root: str, image_size: int | None, download: bool) -> Parts:
+    """Tars of class folders when `root` holds them, torchvision's copy otherwise."""
+    train, test = (Path(root) / f"{name}-{part}.tar" for part in ("train", "test"))
+    if train.is_file() and test.is_file():
+        return Parts(class_samples(train), None, class_samples(test))
+    return reader_parts(f"torch/{name}", root, image_size, download)

@@ -1,0 +1,150 @@
+"""Labelled images in memory: a split, and the dataset its splits make.
+
+Shapes: N samples, C channels, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from disk_kd.errors import DataError
+
+_CHUNK = 1024
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Split:
+    """Labelled images of one size.
+
+    Attributes:
+        images: uint8 (N, C, H, W), contiguous, on any device.
+        targets: int64 (N,), on the same device.
+        class_names: the name of each label, in label order.
+        ids: int64 (N,): each sample's number in its original split. Seeds and stored teacher outputs hang
+            on it, so a subset keeps it.
+        paths: where each sample came from, for messages and reports.
+
+    Raises:
+        DataError: when types, lengths or labels do not fit together.
+    """
+
+    images: Tensor
+    targets: Tensor
+    class_names: tuple[str, ...]
+    ids: Tensor
+    paths: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != torch.uint8 or self.images.ndim != 4 or not self.images.is_contiguous():
+            got = f"{self.images.dtype} {tuple(self.images.shape)}"
+            raise DataError(f"images are expected as contiguous uint8 (N, C, H, W), got {got}")
+        lengths = {len(part) for part in (self.images, self.targets, self.ids, self.paths or self.ids)}
+        if len(lengths) > 1:
+            raise DataError(f"images, targets, ids and paths are expected in equal number, got {lengths}")
+        if len(self) and not 0 <= int(self.targets.min()) <= int(self.targets.max()) < len(self.class_names):
+            low, high = int(self.targets.min()), int(self.targets.max())
+            count = len(self.class_names)
+            raise DataError(f"labels are expected in 0 … {count - 1} for {count} classes, got {low} … {high}")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __repr__(self) -> str:
+        size = "x".join(str(side) for side in self.images.shape[1:])
+        return f"Split({len(self)} images of {size}, {len(self.class_names)} classes, {self.images.device})"
+
+    def to(self, device: torch.device | str) -> Split:
+        """The same samples on another device."""
+        images, targets, ids = (part.to(device) for part in (self.images, self.targets, self.ids))
+        return replace(self, images=images, targets=targets, ids=ids)
+
+    def subset(self, indices: Tensor | Sequence[int]) -> Split:
+        """The samples at `indices` (positions, not ids), which keep their ids."""
+        index = torch.as_tensor(indices, dtype=torch.int64, device=self.images.device)
+        paths = None if self.paths is None else tuple(self.paths[i] for i in index.tolist())
+        images, targets, ids = (part[index] for part in (self.images, self.targets, self.ids))
+        return replace(self, images=images, targets=targets, ids=ids, paths=paths)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over shapes, class names, images, targets and ids; equal on every device."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
+        header = {"shape": list(self.images.shape), "class_names": self.class_names}
+        digest = hashlib.sha256(json.dumps(header).encode())
+        for part in (self.images, self.targets, self.ids):
+            for chunk in part.split(_CHUNK):
+                digest.update(chunk.cpu().numpy().tobytes())
+        return digest.hexdigest()
+
+    def mean_std(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of each channel, in units of the whole range 0 … 255."""
+        channels = range(self.images.shape[1])
+        counts = torch.zeros(len(channels), 256, dtype=torch.float64, device=self.images.device)
+        for chunk in self.images.split(_CHUNK):
+            counts += torch.stack([chunk[:, c].flatten().bincount(minlength=256) for c in channels])
+        level = torch.arange(256, dtype=torch.float64, device=counts.device) / 255
+        share = counts / counts.sum(1, keepdim=True)
+        mean = share @ level
+        variance = (share * (level - mean[:, None]).square()).sum(1)
+        return tuple(mean.tolist()), tuple(variance.sqrt().tolist())
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """The splits of a dataset, with the same classes and square images of one size.
+
+    Attributes:
+        name: the name it was loaded by.
+        train, validation, test: `validation` selects, `test` is read once, at the end.
+
+    Raises:
+        DataError: when the splits differ in classes or image size, or images are not square.
+    """
+
+    name: str
+    train: Split
+    validation: Split | None
+    test: Split | None
+
+    def __post_init__(self) -> None:
+        channels, height, width = self.train.images.shape[1:]
+        if height != width:
+            raise DataError(f"{self.name}: square images are needed, got {width}x{height}; give data.image_size")
+        for part, split in (("validation", self.validation), ("test", self.test)):
+            if split is None:
+                continue
+            if split.class_names != self.train.class_names:
+                raise DataError(f"{self.name}: the {part} split has other classes than the training split")
+            if split.images.shape[1:] != self.train.images.shape[1:]:
+                got = "x".join(str(side) for side in split.images.shape[1:])
+                expected = f"{channels}x{height}x{width}"
+                raise DataError(f"{self.name}: {part} images are {got}, train {expected}; give data.image_size")
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The name of each label, in label order."""
+        return self.train.class_names
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.train.class_names)
+
+    @property
+    def in_chans(self) -> int:
+        """Channels of an image."""
+        return self.train.images.shape[1]
+
+    @property
+    def image_size(self) -> int:
+        """Side of an image in pixels."""
+        return self.train.images.shape[-1]

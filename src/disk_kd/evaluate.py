@@ -1,0 +1,207 @@
+"""How good a classifier is, and how honest: accuracy, likelihood, calibration.
+
+Shape letters: B batch, N samples, C classes, K best classes, M bins of confidence.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from disk_kd.errors import DataError, ModelError
+
+ECE_BINS = 15
+_LOG_TEMPERATURES = (math.log(0.01), math.log(100.0))
+_HALVINGS = 50
+_NO_SAMPLES = "there are no samples to evaluate; give a split that is not empty"
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Metrics of a classifier on a labelled set.
+
+    Args:
+        top1: samples whose label is the most probable class, percent.
+        top5: samples whose label is among the five most probable classes (all, if there are fewer), percent.
+        nll: mean negative log-likelihood of the label, nats.
+        ece: expected calibration error, a fraction of 1: over 15 bins, equally wide in the confidence of the
+            most probable class, the sum of (samples in the bin / samples) |accuracy - mean confidence|.
+            Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, equation 3.
+        samples: how many there were.
+    """
+
+    top1: float
+    top5: float
+    nll: float
+    ece: float
+    samples: int
+
+    def as_dict(self) -> dict[str, float]:
+        """The metrics by name."""
+        return asdict(self)
+
+
+def evaluate(
+    model: nn.Module,
+    loader_or_batches: Any,
+    *,
+    device: torch.device | str,
+    num_classes: int,
+    autocast_dtype: torch.dtype | None = None,
+) -> Metrics:
+    """Metrics of a model over all samples of a pass, in eval mode; then each module has its old mode again.
+
+    Sums over all samples stand on the device, in float64 where it has it, and the host waits once, at the
+    end. A row of logits with NaN counts as wrong and makes the NLL and the ECE NaN.
+
+    Args:
+        model: images (B, ...) to logits (B, C).
+        loader_or_batches: batches (images, targets, ...), or a `disk_kd.data.Loader`, whose pass 0 it is.
+        device: where the model is.
+        num_classes: C.
+        autocast_dtype: precision of the model's pass; None: as the model is.
+
+    Raises:
+        DataError: there are no samples.
+        ModelError: the model does not give `num_classes` logits.
+    """
+    sums: Tensor | None = None
+    with torch.inference_mode(), _eval_mode(model):
+        for logits_BC, targets_B in _outputs(model, loader_or_batches, device, autocast_dtype):
+            if logits_BC.shape[1:] != (num_classes,):
+                raise ModelError(
+                    f"the model gives outputs {tuple(logits_BC.shape)}, expected ({len(targets_B)}, {num_classes}) "
+                    f"for {num_classes} classes; make the model for this dataset"
+                )
+            batch_sums = _sums(logits_BC, targets_B)
+            sums = batch_sums if sums is None else sums + batch_sums
+    if sums is None:
+        raise DataError(_NO_SAMPLES)
+    return _metrics(sums)
+
+
+@torch.inference_mode()
+def predict(
+    model: nn.Module,
+    loader_or_batches: Any,
+    *,
+    device: torch.device | str,
+    autocast_dtype: torch.dtype | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Logits (N, C), float32, and targets (N,) of a pass, on the host: to fit a temperature, to plot.
+
+    Arguments as of `evaluate`.
+
+    Raises:
+        DataError: there are no samples.
+    """
+    with _eval_mode(model):
+        outputs = [
+            (logits_BC.float().cpu(), targets_B.cpu())
+            for logits_BC, targets_B in _outputs(model, loader_or_batches, device, autocast_dtype)
+        ]
+    if not outputs:
+        raise DataError(_NO_SAMPLES)
+    logits, targets = zip(*outputs, strict=True)
+    return torch.cat(logits), torch.cat(targets)
+
+
+@torch.no_grad()
+def temperature_scaled_nll(logits_NC: Tensor, targets_N: Tensor) -> tuple[float, float, float]:
+    """The temperature that minimises the NLL of given logits, and NLL and ECE at it.
+
+    min over T in [0.01, 100] of mean_i cross_entropy(z_i / T, y_i)
+
+    In 1/T it is convex, so it has one minimum: where its derivative, mean_i (sum_c p_c z_c - z_y), changes
+    sign; log T is found there by bisection. Source: Guo et al., 2017, section 4.2, who fit it on a
+    validation set.
+
+    Args:
+        logits_NC: (N, C), finite.
+        targets_N: (N,) class indices.
+
+    Returns:
+        Temperature, NLL in nats, ECE as a fraction of 1.
+    """
+    logits_NC = logits_NC.to(_sum_dtype(logits_NC.device))
+    label_logits_N = logits_NC.gather(1, targets_N[:, None]).squeeze(1)
+    low, high = (logits_NC.new_tensor(end) for end in _LOG_TEMPERATURES)
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        probabilities_NC = (logits_NC / middle.exp()).softmax(1)
+        slope = ((probabilities_NC * logits_NC).sum(1) - label_logits_N).mean()
+        # A rising NLL in 1/T asks for a smaller 1/T, a higher T.
+        low, high = torch.where(slope > 0, middle, low), torch.where(slope > 0, high, middle)
+    temperature = ((low + high) / 2).exp()
+    metrics = _metrics(_sums(logits_NC / temperature, targets_N))
+    return float(temperature), metrics.nll, metrics.ece
+
+
+@contextmanager
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside the block; each module has its own mode again after it."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _outputs(
+    model: nn.Module,
+    loader_or_batches: Any,
+    device: torch.device | str,
+    autocast_dtype: torch.dtype | None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits and targets of each batch, on the device."""
+    device = torch.device(device)
+    autocast = torch.autocast(device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None)
+    batches = loader_or_batches.batches(0) if hasattr(loader_or_batches, "batches") else loader_or_batches
+    for images, targets_B, *_ in batches:
+        with autocast:
+            logits_BC = model(images.to(device, non_blocking=True))
+        yield logits_BC, targets_B.to(device, non_blocking=True)
+
+
+def _sums(logits_BC: Tensor, targets_B: Tensor) -> Tensor:
+    """Sums over a batch, (M + 1, 3): per bin samples, confidence and hits; last the NLL, top-5 hits and 0."""
+    log_p_BC = logits_BC.to(_sum_dtype(logits_BC.device)).log_softmax(1)
+    nll_B = -log_p_BC.gather(1, targets_B[:, None]).squeeze(1)
+    best_BK = log_p_BC.topk(min(5, log_p_BC.shape[1]), dim=1)
+    hit_BK = (best_BK.indices == targets_B[:, None]) & ~nll_B.isnan()[:, None]
+    hit_BK = hit_BK.to(log_p_BC.dtype)
+    confidence_B = best_BK.values[:, 0].exp()
+    edges = torch.linspace(0, 1, ECE_BINS + 1, dtype=log_p_BC.dtype, device=log_p_BC.device)
+    bins = torch.arange(ECE_BINS, device=log_p_BC.device)
+    in_bin_BM = torch.bucketize(confidence_B, edges[1:-1])[:, None] == bins
+    per_sample_B3 = torch.stack([torch.ones_like(nll_B), confidence_B, hit_BK[:, 0]], dim=1)
+    # A sum of products rather than a scatter: its order, so its rounding, is the same every time.
+    per_bin_M3 = (in_bin_BM[:, :, None] * per_sample_B3[:, None, :]).sum(0)
+    rest_3 = torch.stack([nll_B.sum(), hit_BK.sum(), nll_B.new_zeros(())])
+    return torch.cat([per_bin_M3, rest_3[None]])
+
+
+def _metrics(sums: Tensor) -> Metrics:
+    """Metrics from `_sums`, added up over all batches."""
+    *per_bin, (nll, top5, _) = sums.tolist()
+    samples = round(sum(count for count, _, _ in per_bin))
+    return Metrics(
+        top1=100 * sum(hits for _, _, hits in per_bin) / samples,
+        top5=100 * top5 / samples,
+        nll=nll / samples,
+        ece=sum(abs(hits - confidence) for _, confidence, hits in per_bin) / samples,
+        samples=samples,
+    )
+
+
+def _sum_dtype(device: torch.device) -> torch.dtype:
+    """Double precision, but on Apple's devices, which have none."""
+    return torch.float32 if device.type == "mps" else torch.float64

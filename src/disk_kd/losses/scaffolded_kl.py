@@ -1,0 +1,93 @@
+"""DiSK's loss, normalised: the helped student is a distribution. Legend: B batch, C classes, M support."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from disk_kd.support import (
+    at_least_float32,
+    check_shapes,
+    check_temperatures,
+    log_add_helper,
+    log_probabilities,
+    support,
+)
+
+
+def scaffolded_kl(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    targets: Tensor,
+    helper: Tensor,
+    *,
+    top_k: int,
+    student_temperature: float,
+    teacher_temperature: float,
+) -> Tensor:
+    """The Kullback-Leibler divergence of the helped student from the teacher.
+
+    Formula: ``mean_i KL( t_i || q_i )``, ``q_y = (s_y + g 1[y in M]) / (1 + |M| g)``, where
+    s = softmax(student / T_s), t = softmax(teacher / T_t) over all classes, and M is the teacher's top K
+    united with the label. Never negative; zero where q = t; the plain divergence where g = 0.
+
+    Args:
+        student_logits: (B, C).
+        teacher_logits: (B, C); no gradient flows into them.
+        targets: (B,) int64 class indices below C.
+        helper: (B,) g in [0, 1]. The range is not checked, which would stop the device each step.
+        top_k: K, from 1 to C.
+        student_temperature: T_s > 0.
+        teacher_temperature: T_t > 0.
+
+    Returns:
+        A scalar: the mean over the batch, *without* the factor T_s T_t of `kd_loss`. In float32 at least.
+
+    Raises:
+        ConfigError: shapes differ; a temperature or `top_k` is not valid.
+
+    Source: after Kag, Acar, Gangrade, Saligrama, "Scaffolding a Student to Instill Knowledge", ICLR 2023,
+    the objective KL(t || s + g).
+    Departs: s + g is divided by its sum, t keeps its full support, and there is no factor T_s T_t.
+
+    Example:
+        >>> s, t, y, g = torch.randn(4, 9), torch.randn(4, 9), torch.arange(4), torch.full((4,), 0.5)
+        >>> keywords = {"top_k": 3, "student_temperature": 1.0, "teacher_temperature": 1.0}
+        >>> loss = scaffolded_kl(s, t, y, g, **keywords)
+    """
+    check_shapes(student_logits, teacher_logits, targets, helper)
+    check_temperatures(student_temperature, teacher_temperature)
+    helper_B = at_least_float32(helper)
+    log_s_BC = log_probabilities(student_logits, student_temperature)
+    log_t_BC = log_probabilities(teacher_logits.detach(), teacher_temperature)
+    index_BM, member_BM = support(teacher_logits, targets, top_k)
+    log_s_BM, log_t_BM = log_s_BC.gather(1, index_BM), log_t_BC.gather(1, index_BM)
+
+    # The help touches M only, so it is worked out on M's columns; off M the terms are those of KL(t || s).
+    outside_BC = (log_t_BC.exp() * (log_t_BC - log_s_BC)).scatter(1, index_BM, 0.0)
+    inside_BM = log_t_BM.exp() * member_BM * (log_t_BM - log_add_helper(log_s_BM, helper_B))
+    log_total_B = torch.log1p(member_BM.sum(1) * helper_B)
+    loss = (outside_BC.sum(1) + inside_BM.sum(1) + log_total_B).mean()
+    # Rounding can leave -1e-8; lifting the value alone keeps the gradient, which a clamp would cut.
+    return loss - loss.detach().clamp(max=0)
+
+
+class ScaffoldedKL(nn.Module):
+    """`scaffolded_kl` with its settings kept."""
+
+    def __init__(self, *, top_k: int, student_temperature: float, teacher_temperature: float) -> None:
+        super().__init__()
+        self.top_k = top_k
+        self.student_temperature = student_temperature
+        self.teacher_temperature = teacher_temperature
+
+    def forward(self, student_logits: Tensor, teacher_logits: Tensor, targets: Tensor, helper: Tensor) -> Tensor:
+        return scaffolded_kl(
+            student_logits,
+            teacher_logits,
+            targets,
+            helper,
+            top_k=self.top_k,
+            student_temperature=self.student_temperature,
+            teacher_temperature=self.teacher_temperature,
+        )

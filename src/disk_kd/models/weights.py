@@ -1,0 +1,249 @@
+"""Files of weights: read without running code in them, written whole or not at all, converted.
+
+A file is either safetensors (suffix ``.safetensors``) or what `torch.save` writes (any other suffix:
+``.pth``, ``.pt``, ``.pth.tar``, ``.bin``). Only tensors are read from either.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from disk_kd.errors import CheckpointError
+
+StrPath = str | os.PathLike[str]
+
+# Where training programs put the weights, in order of preference; DiSK's release uses the first.
+_WEIGHT_KEYS = ("base_state_dict", "state_dict_ema", "state_dict", "model")
+
+# What DistributedDataParallel and torch.compile put before every key.
+_WRAPPER_PREFIXES = ("module.", "_orig_mod.")
+
+# Common in checkpoints beside the weights: settings and results. Other names are taken for code and refused.
+_DISCARDED_NAMES = (
+    "argparse.Namespace",
+    "numpy.dtype",
+    "numpy.ndarray",
+    "numpy.core.multiarray.scalar",
+    "numpy.core.multiarray._reconstruct",
+    "numpy._core.multiarray.scalar",
+    "numpy._core.multiarray._reconstruct",
+)
+
+
+class _Discarded:
+    """Takes the place of an object that is not wanted: accepts any arguments and state, keeps none.
+
+    So not even a harmless foreign constructor is called with what stands in a file.
+    """
+
+    def __init__(self, *args: object) -> None: ...
+
+    def __setstate__(self, state: object) -> None: ...
+
+
+def load_state_dict(path: StrPath) -> dict[str, Tensor]:
+    """Read the weights in a file, on the CPU, without running any code the file may hold.
+
+    They are looked for under ``base_state_dict``, ``state_dict_ema``, ``state_dict``, ``model``, and last at
+    the top of the file. ``module.`` and ``_orig_mod.`` before every key are taken off.
+
+    Raises:
+        CheckpointError: the file is missing, a folder, damaged, would run code, or holds no tensors.
+    """
+    path = _existing_file(path)
+    content = _read(path)
+    entries = content if isinstance(content, dict) else {}
+    for weights in (*(entries.get(key) for key in _WEIGHT_KEYS), content):
+        if _is_state_dict(weights):
+            return _without_wrappers({key: value.detach() for key, value in weights.items()})
+    found = ", ".join(map(repr, entries))[:200] or f"a {type(content).__name__}"
+    raise CheckpointError(
+        f"{path} holds no weights: expected a dict of tensors at its top or under {', '.join(_WEIGHT_KEYS)}, "
+        f"found {found}; save model.state_dict() and give that file"
+    )
+
+
+def load_weights(model: nn.Module, path: StrPath, *, strict: bool = True) -> None:
+    """Load a file of weights into a timm model; nothing is changed when they do not fit.
+
+    Args:
+        model: a timm model.
+        path: a file that `load_state_dict` reads.
+        strict: refuse keys that only one side has. Without it they are left alone, but shapes must
+            agree and at least one key must be shared.
+
+    Raises:
+        CheckpointError: the file cannot be read, or its keys or shapes are not the model's.
+    """
+    weights = load_state_dict(path)
+    misfit = _misfit(model, weights, strict)
+    if misfit:
+        raise CheckpointError(f"{path} does not fit {type(model).__name__}: {misfit}")
+    model.load_state_dict(weights, strict=False)
+
+
+def save_state_dict(path: StrPath, state_dict: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write tensors as safetensors; a reader sees the old file or the whole new one, never a part.
+
+    Args:
+        path: the file to write or replace; its folder must exist.
+        state_dict: tensors of any device and layout; those that share memory are each written in full.
+        metadata: short texts kept in the file's head (`read_metadata`).
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    path = Path(path)
+    content = safetensors.torch.save(_packed(state_dict), metadata)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} cannot be written ({error.strerror}); give a file in a folder that exists, may be "
+            "written to and has room"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_metadata(path: StrPath) -> dict[str, str]:
+    """Read the texts that `save_state_dict` put into a safetensors file; empty when there are none.
+
+    Raises:
+        CheckpointError: the file is missing, a folder, or not safetensors.
+    """
+    path = _existing_file(path)
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(_why_unreadable(path, "safetensors", error)) from error
+
+
+def convert(source: StrPath, destination: StrPath) -> dict[str, int]:
+    """Write the weights of a foreign checkpoint as safetensors.
+
+    Returns:
+        ``tensors``, how many there are, and ``parameters``, how many numbers they hold without BatchNorm's
+        running statistics.
+
+    Raises:
+        CheckpointError: `source` cannot be read; `destination` exists, or is no ``.safetensors`` file.
+    """
+    destination = Path(destination)
+    if destination.suffix != ".safetensors":
+        raise CheckpointError(f"{destination}: expected a name that ends in .safetensors")
+    if destination.exists():
+        raise CheckpointError(f"{destination} exists already; remove it or give another name")
+    weights = load_state_dict(source)
+    save_state_dict(destination, weights)
+    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    parameters = sum(value.numel() for key, value in weights.items() if not key.endswith(statistics))
+    return {"tensors": len(weights), "parameters": parameters}
+
+
+def _existing_file(path: StrPath) -> Path:
+    path = Path(path)
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder; give the file of weights in it")
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such file; give a .safetensors file or one written by torch.save")
+    return path
+
+
+def _read(path: Path) -> Any:
+    kind = "safetensors" if path.suffix == ".safetensors" else "torch.save"
+    try:
+        if kind == "safetensors":
+            return safetensors.torch.load_file(path)
+        with torch.serialization.safe_globals([(_Discarded, name) for name in _DISCARDED_NAMES]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle can fail in any way at all
+        raise CheckpointError(_why_unreadable(path, kind, error)) from error
+
+
+def _why_unreadable(path: Path, kind: str, error: Exception) -> str:
+    if isinstance(error, PermissionError):
+        return f"{path} may not be read; check its permissions"
+    code = re.search(r"GLOBAL (\S+)", str(error))
+    if code:
+        return (
+            f"{path} holds {code[1]!r}, code that would run on loading, and was not loaded; "
+            "only tensors are read: save model.state_dict() with torch.save and give that file"
+        )
+    return (
+        f"{path} is no {kind} file or is damaged ({type(error).__name__}); copy or download it again, and "
+        "name it .safetensors if and only if it is one"
+    )
+
+
+def _is_state_dict(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and bool(value)
+        and all(isinstance(key, str) and isinstance(item, Tensor) for key, item in value.items())
+    )
+
+
+def _without_wrappers(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    for prefix in _WRAPPER_PREFIXES:
+        if all(key.startswith(prefix) for key in weights):
+            return _without_wrappers({key.removeprefix(prefix): value for key, value in weights.items()})
+    return weights
+
+
+def _misfit(model: nn.Module, weights: dict[str, Tensor], strict: bool) -> str:
+    """Say what keeps weights from a model; empty when they fit."""
+    own = model.state_dict()
+    shared = [key for key in own if key in weights]
+    reshaped = [key for key in shared if own[key].shape != weights[key].shape]
+    if reshaped and all(key.startswith(_classifier_prefixes(model)) for key in reshaped):
+        theirs, ours = len(weights[reshaped[0]]), len(own[reshaped[0]])
+        return (
+            f"the weights have {theirs} classes, the model {ours}; create it with num_classes={theirs}, "
+            f"then model.reset_classifier({ours}) gives it a new head"
+        )
+    shapes = [f"{key!r} is {list(weights[key].shape)}, not {list(own[key].shape)}" for key in reshaped]
+    parts = [_first_of("other shapes: ", shapes)]
+    if strict or not shared:
+        parts += [
+            _first_of("missing in the file: ", [repr(key) for key in own if key not in weights]),
+            _first_of("unknown to the model: ", [repr(key) for key in weights if key not in own]),
+        ]
+    found = "; ".join(filter(None, parts))
+    return f"{found}; give weights of this architecture" if found else ""
+
+
+def _classifier_prefixes(model: nn.Module) -> tuple[str, ...]:
+    """Return what the classifier's keys start with; timm's cfg holds one name, several or none."""
+    names = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
+    return tuple(f"{name}." for name in ([names] if isinstance(names, str) else names))
+
+
+def _first_of(what: str, items: list[str]) -> str:
+    more = f" and {len(items) - 1} more" if len(items) > 1 else ""
+    return f"{what}{items[0]}{more}" if items else ""
+
+
+def _packed(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return contiguous CPU tensors of which no two share memory, as safetensors demands."""
+    packed, seen = {}, set()
+    for key, value in state_dict.items():
+        tensor = value.detach().cpu().contiguous()
+        storage = tensor.untyped_storage().data_ptr()
+        packed[key] = tensor.clone() if storage in seen else tensor
+        seen.add(storage)
+    return packed

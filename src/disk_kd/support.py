@@ -1,0 +1,99 @@
+"""What losses and helpers share: the support, safe logarithms, and checks of arguments.
+
+Legend: B batch, C classes, K the teacher's top classes, M = K + 1 columns (the top K, then the label).
+
+Checks read shapes and Python numbers only, never a tensor's values: those would stop the device each step.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from disk_kd.errors import ConfigError
+
+
+def support(teacher_logits_BC: Tensor, targets_B: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+    """Lists the classes that may be helped: the teacher's `top_k` united with the label.
+
+    Among tied teacher logits, any `top_k` that `torch.topk` picks.
+
+    Args:
+        teacher_logits_BC: (B, C).
+        targets_B: (B,) int64 class indices.
+        top_k: from 1 to C.
+
+    Returns:
+        index_BM: (B, top_k + 1) class indices; the last column is the label.
+        member_BM: (B, top_k + 1) bool; False where the label stands among the top already, so that each
+            class is True once and ``member_BM.sum(1)`` is the size of the support.
+
+    Raises:
+        ConfigError: `top_k` is outside 1..C.
+    """
+    classes = teacher_logits_BC.shape[1]
+    if not 1 <= top_k <= classes:
+        raise ConfigError(f"top_k must be from 1 to the {classes} classes, got {top_k}; lower or raise top_k")
+    top_BK = teacher_logits_BC.detach().topk(top_k, dim=1, sorted=False).indices
+    label_B1 = targets_B[:, None]
+    new_B1 = (top_BK != label_B1).all(1, keepdim=True)
+    index_BM = torch.cat([top_BK, label_B1], dim=1)
+    member_BM = torch.cat([torch.ones_like(top_BK, dtype=torch.bool), new_B1], dim=1)
+    return index_BM, member_BM
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Casts half precision (and integers) to float32; float32 and float64 pass as they are."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def log_probabilities(logits_BC: Tensor, temperature: float) -> Tensor:
+    """log softmax(logits / temperature) over the classes, in float32 at least. (B, C) -> (B, C)."""
+    return torch.log_softmax(at_least_float32(logits_BC) / temperature, dim=1)
+
+
+def log_add_helper(log_s_BM: Tensor, helper_B: Tensor) -> Tensor:
+    """log(s + g) from log s and g in [0, 1], with finite gradients also where s underflows and g = 0.
+
+    The larger of log s and log g is taken out first. The gradient in g is 1 / (s + g), held below the
+    square root of the largest number, so that its norm over a batch is finite too.
+
+    Args:
+        log_s_BM: (B, M), finite.
+        helper_B: (B,).
+    """
+    helper_B1 = helper_B[:, None]
+    largest_BM = torch.maximum(log_s_BM, helper_B1.log()).detach()
+    scale_BM = torch.exp(-largest_BM).clamp(max=math.sqrt(torch.finfo(log_s_BM.dtype).max))
+    return largest_BM + torch.log(torch.exp(log_s_BM - largest_BM) + helper_B1 * scale_BM)
+
+
+def check_temperatures(student_temperature: float, teacher_temperature: float) -> None:
+    """Raises ConfigError unless both temperatures are finite and above zero."""
+    for name, value in (("student", student_temperature), ("teacher", teacher_temperature)):
+        if not 0 < value < math.inf:
+            raise ConfigError(f"{name}_temperature must be finite and above 0, got {value}; try 1.0")
+
+
+def check_shapes(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    targets: Tensor | None = None,
+    helper: Tensor | None = None,
+) -> None:
+    """Raises ConfigError unless logits are (B, C) both, targets (B,) integers and helper (B,)."""
+    if student_logits.dim() != 2 or student_logits.shape != teacher_logits.shape:
+        raise ConfigError(
+            f"student and teacher logits must have one shape (batch, classes), got "
+            f"{tuple(student_logits.shape)} and {tuple(teacher_logits.shape)}; match the classes of the models"
+        )
+    batch = student_logits.shape[:1]
+    if targets is not None and (targets.shape != batch or targets.dtype != torch.int64):
+        raise ConfigError(
+            f"targets must be int64 class indices of shape {tuple(batch)}, got {targets.dtype} of shape "
+            f"{tuple(targets.shape)}; give one class per image"
+        )
+    if helper is not None and helper.shape != batch:
+        raise ConfigError(f"helper must have shape {tuple(batch)}, got {tuple(helper.shape)}; give one value per image")

@@ -1,0 +1,437 @@
+"""DiSK: a scaffold for the student on the examples that it cannot follow.
+
+Shape letters: B batch, C classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from timm.utils import unwrap_model
+from torch import Tensor, nn
+
+from disk_kd.errors import ConfigError, nearest
+from disk_kd.helpers import HELPERS, exact_helper, make_helper
+from disk_kd.losses import budget_penalty, scaffolded_kl, scaffolded_nll
+from disk_kd.tasks.base import StudentTask
+from disk_kd.tasks.checks import fraction, non_negative, positive
+from disk_kd.tasks.phase import Phase
+from disk_kd.tasks.schedule import Cosine, scheduled
+from disk_kd.teacher import feature_sizes, forward_with_map
+
+HELPED = 1e-3
+"""An example counts as helped from this g on; a smaller one moves no probability by more than that."""
+
+
+@dataclass(frozen=True)
+class DiSKSettings:
+    """What a variant of DiSK starts from; the fields are keywords of `DiSKTask`."""
+
+    helper: float | str
+    top_k: int
+    student_temperature: float
+    teacher_temperature: float
+    kd_weight: float
+    ce_weight: float
+    budget: float | Cosine
+    price: float | Cosine
+    price_rate: float
+    max_ce: float
+
+
+VARIANTS = {
+    "normalised": DiSKSettings(
+        helper="exact",
+        top_k=10,
+        student_temperature=2.0,
+        teacher_temperature=2.0,
+        kd_weight=0.9,
+        ce_weight=0.1,
+        budget=0.1,
+        price=0.0,
+        price_rate=0.05,
+        max_ce=5.0,
+    ),
+    "paper": DiSKSettings(
+        helper="teacher-map",
+        top_k=10,
+        student_temperature=3.5,
+        teacher_temperature=4.0,
+        kd_weight=0.9,
+        ce_weight=0.1,
+        budget=Cosine(0.6, 0.4, period=60),
+        price=Cosine(1.0, 5.0, period=150),
+        price_rate=0.0,
+        max_ce=5.0,
+    ),
+    "imagenet": DiSKSettings(
+        helper="teacher-pooled",
+        top_k=20,
+        student_temperature=1.0,
+        teacher_temperature=1.0,
+        kd_weight=0.5,
+        ce_weight=0.5,
+        budget=0.2,
+        price=Cosine(0.1, 0.5, period=30),
+        price_rate=0.0,
+        max_ce=2.0,
+    ),
+}
+"""This project's form, and the release's for CIFAR and for ImageNet. Periods are in student passes."""
+
+
+class StudentAndHelper(nn.Module):
+    """Student and helper network behind one forward pass, as data-parallel wrappers need it."""
+
+    def __init__(self, student: nn.Module, helper: nn.Module) -> None:
+        super().__init__()
+        self.student = student
+        self.helper = helper
+
+    def forward(self, input: Tensor, teacher: dict[str, Tensor], phase: str | None) -> tuple[Tensor, Tensor]:
+        """Logits (B, C) and g (B,); the part that `phase` leaves alone runs without gradients."""
+        outputs = {f"teacher_{name}": value for name, value in teacher.items()}
+        with torch.set_grad_enabled(torch.is_grad_enabled() and phase != "helper"):
+            if "student_map" in self.helper.needs:
+                logits_BC, outputs["student_map"] = forward_with_map(self.student, input)
+            else:
+                logits_BC = self.student(input)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and phase != "student"):
+            return logits_BC, self.helper(outputs)
+
+
+class DiSKTask(StudentTask):
+    """Distillation with a helper g(x) in [0, 1] that carries the student where it cannot follow the teacher.
+
+    normalised (default)
+        student  ce_weight CE(s, y) + kd_weight T_s T_t KL(t || q),  q_y = (s_y + g 1[y in M]) / (1 + |M| g)
+        helper   KL(t || q) + price mean_i g_i min(CE_i, max_ce), solved exactly per example, or trained
+        price    max(0, price + price_rate (mean_i g_i min(CE_i, max_ce) - budget)), once a step
+    paper, imagenet
+        the release's forms for CIFAR and ImageNet, from `scaffolded_nll` and `budget_penalty`
+
+    M is the teacher's top-K united with the label, CE_i the cross-entropy of the untempered student. A setting
+    left at None takes the variant's value from `VARIANTS`.
+
+    In a plain loop a helper network and the student move at once, each by its own loss. `phases` alternates them
+    as the paper does, and the project's loop follows it. In variant "imagenet" one loss always moves both.
+
+    Sources: Kag et al., "Scaffolding a Student to Instill Knowledge", ICLR 2023; the normalised form and the
+    exact helper are this project's (docs/math.md).
+
+    Args:
+        student: the model to train.
+        teacher: a trained model of the same classes; it is frozen.
+        variant: which form of the method.
+        helper: "exact" (normalised only), the name of a network (`disk_kd.helpers.HELPERS`), or a constant g.
+        top_k: K of the support M, at most the number of classes; the variant's K is cut down to that.
+        student_temperature: T_s.
+        teacher_temperature: T_t.
+        kd_weight: weight of the scaffolded divergence.
+        ce_weight: weight of the cross-entropy on the labels.
+        budget: help allowed, in nats: a number, or a `Cosine` over student passes.
+        price: what help costs. With `price_rate` 0 it is followed as given, else the dual ascent starts from it.
+        price_rate: step of the dual ascent.
+        max_ce: cap of CE_i in nats.
+        fill: the released target off the support: the row's smallest logit, or zero.
+        against: the released CE_i: towards the teacher's argmax, or the label.
+        label_smoothing: of the cross-entropy on the labels, in [0, 1).
+        student_passes: student passes in one round of the alternation (networks only).
+        helper_passes: helper passes in one round.
+        helper_warmup_passes: helper passes before the first round.
+        steps_per_pass: batches in a pass, which turns steps into passes for the schedules.
+
+    Raises:
+        ConfigError: an unknown variant or helper, a constant outside [0, 1], `top_k` above the number of classes,
+            a temperature that is not positive, a negative weight, "exact" with a released form.
+        ModelError: teacher and student differ in their number of classes.
+
+    Example:
+        >>> import timm, torch, disk_kd
+        >>> student, teacher = (timm.create_model(f"cifar_resnet10_{n}", num_classes=10) for n in ("xxs", "s"))
+        >>> task = disk_kd.DiSKTask(student, teacher)
+        >>> task(torch.randn(4, 3, 32, 32), torch.arange(4))["loss"].backward()
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        *,
+        variant: Literal["normalised", "paper", "imagenet"] = "normalised",
+        helper: float | str | None = None,
+        top_k: int | None = None,
+        student_temperature: float | None = None,
+        teacher_temperature: float | None = None,
+        kd_weight: float | None = None,
+        ce_weight: float | None = None,
+        budget: float | Cosine | None = None,
+        price: float | Cosine | None = None,
+        price_rate: float | None = None,
+        max_ce: float | None = None,
+        fill: Literal["min", "zero"] = "min",
+        against: Literal["teacher", "label"] = "teacher",
+        label_smoothing: float = 0.0,
+        student_passes: int = 3,
+        helper_passes: int = 3,
+        helper_warmup_passes: int = 15,
+        steps_per_pass: int = 1,
+    ) -> None:
+        settings = _settings(
+            variant,
+            student.num_classes,
+            helper=helper,
+            top_k=top_k,
+            student_temperature=student_temperature,
+            teacher_temperature=teacher_temperature,
+            kd_weight=kd_weight,
+            ce_weight=ce_weight,
+            budget=budget,
+            price=price,
+            price_rate=price_rate,
+            max_ce=max_ce,
+        )
+        network = _network(settings.helper, student, teacher)
+        if network is None:
+            needs, phases = frozenset({"logits"}), (Phase("student"),)
+        else:
+            needs = {name.removeprefix("teacher_") for name in network.needs if name.startswith("teacher_")}
+            needs = frozenset({"logits"} | needs)
+            phases = (
+                Phase("student", passes=student_passes),
+                Phase("helper", "helper", False, helper_passes, helper_warmup_passes),
+            )
+            if variant == "imagenet":
+                phases = (Phase("joint", "trainable_module"),)
+        super().__init__(student, teacher, needs=needs, phases=phases)
+        if network is not None:
+            self.trainable_module = StudentAndHelper(student, network.to(self.device))
+        self.variant = variant
+        self.settings = settings
+        self.fill = fill
+        self.against = against
+        self.label_smoothing = fraction("label_smoothing", label_smoothing)
+        self.steps_per_pass = steps_per_pass
+        start = settings.price.start if isinstance(settings.price, Cosine) else settings.price
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64, device=self.device))
+        self.register_buffer("price", torch.tensor(float(start), device=self.device))
+
+    @property
+    def student(self) -> nn.Module:
+        """The plain model: nothing of the method is needed to use or export it."""
+        module = unwrap_model(self.trainable_module)
+        return module.student if isinstance(module, StudentAndHelper) else module
+
+    @property
+    def helper(self) -> nn.Module | None:
+        """The helper network; None where the helper is exact or constant."""
+        module = unwrap_model(self.trainable_module)
+        return module.helper if isinstance(module, StudentAndHelper) else None
+
+    def get_eval_model(self, module: nn.Module | None = None, ema: bool = False) -> nn.Module | None:
+        """The student, or its running average: what is validated and saved."""
+        model = super().get_eval_model(module, ema)
+        inner = unwrap_model(model)
+        return inner.student if isinstance(inner, StudentAndHelper) else model
+
+    def forward(self, input: Tensor, target: Tensor, teacher: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Loss of a batch in the selected phase; in train mode it also moves the schedules and the price.
+
+        Args:
+            input: (B, C, H, W), normalised for the student.
+            target: (B,) class indices.
+            teacher: stored outputs, as `needs` says; the teacher runs when there are none.
+
+        Returns:
+            `loss`, `output` (the student's logits), and for the log `ce_loss`, `scaffold_loss`, `budget` and
+            `budget_used` (nats), `price`, `helped` (share of examples with g above 0.001), `helper_mean`.
+        """
+        teacher = self.teach(input, teacher)
+        passes = self.step / self.steps_per_pass
+        budget = scheduled(self.settings.budget, passes)
+        # A copy, because the dual ascent moves the buffer before the backward pass reads the price.
+        price = self.price.clone() if self.settings.price_rate else scheduled(self.settings.price, passes)
+        logits_BC, helper_B = self._student_and_helper(input, target, teacher, price)
+        ce = F.cross_entropy(logits_BC.float(), target, label_smoothing=self.label_smoothing)
+        given = (teacher["logits"], target)
+        terms = (*given, budget, price)
+        joint = self.variant == "imagenet"
+
+        if self.phase == "helper":
+            loss, scaffold = self._helper_loss(logits_BC, helper_B, *terms)
+        else:
+            scaffold = self._scaffold(logits_BC, helper_B if joint else helper_B.detach(), *given)
+            loss = self.settings.ce_weight * ce + self.settings.kd_weight * scaffold
+            if self.helper is not None and joint:
+                loss = loss + self._penalty(logits_BC, helper_B, *terms)
+            elif self.helper is not None and self.phase is None:
+                loss = loss + self._helper_loss(logits_BC.detach(), helper_B, *terms)[0]
+
+        helper_B = helper_B.detach()
+        used = self._budget_used(logits_BC.detach(), helper_B, *given)
+        if self.training and torch.is_grad_enabled():
+            self._advance(used, budget)
+        return {
+            "loss": loss,
+            "output": logits_BC,
+            "ce_loss": ce.detach(),
+            "scaffold_loss": scaffold.detach(),
+            "budget": budget,
+            "budget_used": used,
+            "price": price,
+            "helped": (helper_B > HELPED).float().mean(),
+            "helper_mean": helper_B.mean(),
+        }
+
+    def _student_and_helper(
+        self, input: Tensor, target: Tensor, teacher: dict[str, Tensor], price: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        if self.helper is not None:
+            return self.trainable_module(input, teacher, self.phase)
+        logits_BC = self.trainable_module(input)
+        if self.settings.helper != "exact":
+            return logits_BC, torch.full_like(target, self.settings.helper, dtype=torch.float32)
+        helper_B = exact_helper(
+            logits_BC,
+            teacher["logits"],
+            target,
+            price=price,
+            max_ce=self.settings.max_ce,
+            **self._support_and_temperatures(),
+        )
+        return logits_BC, helper_B
+
+    def _scaffold(self, logits_BC: Tensor, helper_B: Tensor, teacher_BC: Tensor, target_B: Tensor) -> Tensor:
+        """The student's divergence from the teacher, with help and with the temperatures' factor."""
+        terms = self._support_and_temperatures()
+        if self.variant != "normalised":
+            return scaffolded_nll(logits_BC, teacher_BC, target_B, helper_B, fill=self.fill, **terms)
+        return self._heat * scaffolded_kl(logits_BC, teacher_BC, target_B, helper_B, **terms)
+
+    def _helper_loss(
+        self,
+        logits_BC: Tensor,
+        helper_B: Tensor,
+        teacher_BC: Tensor,
+        target_B: Tensor,
+        budget: Tensor,
+        price: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """What a helper network minimises, and the divergence in it."""
+        scaffold = self._scaffold(logits_BC, helper_B, teacher_BC, target_B)
+        weight = 1 / self._heat if self.variant == "normalised" else self.settings.kd_weight
+        return weight * scaffold + self._penalty(logits_BC, helper_B, teacher_BC, target_B, budget, price), scaffold
+
+    def _penalty(
+        self,
+        logits_BC: Tensor,
+        helper_B: Tensor,
+        teacher_BC: Tensor,
+        target_B: Tensor,
+        budget: Tensor,
+        price: Tensor,
+    ) -> Tensor:
+        """The price of the help."""
+        if self.variant == "normalised":
+            return price * self._budget_used(logits_BC, helper_B, teacher_BC, target_B)
+        return budget_penalty(
+            logits_BC,
+            teacher_BC,
+            target_B,
+            helper_B,
+            budget=budget,
+            price=price,
+            max_ce=self.settings.max_ce,
+            top_k=self.settings.top_k,
+            weight=self.settings.kd_weight if self.variant == "paper" else 0.0,
+            against=self.against,
+        )
+
+    def _budget_used(self, logits_BC: Tensor, helper_B: Tensor, teacher_BC: Tensor, target_B: Tensor) -> Tensor:
+        """The help given, in nats, in the variant's own unit."""
+        if self.variant == "normalised":
+            ce_B = F.cross_entropy(logits_BC.float(), target_B, reduction="none")
+            return (helper_B * ce_B.clamp(max=self.settings.max_ce)).mean()
+        return budget_penalty(
+            logits_BC,
+            teacher_BC,
+            target_B,
+            helper_B,
+            budget=0.0,
+            price=1.0,
+            max_ce=self.settings.max_ce,
+            top_k=self.settings.top_k,
+            weight=0.0,
+            against=self.against,
+        )
+
+    @torch.no_grad()
+    def _advance(self, used: Tensor, budget: Tensor) -> None:
+        """Move the clock of the schedules with the student, and the price with the helper."""
+        if self.phase != "helper":
+            self.step += 1
+        if self.settings.price_rate and (self.helper is None or self.phase != "student"):
+            self.price.add_(self.settings.price_rate * (used - budget)).clamp_(min=0)
+
+    @property
+    def _heat(self) -> float:
+        return self.settings.student_temperature * self.settings.teacher_temperature
+
+    def _support_and_temperatures(self) -> dict[str, Any]:
+        return {
+            "top_k": self.settings.top_k,
+            "student_temperature": self.settings.student_temperature,
+            "teacher_temperature": self.settings.teacher_temperature,
+        }
+
+
+def _settings(variant: str, classes: int, **given: Any) -> DiSKSettings:
+    """The variant's settings with the given ones in their place, checked."""
+    if variant not in VARIANTS:
+        raise ConfigError(f"unknown variant {variant!r} of DiSK; {nearest(variant, VARIANTS)}")
+    start = VARIANTS[variant]
+    start = replace(start, top_k=min(start.top_k, classes))
+    settings = replace(start, **{name: value for name, value in given.items() if value is not None})
+    if not 1 <= settings.top_k <= classes:
+        raise ConfigError(f"top_k must be from 1 to the number of classes, {classes}, not {settings.top_k}")
+    for name in ("student_temperature", "teacher_temperature", "max_ce"):
+        positive(name, getattr(settings, name))
+    for name in ("kd_weight", "ce_weight", "price_rate"):
+        non_negative(name, getattr(settings, name))
+    for name in ("budget", "price"):
+        value = getattr(settings, name)
+        for end in (value.start, value.end) if isinstance(value, Cosine) else (value,):
+            non_negative(name, end)
+    _check_helper(settings.helper, variant)
+    return settings
+
+
+def _check_helper(helper: float | str, variant: str) -> None:
+    if isinstance(helper, str):
+        if helper not in {"exact", *HELPERS}:
+            valid = nearest(helper, ["exact", *HELPERS])
+            raise ConfigError(f"unknown helper {helper!r}: give a constant from 0 to 1, or a name; {valid}")
+        if helper == "exact" and variant != "normalised":
+            raise ConfigError(
+                f"the exact helper solves the normalised form; variant {variant!r} takes a network or a constant"
+            )
+    elif not 0 <= helper <= 1:
+        raise ConfigError(f"a constant helper must be from 0 to 1, not {helper}")
+
+
+def _network(helper: float | str, student: nn.Module, teacher: nn.Module) -> nn.Module | None:
+    """The helper network of that name, with the sizes of this student and teacher."""
+    if helper not in HELPERS:
+        return None
+    student_sizes, teacher_sizes = feature_sizes(student), feature_sizes(teacher)
+    return make_helper(
+        helper,
+        num_classes=student.num_classes,
+        student_channels=student_sizes["map"],
+        teacher_channels=teacher_sizes["map"],
+        student_features=student_sizes["pooled"],
+        teacher_features=teacher_sizes["pooled"],
+    )

@@ -1,0 +1,75 @@
+"""Knowledge distillation as Hinton et al. gave it."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from disk_kd.losses import kd_loss
+from disk_kd.tasks.base import StudentTask
+from disk_kd.tasks.checks import fraction, non_negative, positive
+
+
+class KDTask(StudentTask):
+    """The student matches the teacher's softened probabilities.
+
+    loss = ce_weight cross_entropy(s, y) + kd_weight T_s T_t KL(softmax(t / T_t) || softmax(s / T_s))
+
+    Source: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015.
+
+    Args:
+        student: the model to train.
+        teacher: a trained model of the same classes; it is frozen.
+        temperature: T_s, and T_t unless `teacher_temperature` is given.
+        teacher_temperature: T_t.
+        kd_weight: weight of the divergence.
+        ce_weight: weight of the cross-entropy on the labels.
+        label_smoothing: of that cross-entropy, in [0, 1).
+
+    Raises:
+        ConfigError: a temperature that is not positive, or a negative weight.
+        ModelError: teacher and student differ in their number of classes.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        *,
+        temperature: float = 4.0,
+        teacher_temperature: float | None = None,
+        kd_weight: float = 0.9,
+        ce_weight: float = 0.1,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__(student, teacher, needs=frozenset({"logits"}))
+        if teacher_temperature is None:
+            teacher_temperature = temperature
+        self.student_temperature = positive("temperature", temperature)
+        self.teacher_temperature = positive("teacher_temperature", teacher_temperature)
+        self.kd_weight = non_negative("kd_weight", kd_weight)
+        self.ce_weight = non_negative("ce_weight", ce_weight)
+        self.label_smoothing = fraction("label_smoothing", label_smoothing)
+
+    def forward(self, input: Tensor, target: Tensor, teacher: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Loss of a batch.
+
+        Args:
+            input: (B, C, H, W), normalised for the student.
+            target: (B,) class indices.
+            teacher: stored outputs, `logits` (B, classes); the teacher runs when there are none.
+
+        Returns:
+            `loss`, `output` (the student's logits), and for the log `ce_loss` and `kd_loss`.
+        """
+        teacher = self.teach(input, teacher)
+        logits = self.trainable_module(input)
+        kd = kd_loss(
+            logits,
+            teacher["logits"],
+            student_temperature=self.student_temperature,
+            teacher_temperature=self.teacher_temperature,
+        )
+        ce = F.cross_entropy(logits.float(), target, label_smoothing=self.label_smoothing)
+        loss = self.ce_weight * ce + self.kd_weight * kd
+        return {"loss": loss, "output": logits, "ce_loss": ce.detach(), "kd_loss": kd.detach()}

@@ -1,0 +1,174 @@
+"""The frozen teacher.
+
+Shape letters: B batch, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import torch
+import torch.nn.functional as F
+from timm.layers import to_2tuple
+from timm.utils import unwrap_model
+from torch import Tensor, nn
+
+from disk_kd.errors import ConfigError, ModelError, nearest
+from disk_kd.teacher.features import (
+    check_features,
+    feature_sizes,
+    features_and_map,
+    fixed_image_size,
+    input_channels,
+    normalisation,
+)
+
+NEEDS = ("logits", "pooled", "map")
+"""What a teacher can give: logits (B, classes), pooled features (B, F), and a map (B, C, H, W)."""
+
+
+class Teacher(nn.Module):
+    """A teacher that only looks: eval mode for ever, no gradients, its own normalisation and resolution.
+
+    It sees the student's batch: the same crop in the same colours, normalised anew and resized for itself.
+    The model it is given is frozen in place.
+
+    Args:
+        model: a trained model, plain or compiled.
+        input_mean: mean of each channel that the images were normalised with: the student's. Three values
+            for images of one channel are averaged.
+        input_std: standard deviation, likewise.
+        needs: outputs to give, any of `NEEDS`.
+        image_size: height and width that the teacher sees, when not the batch's. None: the only size that the
+            model takes, or the batch's.
+
+    Raises:
+        ConfigError: `needs` has an unknown name.
+        ModelError: the model cannot give what `needs` names.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        input_mean: Sequence[float],
+        input_std: Sequence[float],
+        needs: Collection[str] = frozenset({"logits"}),
+        image_size: int | tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.model = model.requires_grad_(False).eval()
+        self.needs = _checked_needs(needs)
+        plain = unwrap_model(model)
+        for need in self.needs - {"logits"}:
+            check_features(plain, need)
+        self.image_size = fixed_image_size(plain) if image_size is None else to_2tuple(image_size)
+        self.input_mean, self.input_std = tuple(input_mean), tuple(input_std)
+        self.mean, self.std = normalisation(plain) or (self.input_mean, self.input_std)
+        channels = input_channels(plain)
+        mean, std, own_mean, own_std = (
+            _per_channel(values, channels) for values in (self.input_mean, self.input_std, self.mean, self.std)
+        )
+        self.renormalises = not (torch.equal(mean, own_mean) and torch.equal(std, own_std))
+        # ((x std + mean) - own_mean) / own_std, as one multiplication and one addition.
+        device = next((p.device for p in model.parameters()), None)
+        self.scale: Tensor
+        self.shift: Tensor
+        self.register_buffer("scale", (std / own_std).to(device, torch.float32), persistent=False)
+        self.register_buffer("shift", ((mean - own_mean) / own_std).to(device, torch.float32), persistent=False)
+
+    @classmethod
+    def of(
+        cls,
+        teacher: nn.Module,
+        student: nn.Module,
+        needs: Collection[str] = frozenset({"logits"}),
+        image_size: int | tuple[int, int] | None = None,
+    ) -> Teacher:
+        """The teacher for a student's batches.
+
+        Args:
+            teacher: a timm model, or a `Teacher`, whose settings other than `needs` stay.
+            student: a timm model; its `pretrained_cfg` says how the images are normalised. Without one they
+                are taken to be normalised for the teacher.
+            needs: as of `Teacher`.
+            image_size: as of `Teacher`.
+
+        Raises:
+            ConfigError, ModelError: as `Teacher`; or teacher and student differ in their number of classes.
+        """
+        if isinstance(teacher, Teacher):
+            mean, std, model = teacher.input_mean, teacher.input_std, teacher.model
+            image_size = image_size or teacher.image_size
+        else:
+            model = teacher
+            as_they_come = (0.0,), (1.0,)
+            mean, std = normalisation(unwrap_model(student)) or normalisation(unwrap_model(teacher)) or as_they_come
+        _check_classes(unwrap_model(model), unwrap_model(student))
+        return cls(model, input_mean=mean, input_std=std, needs=needs, image_size=image_size)
+
+    def train(self, mode: bool = True) -> Teacher:
+        """Stay in eval mode, whatever is asked of the module around."""
+        return super().train(False)
+
+    # Not inference_mode: its tensors cannot be saved for the backward pass of a helper that reads them.
+    @torch.no_grad()
+    def forward(self, images_BCHW: Tensor) -> dict[str, Tensor]:
+        """The teacher's outputs for a batch, float32, without gradients.
+
+        Args:
+            images_BCHW: (B, C, H, W), normalised with `input_mean` and `input_std`.
+
+        Returns:
+            By name, what `needs` asks for: "logits" (B, classes), "pooled" (B, F), "map" (B, C, H, W).
+        """
+        images_BCHW = self._as_own(images_BCHW)
+        if self.needs <= {"logits"}:
+            return {"logits": self.model(images_BCHW).float()}
+        model = unwrap_model(self.model)
+        outputs = {}
+        if "map" in self.needs:
+            features, outputs["map"] = features_and_map(model, images_BCHW)
+        else:
+            features = model.forward_features(images_BCHW)
+        if "pooled" in self.needs:
+            outputs["pooled"] = model.forward_head(features, pre_logits=True)
+        if "logits" in self.needs:
+            outputs["logits"] = model.forward_head(features)
+        return {name: output.float() for name, output in outputs.items()}
+
+    def sizes(self, in_chans: int | None = None, image_size: int | None = None) -> dict[str, int]:
+        """Sizes of all outputs, as `feature_sizes` gives them."""
+        return feature_sizes(self.model, in_chans, image_size)
+
+    def _as_own(self, images_BCHW: Tensor) -> Tensor:
+        """The same images with the teacher's own normalisation, size and precision."""
+        if self.renormalises:
+            images_BCHW = torch.addcmul(self.shift, images_BCHW, self.scale)
+        if self.image_size not in (None, tuple(images_BCHW.shape[-2:])):
+            images_BCHW = F.interpolate(images_BCHW, self.image_size, mode="bilinear", antialias=True)
+        dtype = next((p.dtype for p in self.model.parameters()), images_BCHW.dtype)
+        return images_BCHW.to(dtype)
+
+
+def _checked_needs(needs: Collection[str]) -> frozenset[str]:
+    for need in needs:
+        if need not in NEEDS:
+            raise ConfigError(f"a teacher has no output {need!r}; {nearest(need, NEEDS)}")
+    return frozenset(needs)
+
+
+def _per_channel(values: tuple[float, ...], channels: int) -> Tensor:
+    """One value per channel, as (1, C, 1, 1) in float64; averaged where the images have one channel only."""
+    per_channel = torch.tensor(values, dtype=torch.float64)
+    if channels == 1:
+        per_channel = per_channel.mean().reshape(1)
+    return per_channel.view(1, -1, 1, 1)
+
+
+def _check_classes(teacher: nn.Module, student: nn.Module) -> None:
+    ours, theirs = getattr(student, "num_classes", None), getattr(teacher, "num_classes", None)
+    if ours is not None and theirs is not None and ours != theirs:
+        raise ModelError(
+            f"teacher has {theirs} classes, the student {ours}; make both for the same dataset (num_classes)"
+        )

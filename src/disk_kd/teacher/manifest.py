@@ -1,0 +1,100 @@
+"""What stored teacher outputs were made from, kept beside them and compared before they are used."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.utils import unwrap_model
+from torch import nn
+
+from disk_kd.errors import CheckpointError
+from disk_kd.files import write_text
+from disk_kd.teacher.frozen import Teacher
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+
+
+def weights_hash(model: nn.Module) -> str:
+    """SHA-256 in hexadecimal of the names, types, shapes and bytes of a model's state; wrappers count not."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(unwrap_model(model).state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def teacher_facts(teacher: Teacher) -> dict[str, Any]:
+    """What stored outputs depend on in the teacher: its weights, and how it sees the images."""
+    return {
+        "teacher_sha256": weights_hash(teacher.model),
+        "teacher_mean": teacher.mean,
+        "teacher_std": teacher.std,
+        "teacher_image_size": teacher.image_size,
+        "input_mean": teacher.input_mean,
+        "input_std": teacher.input_std,
+    }
+
+
+def as_json(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The same facts as a file gives them back: tuples as lists, keys as text."""
+    return json.loads(json.dumps(dict(facts)))
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of the store in `folder`.
+
+    Raises:
+        CheckpointError: there is none, it cannot be read, or its format is another.
+    """
+    try:
+        record = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"no teacher store at {folder}; build it, or give the folder of one") from None
+    except (OSError, ValueError) as error:
+        raise damaged(folder, f"{MANIFEST}: {error}") from None
+    refuse_difference(folder, record, {"format": FORMAT}, ["format"])
+    return record
+
+
+def write_manifest(folder: Path, record: Mapping[str, Any]) -> None:
+    """Put `record` in the place of the manifest in `folder`, whole or not at all."""
+    write_text(folder / MANIFEST, json.dumps(record, indent=2) + "\n")
+
+
+def damaged(folder: Path, what: str) -> CheckpointError:
+    """The error for a store whose files are not as they were written."""
+    return CheckpointError(f"teacher store {folder} is damaged ({what}); delete it or give another path")
+
+
+def refuse_difference(
+    folder: Path, record: Mapping[str, Any], wanted: Mapping[str, Any], names: Collection[str]
+) -> None:
+    """Refuse a store whose manifest differs from `wanted` in one of `names`.
+
+    Raises:
+        CheckpointError: they differ; it names the first field, and both values.
+    """
+    for name in sorted(names):
+        found = _difference(name, record.get(name), wanted.get(name))
+        if found is not None:
+            field, stored, asked = found
+            raise CheckpointError(
+                f"teacher store {folder} was made with {field} = {stored}, this run has {asked}; "
+                "delete it or give another path"
+            )
+
+
+def _difference(name: str, stored: Any, asked: Any) -> tuple[str, Any, Any] | None:
+    """The first field in which two JSON values differ, with both values; None when they are equal."""
+    if isinstance(stored, dict) and isinstance(asked, dict):
+        for key in sorted(stored.keys() | asked.keys()):
+            if found := _difference(f"{name}.{key}", stored.get(key), asked.get(key)):
+                return found
+        return None
+    return None if stored == asked else (name, stored, asked)

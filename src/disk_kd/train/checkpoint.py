@@ -1,0 +1,105 @@
+"""Checkpoints: one safetensors file that holds the whole state of a run.
+
+A nested state of dicts, lists, tensors and plain values becomes the file's tensors, named by their path, and one
+JSON text in its header that says where each belongs. Nothing is pickled, so nothing in a file can run.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from disk_kd.errors import CheckpointError
+from disk_kd.files import save_tensors
+
+_TENSOR = "$tensor"
+_INT_KEYS = "$int_keys"
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write `state` to `path`, whole or not at all.
+
+    Args:
+        path: where to write; its folder exists.
+        state: dicts (the keys of each all text, or all integers), lists, tensors, and what JSON holds.
+
+    Raises:
+        OSError: the disk is full or not writable; what stood at `path` is untouched.
+    """
+    tensors: dict[str, Tensor] = {}
+    skeleton = _flatten(state, "", tensors)
+    save_tensors(path, tensors, {"state": json.dumps(skeleton)})
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read back what `save_checkpoint` wrote; tensors arrive on the CPU, tuples as lists.
+
+    Raises:
+        CheckpointError: there is no such file, or it is not a whole checkpoint of this project.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            skeleton = json.loads((file.metadata() or {})["state"])
+            return _unflatten(skeleton, file.get_tensor)
+    except FileNotFoundError:
+        raise CheckpointError(f"no checkpoint at {path}") from None
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is not a whole checkpoint of disk-kd ({error}); delete it to start anew"
+        ) from None
+
+
+def _flatten(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        tensors[path] = value
+        return {_TENSOR: path}
+    if isinstance(value, dict):
+        flat = {str(key): _flatten(item, f"{path}.{key}", tensors) for key, item in value.items()}
+        return {_INT_KEYS: flat} if value and all(isinstance(key, int) for key in value) else flat
+    if isinstance(value, list | tuple):
+        return [_flatten(item, f"{path}.{index}", tensors) for index, item in enumerate(value)]
+    return value
+
+
+def _unflatten(value: Any, read: Callable[[str], Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_unflatten(item, read) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if _TENSOR in value:
+        return read(value[_TENSOR])
+    if _INT_KEYS in value:
+        return {int(key): _unflatten(item, read) for key, item in value[_INT_KEYS].items()}
+    return {key: _unflatten(item, read) for key, item in value.items()}
+
+
+def random_state() -> dict[str, Any]:
+    """States of every generator that a model or a method may draw from."""
+    name, keys, *rest = np.random.get_state()
+    state = {
+        "python": random.getstate(),
+        "numpy": [name, torch.from_numpy(np.array(keys)), *rest],
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Put the generators back to where `random_state` found them."""
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy(), *rest))
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

@@ -1,0 +1,144 @@
+"""What a run writes while it trains: metrics as JSON lines, TensorBoard when installed, progress on the terminal."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+
+class Meter:
+    """Means over the steps since the last line, summed on the device so that no step waits for the host."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.sums: Tensor | None = None
+        self.weight = 0.0
+
+    def add(self, values: Mapping[str, Tensor], weight: float = 1.0) -> None:
+        """Add 0-dim tensors; the names are the same until `means` is called."""
+        stacked = weight * torch.stack([value.detach().float() for value in values.values()])
+        self.names = list(values)
+        self.sums = stacked if self.sums is None else self.sums + stacked
+        self.weight += weight
+
+    def means(self) -> dict[str, float]:
+        """The means by name, with the one wait for the device, and begin anew."""
+        if self.sums is None:
+            return {}
+        means = dict(zip(self.names, (self.sums / self.weight).tolist(), strict=True))
+        self.sums, self.weight = None, 0.0
+        return means
+
+    def state_dict(self) -> dict[str, Any]:
+        """For the checkpoint."""
+        return {"names": self.names, "sums": self.sums, "weight": self.weight}
+
+    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """From a checkpoint."""
+        self.names, self.weight = list(state["names"]), state["weight"]
+        self.sums = None if state["sums"] is None else state["sums"].to(device)
+
+
+class MetricsLog:
+    """`metrics.jsonl`, a function of config and seed alone, and `timing.jsonl` beside it, which is not.
+
+    The two are apart so that a resumed run's metrics equal an undisturbed run's to the byte.
+    """
+
+    def __init__(self, folder: Path, *, keep_bytes: int = 0) -> None:
+        """Open the logs; what stands after the first `keep_bytes` of the metrics is from after the checkpoint."""
+        self._metrics = (folder / "metrics.jsonl").open("ab")
+        self._metrics.truncate(keep_bytes)
+        self._metrics.seek(0, os.SEEK_END)
+        self._timing = (folder / "timing.jsonl").open("ab")
+        self._board = _tensorboard(folder)
+
+    def metrics(self, kind: str, step: int, **values: Any) -> None:
+        """Append a line of metrics; numbers that are not finite are written as null."""
+        line = {"kind": kind, "step": step, **values}
+        finite = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in line.items()}
+        self._metrics.write((json.dumps(finite) + "\n").encode())
+        self._metrics.flush()
+        self._scalars(kind, step, values)
+
+    def timing(self, step: int, **values: float) -> None:
+        """Append a line of times and rates."""
+        self._timing.write((json.dumps({"step": step, **values}) + "\n").encode())
+        self._timing.flush()
+        self._scalars("timing", step, values)
+
+    def sync(self) -> int:
+        """Bytes of metrics that are safe on the disk; a checkpoint records them."""
+        os.fsync(self._metrics.fileno())
+        return self._metrics.tell()
+
+    def close(self) -> None:
+        """Close the files."""
+        self._metrics.close()
+        self._timing.close()
+        if self._board is not None:
+            self._board.close()
+
+    def _scalars(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
+        if self._board is None:
+            return
+        for name, value in values.items():
+            if isinstance(value, int | float):
+                self._board.add_scalar(f"{kind}/{name}", value, step)
+
+
+def _tensorboard(folder: Path) -> Any:
+    """A writer of TensorBoard events, or None where it is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder / "tensorboard"))
+
+
+class Display:
+    """Progress of a run: a live bar on a terminal, one line an evaluation elsewhere, nothing when quiet."""
+
+    def __init__(self, total_steps: int, *, title: str, quiet: bool = False, console: Console | None = None) -> None:
+        self.console = console or Console(quiet=quiet)
+        self.title = title
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=quiet or not self.console.is_terminal,
+            transient=True,
+        )
+        self._task = self._bar.add_task(title, total=total_steps, note="")
+
+    def __enter__(self) -> Display:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+
+    def step(self, done: int) -> None:
+        """Move the bar to `done` steps."""
+        self._bar.update(self._task, completed=done)
+
+    def note(self, phase: str, images_per_s: float, means: Mapping[str, float]) -> None:
+        """Show the latest means beside the bar."""
+        shown = " ".join(f"{name} {means[name]:.3g}" for name in ("loss", "budget_used") if name in means)
+        self._bar.update(self._task, note=f"{phase} {shown} {images_per_s:,.0f} images/s")
+
+    def line(self, text: str) -> None:
+        """Print a line above the bar."""
+        self.console.print(text, highlight=False)

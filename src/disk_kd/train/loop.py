@@ -1,0 +1,229 @@
+"""The training loop: one page, for every method."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from timm.task import TrainingTask
+from timm.utils import unwrap_model
+from torch import Tensor
+
+from disk_kd.data import Batch, Loader
+from disk_kd.errors import CheckpointError, RunError
+from disk_kd.files import save_tensors
+from disk_kd.train.checkpoint import load_checkpoint, random_state, save_checkpoint, set_random_state
+from disk_kd.train.log import Display, Meter, MetricsLog
+from disk_kd.train.optim import make_optimizer, make_scheduler
+from disk_kd.train.settings import TrainSettings
+
+CHECKPOINT = Path("last") / "checkpoint.safetensors"
+BEST = Path("best") / "student.safetensors"
+
+_AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Store(Protocol):
+    """Stored teacher outputs, met again by sample and view."""
+
+    def read(self, ids: Tensor, view: int, device: torch.device) -> dict[str, Tensor]:
+        """The outputs for these samples under this view."""
+
+
+class DivergenceError(RunError):
+    """The loss is no longer a number."""
+
+
+@dataclass
+class Position:
+    """Where a run stands: all that is counted, and saved with it."""
+
+    passes: int = 0
+    """Passes of any phase that are finished."""
+    step: int = 0
+    """Steps done in the pass at hand."""
+    steps: int = 0
+    """Steps done in all."""
+    student_passes: int = 0
+    best_top1: float = -1.0
+    best_pass: int = 0
+    images: int = 0
+    train_s: float = 0.0
+
+
+def fit(
+    task: TrainingTask,
+    loader: Loader,
+    settings: TrainSettings,
+    folder: Path,
+    *,
+    plan: list[Any],
+    validate: Callable[[], Mapping[str, float]],
+    display: Display,
+    store: Store | None = None,
+    resume: bool = False,
+) -> Position:
+    """Train `task` through the passes of `plan` and keep everything in `folder`.
+
+    Args:
+        task: what is trained; see `disk_kd.tasks.StudentTask` for the protocol.
+        loader: batches of the training split.
+        settings: of the optimiser, its schedule, and the bookkeeping.
+        folder: the run directory; `last/` and `best/` in it.
+        plan: the phase of each pass, as `disk_kd.tasks.plan_passes` gives it.
+        validate: evaluates the student on the validation split; "top1" decides what is best.
+        display: progress for a person.
+        store: stored teacher outputs; None: the teacher runs at each step.
+        resume: go on from the checkpoint in `last/`, if there is one.
+
+    Returns:
+        The position at the end.
+
+    Raises:
+        DivergenceError: the loss is not finite; the last checkpoint stays.
+        CheckpointError: the checkpoint cannot be read, or is of another task.
+    """
+    device = task.device
+    autocast = torch.autocast(device.type, dtype=_AUTOCAST[settings.precision], enabled=settings.precision != "fp32")
+    scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
+    phases = {phase.name: phase for phase in plan}
+    modules = {name: getattr(task, phase.module) for name, phase in phases.items()}
+    optimizers = {name: make_optimizer(module, settings) for name, module in modules.items()}
+    schedulers = {
+        name: make_scheduler(optimizer, settings, sum(p.name == name for p in plan), loader.steps_per_pass)
+        for name, optimizer in optimizers.items()
+    }
+    updates = dict.fromkeys(phases, 0)
+    at, meter, log_bytes = Position(), Meter(), 0
+
+    def state() -> dict[str, Any]:
+        return {
+            "task": task_state(task),
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in optimizers.items()},
+            "scaler": scaler.state_dict(),
+            "updates": updates,
+            "position": asdict(at),
+            "meter": meter.state_dict(),
+            "random": random_state(),
+            "log_bytes": log.sync(),
+        }
+
+    if resume and (folder / CHECKPOINT).exists():
+        saved = load_checkpoint(folder / CHECKPOINT)
+        load_task_state(task, saved["task"])
+        for name, optimizer in optimizers.items():
+            optimizer.load_state_dict(saved["optimizers"][name])
+        scaler.load_state_dict(saved["scaler"])
+        updates.update(saved["updates"])
+        at = Position(**saved["position"])
+        meter.load_state_dict(saved["meter"], device)
+        set_random_state(saved["random"])
+        log_bytes = saved["log_bytes"]
+
+    log = MetricsLog(folder, keep_bytes=log_bytes)
+    saved_at = clock = time.monotonic()
+    task.train()
+    with display:
+        for phase in plan[at.passes :]:
+            task.set_phase(phase.name)
+            optimizer, scheduler, module = optimizers[phase.name], schedulers[phase.name], modules[phase.name]
+            for batch in loader.batches(at.passes, start=at.step):
+                scheduler.step(updates[phase.name])
+                for part in micro_batches(batch, settings.accumulate):
+                    share = len(part.targets) / len(batch.targets)
+                    outputs = None if store is None else store.read(part.ids, part.view, device)
+                    with autocast:
+                        result = task(part.images, part.targets, outputs)
+                    scaler.scale(result["loss"] * share).backward()
+                    meter.add(measures(result, part.targets), share)
+                if settings.clip_grad is not None:
+                    scaler.unscale_(optimizer)
+                    torch.nn.utils.clip_grad_norm_(module.parameters(), settings.clip_grad)
+                scaler.step(optimizer)
+                scaler.update()
+                optimizer.zero_grad()
+                updates[phase.name] += 1
+                if phase.trains_student:
+                    task.update_ema(step=updates[phase.name])
+                at.step += 1
+                at.steps += 1
+                at.images += len(batch.targets)
+                display.step(at.steps)
+                if at.steps % settings.log_every == 0 or at.step == loader.steps_per_pass:
+                    means = meter.means()
+                    at.train_s, clock = at.train_s + time.monotonic() - clock, time.monotonic()
+                    lr = optimizer.param_groups[0]["lr"]
+                    log.metrics("train", at.steps, phase=phase.name, train_pass=at.passes, lr=lr, **means)
+                    log.timing(at.steps, train_s=at.train_s, images_per_s=at.images / at.train_s)
+                    display.note(phase.name, at.images / at.train_s, means)
+                    if not math.isfinite(means["loss"]):
+                        raise DivergenceError(_diverged(means["loss"], at.steps))
+                if time.monotonic() - saved_at >= settings.checkpoint_every_s:
+                    save_checkpoint(folder / CHECKPOINT, state())
+                    saved_at = time.monotonic()
+
+            at.passes, at.step = at.passes + 1, 0
+            at.student_passes += phase.trains_student
+            last = at.passes == len(plan)
+            if last or (phase.trains_student and at.student_passes % settings.evaluate_every == 0):
+                metrics = validate()
+                log.metrics("validation", at.steps, student_passes=at.student_passes, **metrics)
+                display.line(_validation_line(display.title, at, metrics))
+                if metrics["top1"] > at.best_top1:
+                    at.best_top1, at.best_pass = metrics["top1"], at.student_passes
+                    save_tensors(folder / BEST, student_state(task))
+                clock = time.monotonic()
+        save_checkpoint(folder / CHECKPOINT, state())
+    log.close()
+    return at
+
+
+def micro_batches(batch: Batch, parts: int) -> Iterator[Batch]:
+    """The batch in `parts` near-equal parts, along its samples."""
+    pieces = zip(*(field.tensor_split(parts) for field in batch[:3]), strict=True)
+    return (Batch(*piece, batch.view) for piece in pieces)
+
+
+def measures(result: Mapping[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
+    """What the log shows of a step: the loss, its parts, and top-1 on the batch (percent)."""
+    scalars = {name: value for name, value in result.items() if value.ndim == 0}
+    return scalars | {"top1": (result["output"].argmax(1) == targets).float().mean() * 100}
+
+
+def task_state(task: TrainingTask) -> dict[str, Tensor]:
+    """State of all that a run changes: student, helper, average, price. The teacher is not in it."""
+    return {name: value for name, value in task.state_dict().items() if not name.startswith("teacher.")}
+
+
+def load_task_state(task: TrainingTask, state: Mapping[str, Tensor]) -> None:
+    """Put `task_state` back.
+
+    Raises:
+        CheckpointError: the names or shapes are another task's.
+    """
+    try:
+        missing, unexpected = task.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        raise CheckpointError(f"the checkpoint is of another model: {str(error).splitlines()[-1].strip()}") from None
+    wrong = [name for name in missing if not name.startswith("teacher.")] + unexpected
+    if wrong:
+        raise CheckpointError(f"the checkpoint is of another method or model: {wrong[0]} does not fit")
+
+
+def student_state(task: TrainingTask) -> dict[str, Tensor]:
+    """Weights of what is evaluated: the student, or its running average."""
+    return unwrap_model(task.get_eval_model(ema=task.has_ema())).state_dict()
+
+
+def _diverged(loss: float, steps: int) -> str:
+    return f"the loss became {loss} within {steps} steps; lower train.lr or set train.clip_grad"
+
+
+def _validation_line(title: str, at: Position, metrics: Mapping[str, float]) -> str:
+    shown = f"top-1 {metrics['top1']:.2f}%  nll {metrics['nll']:.3f}"
+    return f"{title}  pass {at.student_passes}  {shown}  {at.images / at.train_s:,.0f} images/s"

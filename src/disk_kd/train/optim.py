@@ -1,0 +1,49 @@
+"""Optimiser and learning-rate schedule of one phase, both timm's."""
+
+from __future__ import annotations
+
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from timm.scheduler.scheduler import Scheduler
+from torch import nn
+from torch.optim import Optimizer
+
+from disk_kd.train.settings import TrainSettings
+
+_FUSED = {"momentum", "sgd", "nesterov", "adam", "adamw"}
+
+
+def make_optimizer(module: nn.Module, settings: TrainSettings) -> Optimizer:
+    """The optimiser that `settings` name, over the parameters of `module`, fused where torch has it so."""
+    return create_optimizer_v2(
+        module,
+        opt=settings.optimizer,
+        lr=settings.lr,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        filter_bias_and_bn=not settings.decay_norm_and_bias,
+        **({"fused": True} if settings.optimizer in _FUSED else {}),
+    )
+
+
+def make_scheduler(optimizer: Optimizer, settings: TrainSettings, passes: int, steps_per_pass: int) -> Scheduler:
+    """Cosine cycles with warm-up, a function of the step alone.
+
+    Args:
+        optimizer: whose learning rate it sets.
+        settings: peak, warm-up, cycles and least learning rate.
+        passes: length of all cycles together.
+        steps_per_pass: optimiser steps in a pass.
+    """
+    scheduler, _ = create_scheduler_v2(
+        optimizer,
+        sched="cosine",
+        num_epochs=max(1, round(passes * steps_per_pass / settings.cycles)),
+        warmup_epochs=round(settings.warmup_passes * steps_per_pass),
+        warmup_lr=settings.lr / 100,
+        min_lr=settings.min_lr,
+        cycle_limit=settings.cycles,
+        cycle_decay=1.0,
+        step_on_epochs=True,
+    )
+    return scheduler

@@ -1,0 +1,91 @@
+"""How a run trains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from timm.optim import list_optimizers
+
+from disk_kd.errors import ConfigError, nearest
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Length, optimiser, schedule and bookkeeping of a run.
+
+    Args:
+        passes: student passes over the training data; every method is counted in these.
+        batch_size: images in one optimiser step.
+        accumulate: micro-batches that a step is computed in; it must divide `batch_size`.
+        optimizer: a timm optimiser; "momentum" is plain SGD with momentum, "sgd" is Nesterov's.
+        lr: peak learning rate.
+        momentum: of the optimisers that have one.
+        weight_decay: of the optimiser.
+        decay_norm_and_bias: whether weight decay covers norms and biases too.
+        warmup_passes: passes of linear warm-up, part of the first cycle.
+        cycles: cosine cycles, each begun again from `lr`.
+        min_lr: learning rate at a cycle's end.
+        clip_grad: greatest norm of the gradient; null: unlimited.
+        ema_decay: decay of a running average of the weights, which is then what is evaluated; null: none.
+        precision: fp32, or autocast to bf16 or fp16 (with loss scaling).
+        channels_last: memory format of images and convolutions.
+        compile: compile the student with torch.compile.
+        seed: of the initial weights, the order of the data and its augmentation.
+        device: cpu, cuda, cuda:1, mps; auto takes the accelerator when there is one.
+        log_every: steps between two lines of metrics.
+        evaluate_every: student passes between two evaluations on the validation split.
+        checkpoint_every_s: seconds between two checkpoints, which may fall anywhere in a pass.
+
+    Raises:
+        ConfigError: a value out of its range.
+    """
+
+    passes: int = 30
+    batch_size: int = 128
+    accumulate: int = 1
+    optimizer: str = "momentum"
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    decay_norm_and_bias: bool = True
+    warmup_passes: float = 0.0
+    cycles: int = 1
+    min_lr: float = 0.0
+    clip_grad: float | None = None
+    ema_decay: float | None = None
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    channels_last: bool = False
+    compile: bool = False
+    seed: int = 0
+    device: str = "auto"
+    log_every: int = 50
+    evaluate_every: int = 1
+    checkpoint_every_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        for name in ("passes", "batch_size", "accumulate", "cycles", "log_every", "evaluate_every"):
+            _at_least(name, getattr(self, name), 1)
+        for name in ("momentum", "weight_decay", "warmup_passes", "min_lr", "checkpoint_every_s", "seed"):
+            _at_least(name, getattr(self, name), 0)
+        if not self.lr > 0:
+            raise ConfigError(f"train.lr must be positive, not {self.lr}")
+        if self.batch_size % self.accumulate:
+            raise ConfigError(f"train.accumulate {self.accumulate} must divide train.batch_size {self.batch_size}")
+        if self.clip_grad is not None and not self.clip_grad > 0:
+            raise ConfigError(f"train.clip_grad must be positive or null, not {self.clip_grad}")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ConfigError(f"train.ema_decay must be between 0 and 1 or null, not {self.ema_decay}")
+        if self.warmup_passes >= self.passes / self.cycles:
+            raise ConfigError(
+                f"train.warmup_passes {self.warmup_passes} must be shorter than a cycle, "
+                f"{self.passes / self.cycles:g} passes"
+            )
+        if self.optimizer not in list_optimizers():
+            known = nearest(self.optimizer, list_optimizers())
+            raise ConfigError(f"unknown optimizer {self.optimizer!r}; {known}")
+
+
+def _at_least(name: str, value: float, least: float) -> None:
+    if not value >= least:
+        raise ConfigError(f"train.{name} must be at least {least}, not {value}")

@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+from disk_kd import Cosine, DiSKTask
+from disk_kd.errors import ConfigError, ModelError
+from disk_kd.helpers import HELPERS
+from disk_kd.losses import budget_penalty, kd_loss, scaffolded_kl, scaffolded_nll
+from disk_kd.tasks import VARIANTS
+from torch import Tensor, nn
+
+CLASSES = 12
+
+
+def model(name: str = "cifar_resnet10_xxs", seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return timm.create_model(name, num_classes=CLASSES)
+
+
+def batch(size: int = 16) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(size, 3, 8, 8, generator=generator), torch.randint(CLASSES, (size,), generator=generator)
+
+
+def task(**settings: object) -> DiSKTask:
+    return DiSKTask(model(), model("cifar_resnet10_xs", 1), **settings)
+
+
+def terms(t: DiSKTask) -> dict[str, float]:
+    s = t.settings
+    return {"top_k": s.top_k, "student_temperature": s.student_temperature, "teacher_temperature": s.teacher_temperature}
+
+
+def moved(module: nn.Module | None) -> bool:
+    assert module is not None
+    return any(p.grad is not None and p.grad.abs().sum() > 0 for p in module.parameters())
+
+
+def test_three_lines_of_anyones_loop_lower_the_loss() -> None:
+    t = task()
+    optimizer = torch.optim.SGD(t.student.parameters(), lr=0.05)
+    x, y = batch()
+    losses = []
+    for _ in range(15):
+        loss = t(x, y)["loss"]
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_normalised_loss_is_its_formula() -> None:
+    t = task(helper=0.3, student_temperature=2.0, teacher_temperature=3.0)
+    x, y = batch()
+    result = t(x, y)
+    logits, teacher = result["output"], t.teacher(x)["logits"]
+    scaffold = 6.0 * scaffolded_kl(logits, teacher, y, torch.full((16,), 0.3), **terms(t))
+    assert torch.allclose(result["loss"], 0.1 * nn.functional.cross_entropy(logits, y) + 0.9 * scaffold)
+
+
+def test_no_help_is_kd() -> None:
+    t = task(helper=0.0, ce_weight=0.0, kd_weight=1.0)
+    x, y = batch()
+    result = t(x, y)
+    kd = kd_loss(result["output"], t.teacher(x)["logits"], student_temperature=2.0, teacher_temperature=2.0)
+    assert torch.allclose(result["loss"], kd, rtol=1e-5)
+
+
+def test_paper_losses_are_their_formulas_phase_by_phase() -> None:
+    t = task(variant="paper", budget=0.5, price=2.0)
+    x, y = batch()
+    t.set_phase("student")
+    result = t(x, y)
+    logits, outputs = result["output"], t.teacher(x)
+    g = t.helper({"teacher_map": outputs["map"]}).detach()
+    nll = scaffolded_nll(logits, outputs["logits"], y, g, weight=0.9, **terms(t))
+    assert torch.allclose(result["loss"], 0.1 * nn.functional.cross_entropy(logits, y) + nll)
+
+    t.set_phase("helper")
+    result = t(x, y)
+    logits = result["output"]
+    g = t.helper({"teacher_map": outputs["map"]})
+    penalty = budget_penalty(
+        logits, outputs["logits"], y, g, budget=0.5, price=2.0, max_ce=5.0, top_k=t.settings.top_k, weight=0.9
+    )
+    nll = scaffolded_nll(logits, outputs["logits"], y, g, weight=0.9, **terms(t))
+    assert torch.allclose(result["loss"], penalty + nll)
+
+
+@pytest.mark.parametrize("helper", sorted(HELPERS))
+@pytest.mark.parametrize("variant", ["normalised", "paper"])
+def test_each_phase_trains_its_own_part(helper: str, variant: str) -> None:
+    t = task(helper=helper, variant=variant, price=1.0, budget=0.0)
+    x, y = batch()
+    for phase, student, network in (("student", True, False), ("helper", False, True), (None, True, True)):
+        t.set_phase(phase)
+        t.zero_grad()
+        t(x, y)["loss"].backward()
+        assert (moved(t.student), moved(t.helper)) == (student, network), phase
+        assert (t.student.training, t.helper.training) == (student, network), phase
+        assert not t.teacher.training
+        assert not moved(t.teacher)
+
+
+def test_both_at_once_is_each_by_its_own_loss() -> None:
+    x, y = batch()
+    grads = {}
+    for phase in ("student", "helper", None):
+        torch.manual_seed(0)
+        t = task(helper="teacher-pooled", price=1.0, price_rate=0.0)
+        t.set_phase(phase)
+        for module in t.modules():  # batch norm would differ by its mode between the phases
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        t(x, y)["loss"].backward()
+        grads[phase] = ([p.grad for p in t.student.parameters()], [p.grad for p in t.helper.parameters()])
+    for own, joint in zip(grads["student"][0], grads[None][0], strict=True):
+        assert torch.allclose(own, joint, atol=1e-6)
+    for own, joint in zip(grads["helper"][1], grads[None][1], strict=True):
+        assert torch.allclose(own, joint, atol=1e-6)
+
+
+def test_imagenet_form_moves_both_by_one_loss() -> None:
+    t = task(variant="imagenet")
+    assert [phase.name for phase in t.phases] == ["joint"]
+    t.set_phase("joint")
+    x, y = batch()
+    t(x, y)["loss"].backward()
+    assert moved(t.student)
+    assert moved(t.helper)
+
+
+def test_price_climbs_while_the_budget_is_exceeded_and_falls_to_zero_below_it() -> None:
+    x, y = batch()
+    over, under = task(budget=0.0, price_rate=0.5), task(budget=5.0, price_rate=0.5, price=1.0)
+    first = over(x, y)
+    assert over.price.item() == pytest.approx(0.5 * first["budget_used"].item())
+    assert first["price"].item() == 0
+    for _ in range(3):
+        under(x, y)
+    assert under.price.item() == 0
+
+
+def test_the_budget_is_met() -> None:
+    t = task(budget=0.05, price_rate=0.5)
+    x, y = batch(64)
+    for _ in range(300):
+        used = t(x, y)["budget_used"].item()
+    assert used == pytest.approx(0.05, rel=0.05)
+
+
+def test_evaluation_moves_no_state() -> None:
+    t = task(budget=0.0)
+    x, y = batch()
+    t.eval()
+    t(x, y)
+    t.train()
+    with torch.no_grad():
+        t(x, y)
+    assert t.step.item() == 0
+    assert t.price.item() == 0
+
+
+def test_schedules_run_on_student_passes() -> None:
+    t = task(helper="teacher-pooled", variant="paper", budget=Cosine(0.6, 0.4, 4), steps_per_pass=2)
+    x, y = batch()
+    seen = []
+    for phase in ("student", "helper", "student", "student", "student", "student"):
+        t.set_phase(phase)
+        seen.append(t(x, y)["budget"].item())
+    assert seen == pytest.approx([Cosine(0.6, 0.4, 4).at(torch.tensor(n / 2)).item() for n in (0, 1, 1, 2, 3, 4)])
+
+
+def test_state_is_in_the_state_dict_and_the_student_is_plain() -> None:
+    t = task(helper="both-maps")
+    assert {"step", "price"} <= t.state_dict().keys()
+    assert list(t.student.state_dict()) == list(model().state_dict())
+
+
+def test_stored_outputs_stand_in_for_the_teacher() -> None:
+    x, y = batch()
+    t = task()
+    stored = t.teacher(x)
+    t.train(False)
+    online = t(x, y)["loss"]
+    t.teacher = None
+    assert torch.equal(t(x, y, stored)["loss"], online)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"top_k": 13}, r"top_k must be from 1 to the number of classes, 12, not 13"),
+        ({"top_k": 0}, "top_k must be from 1"),
+        ({"student_temperature": 0.0}, "student_temperature must be a positive number, not 0.0"),
+        ({"teacher_temperature": float("nan")}, "teacher_temperature must be a positive number"),
+        ({"helper": 1.5}, "a constant helper must be from 0 to 1, not 1.5"),
+        ({"helper": "teacher-mop"}, "unknown helper 'teacher-mop'.*nearest: teacher-map"),
+        ({"variant": "papers"}, "unknown variant 'papers' of DiSK; nearest: paper"),
+        ({"variant": "paper", "helper": "exact"}, "the exact helper solves the normalised form"),
+        ({"kd_weight": -1.0}, "kd_weight must be a number not below 0"),
+        ({"budget": Cosine(0.5, -0.1, 3)}, "budget must be a number not below 0"),
+        ({"label_smoothing": 1.0}, r"label_smoothing must be in \[0, 1\)"),
+    ],
+)
+def test_bad_settings_are_named(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        task(**settings)
+
+
+def test_class_counts_must_agree() -> None:
+    with pytest.raises(ModelError, match="teacher has 7 classes, the student 12"):
+        DiSKTask(model(), timm.create_model("cifar_resnet10_xs", num_classes=7))
+
+
+def test_variants_cut_top_k_to_few_classes() -> None:
+    few = timm.create_model("cifar_resnet10_xxs", num_classes=3)
+    assert DiSKTask(few, timm.create_model("cifar_resnet10_xs", num_classes=3)).settings.top_k == 3
+    assert VARIANTS["normalised"].top_k == 10

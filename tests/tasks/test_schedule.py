@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from disk_kd.errors import ConfigError
+from disk_kd.tasks import Cosine
+from disk_kd.tasks.schedule import scheduled
+
+# Measured from the method's released implementation, float64.
+RELEASED_BUDGET = {0: 0.6, 4: 0.5809016994374947, 8: 0.5309016994374948, 12: 0.46909830056250523, 16: 0.4190983005625053,
+                   20: 0.6, 36: 0.4190983005625053}  # fmt: skip
+RELEASED_PRICE = {(1.0, 5.0, 50, 60): 1.381966011250105, (0.1, 0.5, 30, 17): 0.3415823381635519}
+
+
+def time(passes: float) -> torch.Tensor:
+    return torch.tensor(passes, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("passes", "value"), RELEASED_BUDGET.items())
+def test_budget_follows_the_release(passes: int, value: float) -> None:
+    assert Cosine(0.6, 0.4, 20).at(time(passes)).item() == pytest.approx(value, abs=1e-12)
+
+
+@pytest.mark.parametrize(("curve", "value"), RELEASED_PRICE.items())
+def test_price_follows_the_release(curve: tuple[float, float, int, int], value: float) -> None:
+    assert Cosine(*curve[:3]).at(time(curve[3])).item() == pytest.approx(value, abs=1e-12)
+
+
+def test_a_restart_comes_back_to_the_start_every_time() -> None:
+    assert [Cosine(0.6, 0.4, 20).at(time(20 * n)).item() for n in range(12)] == [0.6] * 12
+
+
+def test_a_number_is_constant() -> None:
+    assert scheduled(0.25, time(7)).item() == 0.25
+
+
+@pytest.mark.parametrize("period", [0, -1, float("nan")])
+def test_a_period_must_be_positive(period: float) -> None:
+    with pytest.raises(ConfigError, match="period must be positive"):
+        Cosine(1, 0, period)

@@ -1,0 +1,251 @@
+"""A user's mistakes: one clear line, exit code 2, before any training, nothing lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from disk_kd.cli import COMMANDS, main
+from disk_kd.models import create_model
+from disk_kd.run import STUDENT
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, tiny: Sequence[str]) -> Path:
+    """A finished run on digits."""
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    assert main(["train", *tiny, f"--output={folder}"]) == 0
+    return folder
+
+
+def says(capsys: pytest.CaptureFixture[str], arguments: Sequence[str], message: str) -> None:
+    capsys.readouterr()
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1, error
+    assert re.search(message, error), error
+
+
+def test_a_run_leaves_all_that_is_promised(run: Path) -> None:
+    files = {path.name for path in run.iterdir()}
+    assert {"config.yaml", "metrics.jsonl", "last", "best", "student.safetensors", "summary.json"} <= files
+    summary = json.loads((run / "summary.json").read_text())
+    assert {"top1", "top5", "nll", "ece"} <= summary["test"].keys()
+    assert summary["student_passes"] == 2
+    for name in ("images_per_s", "peak_memory_bytes", "versions", "hardware", "parameters", "multiply_adds"):
+        assert summary[name]
+
+
+def test_config_alone_repeats_the_run(run: Path, tmp_path: Path) -> None:
+    assert main(["distill", str(run / "config.yaml"), "--quiet", f"--output={tmp_path / 'again'}"]) == 0
+    for name in ("metrics.jsonl", STUDENT):
+        assert (tmp_path / "again" / name).read_bytes() == (run / name).read_bytes()
+
+
+def test_evaluate_agrees_with_the_summary(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    summary = json.loads((run / "summary.json").read_text())
+    for what in ([str(run)], [str(run / STUDENT), "--data.name=digits"]):
+        assert main(["evaluate", *what, "--json"]) == 0
+        measured = json.loads(capsys.readouterr().out)
+        assert measured == pytest.approx(summary["test"])
+
+
+def test_released_checkpoint_is_converted_and_evaluated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import argparse
+
+    weights = create_model("cifar_resnet10_xxs", num_classes=10, in_chans=1).state_dict()
+    released = {"base_state_dict": weights, "epoch": 3, "args": argparse.Namespace(lr=0.1)}
+    torch.save(released, tmp_path / "model.pth.tar")
+    assert main(["convert", str(tmp_path / "model.pth.tar")]) == 0
+    model = ["--model.name=cifar_resnet10_xxs", "--data.name=digits", "--json"]
+    capsys.readouterr()
+    measured = []
+    for file in ("model.pth.tar", "model.safetensors"):
+        assert main(["evaluate", str(tmp_path / file), *model]) == 0
+        measured.append(json.loads(capsys.readouterr().out))
+    assert measured[0] == measured[1]
+    says(capsys, ["evaluate", str(tmp_path / "model.safetensors"), "--data.name=digits"], "give --model.name")
+    says(capsys, ["convert", str(tmp_path / "model.pth.tar")], "exists")
+
+
+@pytest.mark.parametrize("what", ["models", "methods", "datasets", "recipes"])
+def test_list(what: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", what]) == 0
+    found = {"models": "cifar_resnet10_s", "methods": "disk", "datasets": "cifar100", "recipes": "digits/disk"}[what]
+    assert found in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([name, "--help"])
+    assert stop.value.code == 0
+    assert f"disk-kd {name}" in capsys.readouterr().out
+
+
+def test_print_config_is_a_recipe(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["distill", "digits/disk", "--method.budget={start: 0.3, end: 0.1, period: 5}", "--print_config"]) == 0
+    text = capsys.readouterr().out
+    assert yaml.safe_load(text)["method"]["budget"] == {"start": 0.3, "end": 0.1, "period": 5.0}
+    (tmp_path / "mine.yaml").write_text(text)
+    assert main(["distill", str(tmp_path / "mine.yaml"), "--print_config"]) == 0
+    assert capsys.readouterr().out == text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["distil"], "unknown command 'distil'; nearest: distill"),
+        (["train", "--student.name=cifar_resnet10_z"], "cifar_resnet10_"),
+        (["train", "--student.name=resnet5O"], "resnet50"),
+        (["train", "digits/teachr"], "no recipe 'digits/teachr'.*digits/teacher"),
+        (["train", "--train.learning_rate=1"], r"unknown option train.learning_rate.*nearest: .*train.lr|valid names"),
+        (["train", "--train.passes=many"], "train.passes.*many"),
+        (["train", "--train.passes=0"], "train.passes must be at least 1, not 0"),
+        (["train", "--train.lr=-1"], "train.lr must be positive"),
+        (["train", "--train.optimizer=sdg"], "unknown optimizer 'sdg'; nearest: sgd"),
+        (["train", "--train.precision=int8"], "train.precision"),
+        (["train", "--train.device=cuda:77"], "no device 'cuda:77' here"),
+        (["train", "--data.name=cifar99"], "cifar100"),
+        (["train", "--data.name=cifar100", "--data.root=/nowhere"], "nowhere"),
+        (["train", "--data.validation=1.5"], "validation"),
+        (["train", "--method=kd"], "disk-kd train is for cross-entropy"),
+        (["distill", "--method=dsk"], "unknown method 'dsk'; nearest: disk"),
+        (["distill", "--method=kd"], "the teacher has no weights"),
+        (["distill", "digits/kd", "--runs=/nowhere"], "no teacher weights at .*disk-kd train digits/teacher"),
+        (["evaluate", "/nowhere"], "no weights at"),
+        (["compare"], "recipes?"),
+        (["compare", "digits/none"], "no recipe 'digits/none'"),
+        (["compare", "digits/ce", "--seeds=0"], "must be at least 1"),
+        (["convert", "/nowhere.pth.tar"], "nowhere"),
+        (["list", "model"], "models"),
+    ],
+)
+def test_mistakes(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    says(capsys, arguments, message)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--method.temperature=0", "--method=kd"], "temperature must be a positive number, not 0"),
+        (["--method.top_k=11"], "top_k must be from 1 to the number of classes, 10, not 11"),
+        (["--method.helper=exactly"], "unknown helper 'exactly'.*nearest: exact"),
+        (["--teacher.name=cifar_resnet10_xs"], "xs|shape|fit"),
+        (["--method.helper=2"], "constant helper must be from 0 to 1"),
+        (["--teacher.store=true"], "teacher.store needs data.views"),
+    ],
+)
+def test_mistakes_about_the_method(
+    options: list[str], message: str, run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    learn = ["distill", "--teacher.name=cifar_resnet10_xxxs", f"--teacher.weights={run}", f"--output={tmp_path / 'run'}"]
+    says(capsys, [*learn, *options], message)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_teacher_of_other_classes(
+    run: Path, class_folders: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    learn = ["distill", "--teacher.name=cifar_resnet10_xxxs", f"--teacher.weights={run}", f"--output={tmp_path / 'run'}"]
+    says(capsys, [*learn, "--data.name=folder", f"--data.root={class_folders}"], "10 classes.*100|100.*10 classes|channel")
+
+
+def test_teacher_of_the_same_classes_in_another_order(
+    run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from disk_kd.files import save_tensors
+    from safetensors.torch import load_file
+
+    weights = load_file(run / STUDENT)
+    save_tensors(tmp_path / "t.safetensors", weights, {"classes": json.dumps([str(n) for n in reversed(range(10))])})
+    learn = ["distill", "--teacher.name=cifar_resnet10_xxxs", f"--teacher.weights={tmp_path / 't.safetensors'}"]
+    says(capsys, [*learn, f"--output={tmp_path / 'run'}"], "'0'.*'9'|'9'.*'0'")
+
+
+def test_recipe_files_of_any_kind_of_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for text, message in (
+        ("train: {passes: 2", "cannot read the recipe"),
+        ("- a\n- b\n", "must be a mapping"),
+        ("train: {pases: 2}", "unknown option train.pases; nearest: train.passes"),
+        ("trian: {passes: 2}", "trian"),
+        ("method: kd", "'method' must hold a mapping"),
+        ("base: mine.yaml", "cannot read the recipe|base"),
+        ("train: 3", "train"),
+    ):
+        (tmp_path / "mine.yaml").write_text(text)
+        says(capsys, ["distill", str(tmp_path / "mine.yaml")], message)
+
+
+def test_corrupt_and_malicious_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.system, (f"touch {tmp_path / 'owned'}",)
+
+    (tmp_path / "corrupt.safetensors").write_bytes(b"\x00" * 100)
+    torch.save({"state_dict": {"a": torch.ones(1)}, "evil": Evil()}, tmp_path / "evil.pth")
+    for name in ("corrupt.safetensors", "evil.pth"):
+        options = ["--model.name=cifar_resnet10_s", "--data.name=digits"]
+        says(capsys, ["evaluate", str(tmp_path / name), *options], name)
+    says(capsys, ["convert", str(tmp_path / "evil.pth")], "evil.pth")
+    assert not (tmp_path / "owned").exists()
+
+
+def test_a_run_directory_that_exists(run: Path, tiny: Sequence[str], capsys: pytest.CaptureFixture[str]) -> None:
+    before = (run / "summary.json").read_bytes()
+    says(capsys, ["train", *tiny, f"--output={run}"], "exists: give --resume")
+    assert (run / "summary.json").read_bytes() == before
+
+
+def test_resume_with_other_options(tiny: Sequence[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = f"--output={tmp_path / 'run'}"
+    assert main(["train", *tiny, output]) == 0
+    (tmp_path / "run" / "summary.json").unlink()
+    says(capsys, ["train", *tiny, output, "--resume", "--train.lr=0.05"], "begun with another train.lr")
+
+
+def test_full_disk_leaves_what_was_written(tiny: Sequence[str], tmp_path: Path) -> None:
+    """Files may not grow past 40 kB, as a full disk would have it: the checkpoint cannot be written."""
+
+    def small_files() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
+
+    command = [sys.executable, "-m", "disk_kd", "train", *tiny, f"--output={tmp_path / 'run'}"]
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=small_files, check=False)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "what was written before is whole" in done.stderr
+    assert (tmp_path / "run" / "config.yaml").exists()
+    assert list(tmp_path.rglob("*.tmp")) == []
+
+
+def test_no_space_is_seen_before_training(
+    tiny: Sequence[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: _Usage(10**9, 10**9, 10**6))
+    says(capsys, ["train", *tiny, f"--output={tmp_path / 'run'}"], "MiB free, the run needs .* MiB")
+    assert not (tmp_path / "run").exists()
+
+
+class _Usage:
+    def __init__(self, total: int, used: int, free: int) -> None:
+        self.total, self.used, self.free = total, used, free
+
+
+def test_divergence_is_said(tiny: Sequence[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    says(capsys, ["train", *tiny, "--train.lr=1e12", f"--output={tmp_path / 'run'}"], "the loss became .*lower train.lr")

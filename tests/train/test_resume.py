@@ -1,0 +1,85 @@
+"""A run that was killed and resumed is the run that was never stopped, bit for bit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from disk_kd.cli import main
+from safetensors.torch import load_file
+
+METHODS = {
+    "ce": ["--train.ema_decay=0.9"],
+    "kd": ["--method.temperature=2"],
+    "disk": ["--data.views=2", "--teacher.store=true"],
+    "network": ["--method.helper=teacher-map", "--method.helper_warmup_passes=1"],
+}
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory, tiny: Sequence[str]) -> Path:
+    run = tmp_path_factory.mktemp("teacher") / "run"
+    assert main(["train", *tiny, "--train.passes=1", f"--output={run}"]) == 0
+    return run
+
+
+def command(case: str, teacher: Path, tiny: Sequence[str], output: Path) -> list[str]:
+    method = "disk" if case == "network" else case
+    learns = [] if case == "ce" else ["--teacher.name=cifar_resnet10_xxxs", f"--teacher.weights={teacher}"]
+    return [
+        "distill", f"--method={method}", *METHODS[case], *learns, *tiny, "--train.passes=3",
+        f"--output={output}", f"--runs={output.parent}", "--train.checkpoint_every_s=0", "--data.augment.crop_padding=1",
+    ]  # fmt: skip
+
+
+def outcome(run: Path) -> dict[str, object]:
+    weights = load_file(run / "student.safetensors")
+    return {
+        "metrics": (run / "metrics.jsonl").read_bytes(),
+        "weights": {name: tensor.numpy().tobytes() for name, tensor in weights.items()},
+        "best": (run / "best" / "student.safetensors").read_bytes(),
+    }
+
+
+@pytest.mark.parametrize("case", METHODS)
+def test_killed_in_mid_pass_and_resumed(case: str, teacher: Path, tiny: Sequence[str], tmp_path: Path) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert main(command(case, teacher, tiny, whole)) == 0
+
+    arguments = command(case, teacher, tiny, broken)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, "-m", "disk_kd", *arguments], env=environment)
+    log = broken / "metrics.jsonl"
+    while process.poll() is None and not (log.exists() and log.read_bytes().count(b"\n") >= 4):
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+    assert not (broken / "student.safetensors").exists()
+
+    assert main([*arguments, "--resume"]) == 0
+    assert outcome(broken) == outcome(whole)
+
+
+def test_resume_without_a_checkpoint_begins_anew(tiny: Sequence[str], tmp_path: Path) -> None:
+    whole, stub = tmp_path / "whole", tmp_path / "stub"
+    arguments = ["train", *tiny, "--train.checkpoint_every_s=0"]
+    assert main([*arguments, f"--output={whole}"]) == 0
+    assert main([*arguments, f"--output={stub}"]) == 0
+    for name in ("student.safetensors", "summary.json", "last/checkpoint.safetensors"):
+        (stub / name).unlink()
+    assert main([*arguments, f"--output={stub}", "--resume"]) == 0
+    assert outcome(stub) == outcome(whole)
+
+
+def test_a_finished_run_resumed_is_left_alone(tiny: Sequence[str], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert main(["train", *tiny, f"--output={run}"]) == 0
+    before = outcome(run)
+    assert main(["distill", str(run), "--resume", "--quiet"]) == 0
+    assert outcome(run) == before
