@@ -15,9 +15,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
+
 from disk_kd.cli import COMMANDS, main
+from disk_kd.files import save_tensors
 from disk_kd.models import create_model
-from disk_kd.run import STUDENT
+from disk_kd.run import METADATA, STUDENT
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +112,7 @@ def test_print_config_is_a_recipe(capsys: pytest.CaptureFixture[str], tmp_path: 
         (["train", "--student.name=cifar_resnet10_z"], "cifar_resnet10_"),
         (["train", "--student.name=resnet5O"], "resnet50"),
         (["train", "digits/teachr"], "no recipe 'digits/teachr'.*digits/teacher"),
-        (["train", "--train.learning_rate=1"], r"unknown option train.learning_rate.*nearest: .*train.lr|valid names"),
+        (["train", "--train.learning_rate=1"], r"unknown option train.learning_rate; nearest: "),
         (["train", "--train.passes=many"], "train.passes.*many"),
         (["train", "--train.passes=0"], "train.passes must be at least 1, not 0"),
         (["train", "--train.lr=-1"], "train.lr must be positive"),
@@ -124,7 +127,7 @@ def test_print_config_is_a_recipe(capsys: pytest.CaptureFixture[str], tmp_path: 
         (["distill", "--method=kd"], "the teacher has no weights"),
         (["distill", "digits/kd", "--runs=/nowhere"], "no teacher weights at .*disk-kd train digits/teacher"),
         (["evaluate", "/nowhere"], "no weights at"),
-        (["compare"], "recipes?"),
+        (["compare"], "RECIPE"),
         (["compare", "digits/none"], "no recipe 'digits/none'"),
         (["compare", "digits/ce", "--seeds=0"], "must be at least 1"),
         (["convert", "/nowhere.pth.tar"], "nowhere"),
@@ -132,7 +135,11 @@ def test_print_config_is_a_recipe(capsys: pytest.CaptureFixture[str], tmp_path: 
     ],
 )
 def test_mistakes(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     says(capsys, arguments, message)
@@ -153,26 +160,31 @@ def test_mistakes(
 def test_mistakes_about_the_method(
     options: list[str], message: str, run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    learn = ["distill", "--teacher.name=cifar_resnet10_xxxs", f"--teacher.weights={run}", f"--output={tmp_path / 'run'}"]
+    learn = [
+        "distill",
+        "--teacher.name=cifar_resnet10_xxxs",
+        f"--teacher.weights={run}",
+        f"--output={tmp_path / 'run'}",
+    ]
     says(capsys, [*learn, *options], message)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_teacher_of_other_classes(
-    run: Path, class_folders: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    learn = ["distill", "--teacher.name=cifar_resnet10_xxxs", f"--teacher.weights={run}", f"--output={tmp_path / 'run'}"]
-    says(capsys, [*learn, "--data.name=folder", f"--data.root={class_folders}"], "10 classes.*100|100.*10 classes|channel")
+def test_teacher_of_other_classes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    teacher = create_model("cifar_resnet10_xxxs", num_classes=7, in_chans=1)
+    save_tensors(tmp_path / "t.safetensors", teacher.state_dict())
+    learn = ["distill", "--teacher.name=cifar_resnet10_xxxs", f"--teacher.weights={tmp_path / 't.safetensors'}"]
+    says(capsys, [*learn, f"--output={tmp_path / 'run'}"], "7 classes, the model 10")
+    assert not (tmp_path / "run").exists()
 
 
 def test_teacher_of_the_same_classes_in_another_order(
     run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    from disk_kd.files import save_tensors
-    from safetensors.torch import load_file
-
     weights = load_file(run / STUDENT)
-    save_tensors(tmp_path / "t.safetensors", weights, {"classes": json.dumps([str(n) for n in reversed(range(10))])})
+    save_tensors(
+        tmp_path / "t.safetensors", weights, {METADATA: json.dumps({"classes": [str(n) for n in reversed(range(10))]})}
+    )
     learn = ["distill", "--teacher.name=cifar_resnet10_xxxs", f"--teacher.weights={tmp_path / 't.safetensors'}"]
     says(capsys, [*learn, f"--output={tmp_path / 'run'}"], "'0'.*'9'|'9'.*'0'")
 
@@ -183,8 +195,9 @@ def test_recipe_files_of_any_kind_of_wrong(tmp_path: Path, capsys: pytest.Captur
         ("- a\n- b\n", "must be a mapping"),
         ("train: {pases: 2}", "unknown option train.pases; nearest: train.passes"),
         ("trian: {passes: 2}", "trian"),
-        ("method: kd", "'method' must hold a mapping"),
-        ("base: mine.yaml", "cannot read the recipe|base"),
+        ("method: kd", "'method' .* must hold a mapping"),
+        ("base: mine.yaml", "is its own base"),
+        ("base: yours.yaml", "cannot read the recipe"),
         ("train: 3", "train"),
     ):
         (tmp_path / "mine.yaml").write_text(text)
@@ -248,4 +261,6 @@ class _Usage:
 
 
 def test_divergence_is_said(tiny: Sequence[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    says(capsys, ["train", *tiny, "--train.lr=1e12", f"--output={tmp_path / 'run'}"], "the loss became .*lower train.lr")
+    says(
+        capsys, ["train", *tiny, "--train.lr=1e12", f"--output={tmp_path / 'run'}"], "the loss became .*lower train.lr"
+    )

@@ -22,7 +22,7 @@ ALLOWED = {
     "evaluate": set(),
     "teacher": set(),
     "tasks": {"losses", "helpers", "teacher"},
-    "train": {"data", "teacher"},
+    "train": {"data", "teacher", "tasks"},  # of tasks the protocol alone: StudentTask and Phase
     "config": {"tasks", "models", "data", "teacher", "train"},
     "run": {"config", "tasks", "models", "data", "teacher", "train", "evaluate"},
     "compare": {"config", "run", "train"},

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from disk_kd.config import list_recipes, parse_run, recipe_of, resolve_weights
 from disk_kd.files import save_tensors
 from disk_kd.models import create_model
@@ -22,7 +23,12 @@ def test_recipe_runs_two_steps(recipe: str, class_folders: Path, tmp_path: Path)
         options += ["--data.limit_train=40", "--train.batch_size=20"]
     else:
         classes, channels = 100, 3
-        options += ["--data.name=folder", f"--data.root={class_folders}", "--data.image_size=16", "--data.validation=0.25"]
+        options += [
+            "--data.name=folder",
+            f"--data.root={class_folders}",
+            "--data.image_size=16",
+            "--data.validation=0.25",
+        ]
         options += ["--data.augment.crop_padding=2", "--data.augment.cutout=4", "--train.batch_size=150"]
     config = parse_run("distill", [recipe, *options])
     if config.method_options.get("variant") == "paper":

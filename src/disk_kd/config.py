@@ -25,6 +25,8 @@ from disk_kd.train.settings import TrainSettings
 
 RECIPES = resources.files("disk_kd") / "recipes"
 
+_PARTS = ("data", "student", "teacher", "method", "train")
+
 _DESCRIPTIONS = {
     "train": "Train a model with cross-entropy: a teacher, or a baseline. RECIPE comes first, then options.",
     "distill": "Train a student, by default from a teacher. RECIPE comes first, then options.",
@@ -170,7 +172,7 @@ def parse_run(command: str, arguments: Sequence[str]) -> RunConfig:
         runs=values.runs,
         resume=values.resume,
         quiet=values.quiet,
-        text=parser.dump(parsed, skip_none=False),
+        text=parser.dump(parsed),
     )
 
 
@@ -271,10 +273,7 @@ def has_teacher(task: type[StudentTask]) -> bool:
 
 def _method_name(command: str, recipe: dict[str, Any], arguments: Sequence[str]) -> str:
     """The method, needed before the parser can know its options."""
-    method = recipe.get("method") or {}
-    if not isinstance(method, dict):
-        raise ConfigError(f"the recipe's key 'method' must hold a mapping with a name, not {method!r}")
-    name = method.get("name", "ce" if command == "train" else "disk")
+    name = recipe.get("method", {}).get("name", "ce" if command == "train" else "disk")
     for index, argument in enumerate(arguments):
         if argument.startswith("--method.name"):
             _, equals, value = argument.partition("=")
@@ -346,20 +345,31 @@ def find_recipe(name: str) -> Path:
     )
 
 
-def load_recipe(path: Path) -> dict[str, Any]:
+def load_recipe(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """A recipe's content, over that of the recipe that its key `base` names, if any (a path beside it).
 
+    Args:
+        path: of the YAML file.
+        above: the recipes that this one is a base of.
+
     Raises:
-        ConfigError: the file is not readable YAML, or not a mapping.
+        ConfigError: the file is not readable YAML, not a mapping, or its own base.
     """
+    if path.resolve() in above:
+        raise ConfigError(f"the recipe {path} is its own base")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"cannot read the recipe {path}: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"the recipe {path} must be a mapping of options, not {type(content).__name__}")
+    for part in _PARTS:
+        if not isinstance(content.get(part, {}), dict):
+            raise ConfigError(f"the key {part!r} of the recipe {path} must hold a mapping, not {content[part]!r}")
     base = content.pop("base", None)
-    return content if base is None else _merge(load_recipe(path.parent / base), content)
+    if base is None:
+        return content
+    return _merge(load_recipe(path.parent / str(base), (*above, path.resolve())), content)
 
 
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 
@@ -47,11 +46,9 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
         OSError: as `replacing`.
     """
     copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    content = save(copies, dict(metadata or {}))  # as bytes, because save_file gives files that only the owner can read
     with replacing(path) as temporary:
-        try:
-            save_file(copies, temporary, metadata=dict(metadata or {}))
-        except SafetensorError as error:
-            raise OSError(f"cannot write {path}: {error}") from error
+        temporary.write_bytes(content)
 
 
 def _sync_folder(folder: Path) -> None:

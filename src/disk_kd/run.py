@@ -27,11 +27,12 @@ from disk_kd.files import save_tensors, write_text
 from disk_kd.models import create_model, load_state_dict, multiply_adds, read_metadata
 from disk_kd.tasks import METHODS, StudentTask, plan_passes
 from disk_kd.teacher import Teacher, TeacherStore, teacher_facts
-from disk_kd.train import BEST, Display, Position, fit, student_state
+from disk_kd.train import BEST, Display, Position, evaluated, fit
 
 STUDENT = "student.safetensors"
 SUMMARY = "summary.json"
 CONFIG = "config.yaml"
+METADATA = "disk_kd"
 
 
 def execute(config: RunConfig, console: Console | None = None) -> dict[str, Any]:
@@ -49,9 +50,9 @@ def execute(config: RunConfig, console: Console | None = None) -> dict[str, Any]
         OSError: the disk is full or not writable; what was written before stays whole.
     """
     folder, settings = config.output, config.train
-    if config.resume and (folder / SUMMARY).exists():
-        return json.loads((folder / SUMMARY).read_text())
     _check_folder(config)
+    if (folder / SUMMARY).exists():
+        return json.loads((folder / SUMMARY).read_text())
     device = pick_device(settings.device)
     for part in ("student", "teacher"):
         find_weights(config, part)
@@ -60,19 +61,17 @@ def execute(config: RunConfig, console: Console | None = None) -> dict[str, Any]
     task = build_task(config, dataset, device)
     loader = train_loader(config, task, dataset.train.to(device))
     plan = plan_passes(task.phases, settings.passes)
-    if hasattr(task, "steps_per_pass"):
-        task.steps_per_pass = loader.steps_per_pass * settings.accumulate
+    task.steps_per_pass = loader.steps_per_pass * settings.accumulate
     _check_space(folder, task)
     store = open_store(config, task, loader.split)
     for path in (folder, folder / "best", folder / "last"):
         path.mkdir(parents=True, exist_ok=True)
     write_text(folder / CONFIG, config.text)
 
-    def measure(split: Split) -> Metrics:
-        model = task.get_eval_model(ema=task.has_ema())
-        return evaluate_split(model, split, settings.channels_last)
+    def measure(split: Split) -> dict[str, float]:
+        return evaluate_split(evaluated(task), split, settings.channels_last).as_dict()
 
-    validation = dataset.validation and dataset.validation.to(device)
+    validation = None if dataset.validation is None else dataset.validation.to(device)
     display = Display(len(plan) * loader.steps_per_pass, title=str(folder), quiet=config.quiet, console=console)
     end = fit(
         task,
@@ -80,17 +79,17 @@ def execute(config: RunConfig, console: Console | None = None) -> dict[str, Any]
         settings,
         folder,
         plan=plan,
-        validate=validation and (lambda: measure(validation).as_dict()),
+        validate=None if validation is None else lambda: measure(validation),
         display=display,
         store=store,
         resume=config.resume,
     )
-    results = {"validation": validation, "test": dataset.test and dataset.test.to(device)}
-    last = {name: measure(split).as_dict() for name, split in results.items() if split is not None}
+    results = {"validation": validation, "test": None if dataset.test is None else dataset.test.to(device)}
+    last = {name: measure(split) for name, split in results.items() if split is not None}
     if (folder / BEST).exists():
-        unwrap_model(task.get_eval_model(ema=task.has_ema())).load_state_dict(load_state_dict(folder / BEST))
-    chosen = {name: measure(split).as_dict() for name, split in results.items() if split is not None}
-    save_tensors(folder / STUDENT, student_state(task), student_metadata(config, dataset))
+        evaluated(task).load_state_dict(load_state_dict(folder / BEST))
+    chosen = {name: measure(split) for name, split in results.items() if split is not None}
+    save_tensors(folder / STUDENT, evaluated(task).state_dict(), student_metadata(config, dataset))
     summary = summarise(config, task, dataset, end) | {"end": last_metrics(folder), "last": last} | chosen
     write_text(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
     return summary
@@ -174,11 +173,9 @@ def build_model(config: RunConfig, part: str, dataset: Dataset) -> nn.Module:
         pretrained=model.pretrained,
         **model.options,
     )
-    classes = (
-        read_metadata(weights).get("classes") if weights is not None and weights.suffix == ".safetensors" else None
-    )
-    if classes is not None:
-        check_labels(dataset.class_names, tuple(json.loads(classes)))
+    about = {} if weights is None else read_about(weights)
+    if "classes" in about:
+        check_labels(dataset.class_names, about["classes"])
     return built
 
 
@@ -186,12 +183,12 @@ def build_task(config: RunConfig, dataset: Dataset, device: torch.device) -> Stu
     """The method with its student and teacher on the device, as the settings want them."""
     settings = config.train
     layout = torch.channels_last if settings.channels_last else torch.contiguous_format
-    student = build_model(config, "student", dataset).to(device, memory_format=layout)
+    student = build_model(config, "student", dataset).to(device).to(memory_format=layout)
     method = METHODS[config.method]
     if config.teacher is None:
         task = method(student, **config.method_options)
     else:
-        model = build_model(config, "teacher", dataset).to(device, memory_format=layout)
+        model = build_model(config, "teacher", dataset).to(device).to(memory_format=layout)
         teacher = Teacher.of(model, student, image_size=config.teacher.image_size)
         task = method(student, teacher, **config.method_options)
     if settings.compile:
@@ -207,7 +204,7 @@ def open_store(config: RunConfig, task: StudentTask, split: Split) -> TeacherSto
     Raises:
         ConfigError: `teacher.store` without `data.views`: there is no end of views to store.
     """
-    if config.teacher is None or not config.teacher.store:
+    if config.teacher is None or task.teacher is None or not config.teacher.store:
         return None
     views = config.data.views
     if views is None:
@@ -236,7 +233,7 @@ def open_store(config: RunConfig, task: StudentTask, split: Split) -> TeacherSto
 def train_loader(config: RunConfig, task: StudentTask, split: Split, **changes: Any) -> Loader:
     """Batches for training, augmented, and normalised for the student."""
     mean, std = normalisation(task.student)
-    options = {
+    options: dict[str, Any] = {
         "batch_size": config.train.batch_size,
         "augment": config.data.augment,
         "seed": config.train.seed,
@@ -273,19 +270,19 @@ def evaluate_weights(config: EvaluationConfig) -> dict[str, Any]:
     path = config.weights / STUDENT if config.weights.is_dir() else config.weights
     if not path.is_file():
         raise CheckpointError(f"no weights at {path}; give a finished run directory or a file")
-    said = read_metadata(path) if path.suffix == ".safetensors" else {}
-    name = config.model.name if config.model else said.get("model")
+    about = read_about(path)
+    name = config.model.name if config.model else about.get("model")
     if name is None:
         raise ModelError(f"{path} does not say which model it is for; give --model.name")
-    options = config.model.options if config.model else json.loads(said.get("options", "{}"))
+    options = config.model.options if config.model else about.get("options", {})
     device = pick_device(config.device)
     dataset = load_data(config.data)
     split: Split | None = getattr(dataset, config.split)
     if split is None:
         raise DataError(f"{config.data.name} has no {config.split} split")
     model = create_model(name, num_classes=dataset.num_classes, in_chans=dataset.in_chans, weights=path, **options)
-    if "classes" in said:
-        check_labels(dataset.class_names, tuple(json.loads(said["classes"])))
+    if "classes" in about:
+        check_labels(dataset.class_names, about["classes"])
     return evaluate_split(model.to(device), split.to(device)).as_dict()
 
 
@@ -296,14 +293,28 @@ def normalisation(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...
 
 
 def student_metadata(config: RunConfig, dataset: Dataset) -> dict[str, str]:
-    """What a file of weights says of itself: enough to build the model and to read its outputs."""
+    """What a file of weights says of itself: enough to build the model and to read its outputs.
+
+    One entry, because the order of several in a safetensors file differs from write to write.
+    """
     return {
-        "model": config.student.name,
-        "options": json.dumps(config.student.options),
-        "in_chans": str(dataset.in_chans),
-        "image_size": str(dataset.image_size),
-        "classes": json.dumps(dataset.class_names),
+        METADATA: json.dumps(
+            {
+                "model": config.student.name,
+                "options": config.student.options,
+                "in_chans": dataset.in_chans,
+                "image_size": dataset.image_size,
+                "classes": dataset.class_names,
+            }
+        )
     }
+
+
+def read_about(weights: Path) -> dict[str, Any]:
+    """What `student_metadata` put into a file; empty for other files."""
+    if weights.suffix != ".safetensors":
+        return {}
+    return json.loads(read_metadata(weights).get(METADATA, "{}"))
 
 
 def summarise(config: RunConfig, task: StudentTask, dataset: Dataset, end: Position) -> dict[str, Any]:

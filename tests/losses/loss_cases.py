@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -68,3 +69,24 @@ def assert_finite(loss: Tensor, *inputs: Tensor) -> None:
     assert loss.isfinite()
     for gradient in torch.autograd.grad(loss, inputs):
         assert gradient.isfinite().all()
+
+
+def assert_invariant(loss: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> None:
+    """A constant added to a row of logits, and a renaming of the classes, change nothing."""
+    student_BC, teacher_BC, targets_B, helper_B = random_inputs()
+    expected = loss(student_BC, teacher_BC, targets_B, helper_B)
+    shift_B1 = torch.arange(5.0)[:, None]
+    shifted = loss(student_BC + shift_B1, teacher_BC - 2 * shift_B1, targets_B, helper_B)
+    torch.testing.assert_close(shifted, expected)
+    order_C = torch.tensor([3, 0, 7, 1, 6, 2, 5, 4])
+    renamed_B = order_C.argsort()[targets_B]
+    torch.testing.assert_close(loss(student_BC[:, order_C], teacher_BC[:, order_C], renamed_B, helper_B), expected)
+
+
+def assert_teacher_is_spared(loss: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> None:
+    """The student gets a gradient, the teacher none."""
+    student_BC, teacher_BC, targets_B, helper_B = random_inputs()
+    teacher_BC.requires_grad_()
+    loss(student_BC, teacher_BC, targets_B, helper_B).backward()
+    assert student_BC.grad is not None
+    assert teacher_BC.grad is None

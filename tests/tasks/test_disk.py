@@ -3,12 +3,13 @@ from __future__ import annotations
 import pytest
 import timm
 import torch
+from torch import Tensor, nn
+
 from disk_kd import Cosine, DiSKTask
 from disk_kd.errors import ConfigError, ModelError
 from disk_kd.helpers import HELPERS
 from disk_kd.losses import budget_penalty, kd_loss, scaffolded_kl, scaffolded_nll
 from disk_kd.tasks import VARIANTS
-from torch import Tensor, nn
 
 CLASSES = 12
 
@@ -29,7 +30,11 @@ def task(**settings: object) -> DiSKTask:
 
 def terms(t: DiSKTask) -> dict[str, float]:
     s = t.settings
-    return {"top_k": s.top_k, "student_temperature": s.student_temperature, "teacher_temperature": s.teacher_temperature}
+    return {
+        "top_k": s.top_k,
+        "student_temperature": s.student_temperature,
+        "teacher_temperature": s.teacher_temperature,
+    }
 
 
 def moved(module: nn.Module | None) -> bool:

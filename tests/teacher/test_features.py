@@ -89,7 +89,7 @@ def test_gradients_reach_the_student_through_logits_and_map(images: Tensor) -> N
     model = timm.create_model("test_resnet", num_classes=4)
     logits, feature_map = forward_with_map(model, images)
     (feature_map.square().mean() + 0 * logits.sum()).backward()
-    assert model.layer1[0].conv1.weight.grad.abs().sum() > 0
+    assert model.conv1[0].weight.grad.abs().sum() > 0
     assert model.get_classifier().weight.grad.abs().sum() == 0
 
 
@@ -112,7 +112,7 @@ def test_a_wrapped_student_still_reduces_its_gradients(images: Tensor) -> None:
     model = DistributedDataParallel(timm.create_model("test_resnet", num_classes=4))
     reduced: list[int] = []
 
-    def count(state: object, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    def count(state, bucket):  # DDP takes no annotations that are text
         reduced.append(bucket.index())
         future: torch.futures.Future[Tensor] = torch.futures.Future()
         future.set_result(bucket.buffer())

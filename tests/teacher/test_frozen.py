@@ -140,7 +140,7 @@ def test_it_sees_its_own_resolution(size: int) -> None:
 
 
 def test_a_transformer_of_one_size_sees_that_size() -> None:
-    vit = timm.create_model("test_vit", img_size=48, num_classes=5)
+    vit = timm.create_model("test_vit", img_size=48, num_classes=5, dynamic_img_size=False)
     teacher = Teacher.of(vit, vit, needs=NEEDS)
     outputs = teacher(pixels(size=32))
     assert teacher.image_size == (48, 48)

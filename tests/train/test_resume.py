@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from disk_kd.cli import main
 from safetensors.torch import load_file
+
+from disk_kd.cli import main
 
 METHODS = {
     "ce": ["--train.ema_decay=0.9"],

@@ -107,7 +107,7 @@ def rotate(images: Tensor, level_B: Tensor) -> Tensor:
 def _blend(images: Tensor, degenerate: Tensor, level_B: Tensor) -> Tensor:
     """degenerate + (1 + level/10) (image - degenerate), clipped and truncated to uint8."""
     level = _per_image(level_B).float()
-    tenths = images * (10 + level) - degenerate * level
+    tenths = images.float().mul_(10 + level).sub_(degenerate * level)
     return tenths.mul_(0.1).clamp_(0, 255).to(torch.uint8)
 
 
@@ -122,7 +122,7 @@ def _gray(images: Tensor) -> Tensor:
 def brightness(images: Tensor, level_B: Tensor) -> Tensor:
     """Blend with black."""
     level = _per_image(level_B).float()
-    return (images * (10 + level)).mul_(0.1).clamp_(0, 255).to(torch.uint8)
+    return images.float().mul_(10 + level).mul_(0.1).clamp_(0, 255).to(torch.uint8)
 
 
 def color(images: Tensor, level_B: Tensor) -> Tensor:

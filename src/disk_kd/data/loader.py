@@ -140,5 +140,5 @@ class Loader:
         images, targets, ids = (part.index_select(0, rows) for part in (split.images, split.targets, split.ids))
         if self.augment is not None:
             images = augment(images, sample_seeds(ids, view, self.augment_seed), self.augment, self._cutout_fill)
-        normalised = (images * self._scale).add_(self._shift)
+        normalised = images.float().mul_(self._scale).add_(self._shift)
         return normalised.contiguous(memory_format=self._memory_format), targets, ids

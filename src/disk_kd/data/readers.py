@@ -19,7 +19,7 @@ from torch.utils.data import IterableDataset
 
 from disk_kd.data.decode import check_memory, to_pixels
 from disk_kd.data.folders import folder_parts
-from disk_kd.data.samples import Parts, from_memory
+from disk_kd.data.samples import Parts, Samples, from_memory
 from disk_kd.errors import DataError
 
 # prefix -> (module it needs, what to install)
@@ -59,7 +59,11 @@ def reader_parts(name: str, root: str | None, image_size: int | None, download: 
                 read[part] = images, targets
     highest = max(int(targets.max()) for _, targets in read.values())
     names = _class_names(train) or tuple(str(label) for label in range(highest + 1))
-    splits = {part: from_memory(images, targets, names) for part, (images, targets) in read.items()}
+    return _arrange({part: from_memory(images, targets, names) for part, (images, targets) in read.items()})
+
+
+def _arrange(splits: dict[str, Samples]) -> Parts:
+    """A held-out split that is alone is the test split, so that what selects never also reports."""
     if "test" not in splits:
         return Parts(splits["train"], None, splits.get("validation"))
     return Parts(splits["train"], splits.get("validation"), splits["test"])

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from disk_kd.errors import CheckpointError
+from disk_kd.files import save_tensors
 
 StrPath = str | os.PathLike[str]
 
@@ -101,22 +102,13 @@ def save_state_dict(path: StrPath, state_dict: dict[str, Tensor], metadata: dict
     Raises:
         CheckpointError: the file cannot be written.
     """
-    path = Path(path)
-    content = safetensors.torch.save(_packed(state_dict), metadata)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        save_tensors(Path(path), state_dict, metadata)
     except OSError as error:
         raise CheckpointError(
             f"{path} cannot be written ({error.strerror}); give a file in a folder that exists, may be "
             "written to and has room"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_metadata(path: StrPath) -> dict[str, str]:
@@ -236,14 +228,3 @@ def _classifier_prefixes(model: nn.Module) -> tuple[str, ...]:
 def _first_of(what: str, items: list[str]) -> str:
     more = f" and {len(items) - 1} more" if len(items) > 1 else ""
     return f"{what}{items[0]}{more}" if items else ""
-
-
-def _packed(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return contiguous CPU tensors of which no two share memory, as safetensors demands."""
-    packed, seen = {}, set()
-    for key, value in state_dict.items():
-        tensor = value.detach().cpu().contiguous()
-        storage = tensor.untyped_storage().data_ptr()
-        packed[key] = tensor.clone() if storage in seen else tensor
-        seen.add(storage)
-    return packed

@@ -2,7 +2,8 @@
 
 from disk_kd.tasks.base import StudentTask
 from disk_kd.tasks.cross_entropy import CETask
-from disk_kd.tasks.disk import VARIANTS, DiSKSettings, DiSKTask
+from disk_kd.tasks.disk import DiSKTask
+from disk_kd.tasks.disk_settings import VARIANTS, DiSKSettings
 from disk_kd.tasks.kd import KDTask
 from disk_kd.tasks.phase import Phase, plan_passes
 from disk_kd.tasks.schedule import Cosine

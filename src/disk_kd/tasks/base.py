@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 from timm.task import TrainingTask
 from timm.utils import unwrap_model
 from torch import Tensor, nn
 
+from disk_kd.errors import ConfigError
 from disk_kd.tasks.phase import Phase
 from disk_kd.teacher import Teacher
 
@@ -26,6 +29,11 @@ class StudentTask(TrainingTask):
     Raises:
         ModelError: teacher and student differ in their number of classes.
     """
+
+    trainable_module: nn.Module
+    teacher: Teacher | None
+    steps_per_pass = 1
+    """Calls in a pass over the data, which turns steps into passes for schedules; a loop that knows sets it."""
 
     def __init__(
         self,
@@ -65,10 +73,24 @@ class StudentTask(TrainingTask):
         return self
 
     def teach(self, input: Tensor, stored: dict[str, Tensor] | None) -> dict[str, Tensor]:
-        """The teacher's outputs for a batch: the stored ones, or those of its forward pass."""
-        return self.teacher(input) if stored is None else stored
+        """The teacher's outputs for a batch: the stored ones, or those of its forward pass.
 
-    def compile(self, backend: str = "inductor", mode: str | None = None, **compile_kwargs: object) -> nn.Module:
-        """Compile the student's forward pass; `student` remains the plain model."""
-        self.trainable_module = torch.compile(self.trainable_module, backend=backend, mode=mode, **compile_kwargs)
+        Raises:
+            ConfigError: there are neither.
+        """
+        if stored is not None:
+            return stored
+        if self.teacher is None:
+            raise ConfigError("the task has neither a teacher nor stored outputs of one; give one of them")
+        return self.teacher(input)
+
+    def compile(self, backend: str = "inductor", mode: str | None = None, **options: Any) -> nn.Module:  # type: ignore[override]
+        """Compile the student's forward pass, as timm's tasks do; `student` stays the plain model.
+
+        Args:
+            backend, mode, options: as of `torch.compile`.
+        """
+        self.trainable_module = cast(
+            nn.Module, torch.compile(self.trainable_module, backend=backend, mode=mode, **options)
+        )
         return self.trainable_module

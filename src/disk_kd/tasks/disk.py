@@ -5,7 +5,6 @@ Shape letters: B batch, C classes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -13,11 +12,11 @@ import torch.nn.functional as F
 from timm.utils import unwrap_model
 from torch import Tensor, nn
 
-from disk_kd.errors import ConfigError, nearest
-from disk_kd.helpers import HELPERS, exact_helper, make_helper
+from disk_kd.helpers import HELPERS, HelperNetwork, exact_helper, make_helper
 from disk_kd.losses import budget_penalty, scaffolded_kl, scaffolded_nll
 from disk_kd.tasks.base import StudentTask
-from disk_kd.tasks.checks import fraction, non_negative, positive
+from disk_kd.tasks.checks import fraction
+from disk_kd.tasks.disk_settings import disk_settings
 from disk_kd.tasks.phase import Phase
 from disk_kd.tasks.schedule import Cosine, scheduled
 from disk_kd.teacher import feature_sizes, forward_with_map
@@ -26,67 +25,10 @@ HELPED = 1e-3
 """An example counts as helped from this g on; a smaller one moves no probability by more than that."""
 
 
-@dataclass(frozen=True)
-class DiSKSettings:
-    """What a variant of DiSK starts from; the fields are keywords of `DiSKTask`."""
-
-    helper: float | str
-    top_k: int
-    student_temperature: float
-    teacher_temperature: float
-    kd_weight: float
-    ce_weight: float
-    budget: float | Cosine
-    price: float | Cosine
-    price_rate: float
-    max_ce: float
-
-
-VARIANTS = {
-    "normalised": DiSKSettings(
-        helper="exact",
-        top_k=10,
-        student_temperature=2.0,
-        teacher_temperature=2.0,
-        kd_weight=0.9,
-        ce_weight=0.1,
-        budget=0.1,
-        price=0.0,
-        price_rate=0.05,
-        max_ce=5.0,
-    ),
-    "paper": DiSKSettings(
-        helper="teacher-map",
-        top_k=10,
-        student_temperature=3.5,
-        teacher_temperature=4.0,
-        kd_weight=0.9,
-        ce_weight=0.1,
-        budget=Cosine(0.6, 0.4, period=60),
-        price=Cosine(1.0, 5.0, period=150),
-        price_rate=0.0,
-        max_ce=5.0,
-    ),
-    "imagenet": DiSKSettings(
-        helper="teacher-pooled",
-        top_k=20,
-        student_temperature=1.0,
-        teacher_temperature=1.0,
-        kd_weight=0.5,
-        ce_weight=0.5,
-        budget=0.2,
-        price=Cosine(0.1, 0.5, period=30),
-        price_rate=0.0,
-        max_ce=2.0,
-    ),
-}
-"""This project's form, and the release's for CIFAR and for ImageNet. Periods are in student passes."""
-
-
 class StudentAndHelper(nn.Module):
     """Student and helper network behind one forward pass, as data-parallel wrappers need it."""
 
-    def __init__(self, student: nn.Module, helper: nn.Module) -> None:
+    def __init__(self, student: nn.Module, helper: HelperNetwork) -> None:
         super().__init__()
         self.student = student
         self.helper = helper
@@ -156,6 +98,9 @@ class DiSKTask(StudentTask):
         >>> task(torch.randn(4, 3, 32, 32), torch.arange(4))["loss"].backward()
     """
 
+    step: Tensor
+    price: Tensor
+
     def __init__(
         self,
         student: nn.Module,
@@ -180,9 +125,9 @@ class DiSKTask(StudentTask):
         helper_warmup_passes: int = 15,
         steps_per_pass: int = 1,
     ) -> None:
-        settings = _settings(
+        settings = disk_settings(
             variant,
-            student.num_classes,
+            classes=unwrap_model(student).num_classes,
             helper=helper,
             top_k=top_k,
             student_temperature=student_temperature,
@@ -195,15 +140,12 @@ class DiSKTask(StudentTask):
             max_ce=max_ce,
         )
         network = _network(settings.helper, student, teacher)
-        if network is None:
-            needs, phases = frozenset({"logits"}), (Phase("student"),)
-        else:
-            needs = {name.removeprefix("teacher_") for name in network.needs if name.startswith("teacher_")}
-            needs = frozenset({"logits"} | needs)
-            phases = (
-                Phase("student", passes=student_passes),
-                Phase("helper", "helper", False, helper_passes, helper_warmup_passes),
-            )
+        needs: frozenset[str] = frozenset({"logits"})
+        phases: tuple[Phase, ...] = (Phase("student"),)
+        if network is not None:
+            reads = {name.removeprefix("teacher_") for name in network.needs if name.startswith("teacher_")}
+            needs = frozenset({"logits"} | reads)
+            phases = _alternation(student_passes, helper_passes, helper_warmup_passes)
             if variant == "imagenet":
                 phases = (Phase("joint", "trainable_module"),)
         super().__init__(student, teacher, needs=needs, phases=phases)
@@ -293,7 +235,7 @@ class DiSKTask(StudentTask):
             return self.trainable_module(input, teacher, self.phase)
         logits_BC = self.trainable_module(input)
         if self.settings.helper != "exact":
-            return logits_BC, torch.full_like(target, self.settings.helper, dtype=torch.float32)
+            return logits_BC, torch.full_like(target, float(self.settings.helper), dtype=torch.float32)
         helper_B = exact_helper(
             logits_BC,
             teacher["logits"],
@@ -388,48 +330,22 @@ class DiSKTask(StudentTask):
         }
 
 
-def _settings(variant: str, classes: int, **given: Any) -> DiSKSettings:
-    """The variant's settings with the given ones in their place, checked."""
-    if variant not in VARIANTS:
-        raise ConfigError(f"unknown variant {variant!r} of DiSK; {nearest(variant, VARIANTS)}")
-    start = VARIANTS[variant]
-    start = replace(start, top_k=min(start.top_k, classes))
-    settings = replace(start, **{name: value for name, value in given.items() if value is not None})
-    if not 1 <= settings.top_k <= classes:
-        raise ConfigError(f"top_k must be from 1 to the number of classes, {classes}, not {settings.top_k}")
-    for name in ("student_temperature", "teacher_temperature", "max_ce"):
-        positive(name, getattr(settings, name))
-    for name in ("kd_weight", "ce_weight", "price_rate"):
-        non_negative(name, getattr(settings, name))
-    for name in ("budget", "price"):
-        value = getattr(settings, name)
-        for end in (value.start, value.end) if isinstance(value, Cosine) else (value,):
-            non_negative(name, end)
-    _check_helper(settings.helper, variant)
-    return settings
+def _alternation(student_passes: int, helper_passes: int, helper_warmup_passes: int) -> tuple[Phase, ...]:
+    """The paper's rounds: passes of the student with the helper fixed, then of the helper with the student fixed."""
+    return (
+        Phase("student", passes=student_passes),
+        Phase("helper", "helper", False, helper_passes, helper_warmup_passes),
+    )
 
 
-def _check_helper(helper: float | str, variant: str) -> None:
-    if isinstance(helper, str):
-        if helper not in {"exact", *HELPERS}:
-            valid = nearest(helper, ["exact", *HELPERS])
-            raise ConfigError(f"unknown helper {helper!r}: give a constant from 0 to 1, or a name; {valid}")
-        if helper == "exact" and variant != "normalised":
-            raise ConfigError(
-                f"the exact helper solves the normalised form; variant {variant!r} takes a network or a constant"
-            )
-    elif not 0 <= helper <= 1:
-        raise ConfigError(f"a constant helper must be from 0 to 1, not {helper}")
-
-
-def _network(helper: float | str, student: nn.Module, teacher: nn.Module) -> nn.Module | None:
+def _network(helper: float | str, student: nn.Module, teacher: nn.Module) -> HelperNetwork | None:
     """The helper network of that name, with the sizes of this student and teacher."""
-    if helper not in HELPERS:
+    if not isinstance(helper, str) or helper not in HELPERS:
         return None
     student_sizes, teacher_sizes = feature_sizes(student), feature_sizes(teacher)
     return make_helper(
         helper,
-        num_classes=student.num_classes,
+        num_classes=student_sizes["logits"],
         student_channels=student_sizes["map"],
         teacher_channels=teacher_sizes["map"],
         student_features=student_sizes["pooled"],

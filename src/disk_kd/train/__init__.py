@@ -1,7 +1,7 @@
 """The loop, its checkpoints and logs."""
 
 from disk_kd.train.log import Display
-from disk_kd.train.loop import BEST, CHECKPOINT, DivergenceError, Position, fit, student_state
+from disk_kd.train.loop import BEST, CHECKPOINT, DivergenceError, Position, evaluated, fit
 from disk_kd.train.settings import TrainSettings
 
 __all__ = [
@@ -12,5 +12,5 @@ __all__ = [
     "Position",
     "TrainSettings",
     "fit",
-    "student_state",
+    "evaluated",
 ]

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from timm.task import TrainingTask
 from timm.utils import unwrap_model
-from torch import Tensor
+from torch import Tensor, nn
 
 from disk_kd.data import Batch, Loader
 from disk_kd.errors import CheckpointError, RunError
 from disk_kd.files import save_tensors
+from disk_kd.tasks import Phase, StudentTask
 from disk_kd.train.checkpoint import load_checkpoint, random_state, save_checkpoint, set_random_state
 from disk_kd.train.log import Display, Meter, MetricsLog
 from disk_kd.train.optim import make_optimizer, make_scheduler
@@ -57,13 +57,13 @@ class Position:
 
 
 def fit(
-    task: TrainingTask,
+    task: StudentTask,
     loader: Loader,
     settings: TrainSettings,
     folder: Path,
     *,
-    plan: list[Any],
-    validate: Callable[[], Mapping[str, float]],
+    plan: list[Phase],
+    validate: Callable[[], Mapping[str, float]] | None,
     display: Display,
     store: Store | None = None,
     resume: bool = False,
@@ -71,12 +71,12 @@ def fit(
     """Train `task` through the passes of `plan` and keep everything in `folder`.
 
     Args:
-        task: what is trained; see `disk_kd.tasks.StudentTask` for the protocol.
+        task: what is trained; the loop knows no method.
         loader: batches of the training split.
         settings: of the optimiser, its schedule, and the bookkeeping.
         folder: the run directory; `last/` and `best/` in it.
         plan: the phase of each pass, as `disk_kd.tasks.plan_passes` gives it.
-        validate: evaluates the student on the validation split; "top1" decides what is best.
+        validate: evaluates the student on the validation split; "top1" decides what is best. None: there is none.
         display: progress for a person.
         store: stored teacher outputs; None: the teacher runs at each step.
         resume: go on from the checkpoint in `last/`, if there is one.
@@ -170,13 +170,14 @@ def fit(
             at.passes, at.step = at.passes + 1, 0
             at.student_passes += phase.trains_student
             last = at.passes == len(plan)
-            if last or (phase.trains_student and at.student_passes % settings.evaluate_every == 0):
+            due = last or (phase.trains_student and at.student_passes % settings.evaluate_every == 0)
+            if validate is not None and due:
                 metrics = validate()
                 log.metrics("validation", at.steps, student_passes=at.student_passes, **metrics)
                 display.line(_validation_line(display.title, at, metrics))
                 if metrics["top1"] > at.best_top1:
                     at.best_top1, at.best_pass = metrics["top1"], at.student_passes
-                    save_tensors(folder / BEST, student_state(task))
+                    save_tensors(folder / BEST, evaluated(task).state_dict())
                 clock = time.monotonic()
         save_checkpoint(folder / CHECKPOINT, state())
     log.close()
@@ -185,8 +186,8 @@ def fit(
 
 def micro_batches(batch: Batch, parts: int) -> Iterator[Batch]:
     """The batch in `parts` near-equal parts, along its samples."""
-    pieces = zip(*(field.tensor_split(parts) for field in batch[:3]), strict=True)
-    return (Batch(*piece, batch.view) for piece in pieces)
+    for images, targets, ids in zip(*(field.tensor_split(parts) for field in batch[:3]), strict=True):
+        yield Batch(images, targets, ids, batch.view)
 
 
 def measures(result: Mapping[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
@@ -195,12 +196,12 @@ def measures(result: Mapping[str, Tensor], targets: Tensor) -> dict[str, Tensor]
     return scalars | {"top1": (result["output"].argmax(1) == targets).float().mean() * 100}
 
 
-def task_state(task: TrainingTask) -> dict[str, Tensor]:
+def task_state(task: StudentTask) -> dict[str, Tensor]:
     """State of all that a run changes: student, helper, average, price. The teacher is not in it."""
     return {name: value for name, value in task.state_dict().items() if not name.startswith("teacher.")}
 
 
-def load_task_state(task: TrainingTask, state: Mapping[str, Tensor]) -> None:
+def load_task_state(task: StudentTask, state: Mapping[str, Tensor]) -> None:
     """Put `task_state` back.
 
     Raises:
@@ -215,9 +216,9 @@ def load_task_state(task: TrainingTask, state: Mapping[str, Tensor]) -> None:
         raise CheckpointError(f"the checkpoint is of another method or model: {wrong[0]} does not fit")
 
 
-def student_state(task: TrainingTask) -> dict[str, Tensor]:
-    """Weights of what is evaluated: the student, or its running average."""
-    return unwrap_model(task.get_eval_model(ema=task.has_ema())).state_dict()
+def evaluated(task: StudentTask) -> nn.Module:
+    """The plain model that is validated and saved: the student, or its running average."""
+    return unwrap_model(task.get_eval_model(ema=task.has_ema()))
 
 
 def _diverged(loss: float, steps: int) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
@@ -15,6 +17,7 @@ _FUSED = {"momentum", "sgd", "nesterov", "adam", "adamw"}
 
 def make_optimizer(module: nn.Module, settings: TrainSettings) -> Optimizer:
     """The optimiser that `settings` name, over the parameters of `module`, fused where torch has it so."""
+    fused: dict[str, Any] = {"fused": True} if settings.optimizer in _FUSED else {}
     return create_optimizer_v2(
         module,
         opt=settings.optimizer,
@@ -22,7 +25,7 @@ def make_optimizer(module: nn.Module, settings: TrainSettings) -> Optimizer:
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
         filter_bias_and_bn=not settings.decay_norm_and_bias,
-        **({"fused": True} if settings.optimizer in _FUSED else {}),
+        **fused,
     )
 
 

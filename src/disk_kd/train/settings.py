@@ -81,9 +81,9 @@ class TrainSettings:
                 f"train.warmup_passes {self.warmup_passes} must be shorter than a cycle, "
                 f"{self.passes / self.cycles:g} passes"
             )
-        if self.optimizer not in list_optimizers():
-            known = nearest(self.optimizer, list_optimizers())
-            raise ConfigError(f"unknown optimizer {self.optimizer!r}; {known}")
+        known = [str(name) for name in list_optimizers()]
+        if self.optimizer not in known:
+            raise ConfigError(f"unknown optimizer {self.optimizer!r}; {nearest(self.optimizer, known)}")
 
 
 def _at_least(name: str, value: float, least: float) -> None:

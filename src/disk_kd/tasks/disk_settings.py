@@ -1,0 +1,102 @@
+"""Settings of DiSK: what each variant starts from, and their checks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from disk_kd.errors import ConfigError, nearest
+from disk_kd.helpers import HELPERS
+from disk_kd.tasks.checks import non_negative, positive
+from disk_kd.tasks.schedule import Cosine
+
+
+@dataclass(frozen=True)
+class DiSKSettings:
+    """What a variant of DiSK starts from; the fields are keywords of `DiSKTask`."""
+
+    helper: float | str
+    top_k: int
+    student_temperature: float
+    teacher_temperature: float
+    kd_weight: float
+    ce_weight: float
+    budget: float | Cosine
+    price: float | Cosine
+    price_rate: float
+    max_ce: float
+
+
+VARIANTS = {
+    "normalised": DiSKSettings(
+        helper="exact",
+        top_k=10,
+        student_temperature=2.0,
+        teacher_temperature=2.0,
+        kd_weight=0.9,
+        ce_weight=0.1,
+        budget=0.1,
+        price=0.0,
+        price_rate=0.05,
+        max_ce=5.0,
+    ),
+    "paper": DiSKSettings(
+        helper="teacher-map",
+        top_k=10,
+        student_temperature=3.5,
+        teacher_temperature=4.0,
+        kd_weight=0.9,
+        ce_weight=0.1,
+        budget=Cosine(0.6, 0.4, period=60),
+        price=Cosine(1.0, 5.0, period=150),
+        price_rate=0.0,
+        max_ce=5.0,
+    ),
+    "imagenet": DiSKSettings(
+        helper="teacher-pooled",
+        top_k=20,
+        student_temperature=1.0,
+        teacher_temperature=1.0,
+        kd_weight=0.5,
+        ce_weight=0.5,
+        budget=0.2,
+        price=Cosine(0.1, 0.5, period=30),
+        price_rate=0.0,
+        max_ce=2.0,
+    ),
+}
+"""This project's form, and the release's for CIFAR and for ImageNet. Periods are in student passes."""
+
+
+def disk_settings(variant: str, classes: int, **given: Any) -> DiSKSettings:
+    """The variant's settings with the given ones in their place, checked."""
+    if variant not in VARIANTS:
+        raise ConfigError(f"unknown variant {variant!r} of DiSK; {nearest(variant, VARIANTS)}")
+    start = VARIANTS[variant]
+    start = replace(start, top_k=min(start.top_k, classes))
+    settings = replace(start, **{name: value for name, value in given.items() if value is not None})
+    if not 1 <= settings.top_k <= classes:
+        raise ConfigError(f"top_k must be from 1 to the number of classes, {classes}, not {settings.top_k}")
+    for name in ("student_temperature", "teacher_temperature", "max_ce"):
+        positive(name, getattr(settings, name))
+    for name in ("kd_weight", "ce_weight", "price_rate"):
+        non_negative(name, getattr(settings, name))
+    for name in ("budget", "price"):
+        value = getattr(settings, name)
+        for end in (value.start, value.end) if isinstance(value, Cosine) else (value,):
+            non_negative(name, end)
+    _check_helper(settings.helper, variant)
+    return settings
+
+
+def _check_helper(helper: float | str, variant: str) -> None:
+    if isinstance(helper, str):
+        if helper not in {"exact", *HELPERS}:
+            valid = nearest(helper, ["exact", *HELPERS])
+            raise ConfigError(f"unknown helper {helper!r}: give a constant from 0 to 1, or a name; {valid}")
+        if helper == "exact" and variant != "normalised":
+            raise ConfigError(
+                f"the exact helper solves the normalised form; variant {variant!r} takes a network or a constant"
+            )
+    elif not 0 <= helper <= 1:
+        raise ConfigError(f"a constant helper must be from 0 to 1, not {helper}")

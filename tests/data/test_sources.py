@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from disk_kd.data.readers import READERS
+from disk_kd.data.sources import DATASETS, load_dataset
+from disk_kd.errors import ConfigError, DataError
+
+CIFAR100 = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+
+
+def write_split(folder: Path, classes: tuple[str, ...] = ("a", "b"), each: int = 6, side: int = 4) -> None:
+    generator = np.random.default_rng(0)
+    for name in classes:
+        (folder / name).mkdir(parents=True)
+        for number in range(each):
+            pixels = generator.integers(0, 256, (side, side, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number}.png")
+
+
+def test_digits_are_scikit_learns():
+    dataset = load_dataset("digits", validation=0)
+    assert dataset.validation is None
+    assert dataset.test is not None
+    assert (dataset.num_classes, dataset.in_chans, dataset.image_size) == (10, 1, 8)
+    assert (len(dataset.train), len(dataset.test)) == (1258, 539)
+    assert dataset.class_names == tuple("0123456789")
+    # every original image occurs once, 0 … 16 scaled to 0 … 255
+    bunch = load_digits()
+    original = {(image.tobytes(), int(label)) for image, label in zip(bunch.images, bunch.target, strict=True)}
+    ours = set()
+    for split in (dataset.train, dataset.test):
+        pixels = (split.images[:, 0].double() * 16 / 255).round().numpy()
+        ours |= {(image.tobytes(), label) for image, label in zip(pixels, split.targets.tolist(), strict=True)}
+    assert ours == original
+
+
+def test_digits_test_split_is_stratified_and_does_not_hang_on_the_seed():
+    splits = [load_dataset("digits", seed=seed, validation=share).test for seed, share in ((0, 0.1), (5, 0.3))]
+    assert splits[0].fingerprint() == splits[1].fingerprint()
+    whole = torch.from_numpy(load_digits().target).bincount()
+    assert (splits[0].targets.bincount() - 0.3 * whole).abs().max() < 1
+
+
+def test_digits_can_be_enlarged():
+    dataset = load_dataset("digits", image_size=16)
+    assert dataset.image_size == 16
+    assert dataset.validation is not None
+    assert dataset.validation.images.shape[1:] == (1, 16, 16)
+
+
+def test_validation_split_is_stratified_and_leaves_ids():
+    dataset = load_dataset("digits", validation=0.2, seed=3)
+    whole = load_dataset("digits", validation=0)
+    assert dataset.validation is not None
+    assert len(dataset.validation) == round(0.2 * 1258)
+    ids = torch.cat([dataset.train.ids, dataset.validation.ids])
+    assert torch.equal(ids.sort().values, torch.arange(1258))
+    for split in (dataset.train, dataset.validation):
+        assert torch.equal(split.images, whole.train.images[split.ids])
+        assert torch.equal(split.targets, whole.train.targets[split.ids])
+    share = dataset.validation.targets.bincount() - 0.2 * whole.train.targets.bincount()
+    assert share.abs().max() < 1
+
+
+def test_the_same_options_give_the_same_data():
+    options = {"validation": 0.2, "limit_train": 300, "label_noise": 0.3}
+    first, again, other = (load_dataset("digits", seed=seed, **options) for seed in (1, 1, 2))
+    assert first.train.fingerprint() == again.train.fingerprint() != other.train.fingerprint()
+    assert first.validation is not None
+    assert again.validation is not None
+    assert first.validation.fingerprint() == again.validation.fingerprint()
+
+
+def test_limit_keeps_a_stratified_part_of_the_same_training_samples():
+    whole, part = load_dataset("digits"), load_dataset("digits", limit_train=100)
+    assert len(part.train) == 100
+    assert set(part.train.ids.tolist()) < set(whole.train.ids.tolist())
+    assert part.train.targets.bincount().tolist() == pytest.approx([10] * 10, abs=1)
+    assert whole.validation is not None
+    assert part.validation is not None
+    assert part.validation.fingerprint() == whole.validation.fingerprint()
+    assert len(load_dataset("digits", limit_train=10**6).train) == len(whole.train)
+
+
+def test_noise_falls_on_training_labels_only():
+    clean, noisy = load_dataset("digits"), load_dataset("digits", label_noise=0.4)
+    changed = clean.train.targets != noisy.train.targets
+    assert int(changed.sum()) == round(0.4 * len(clean.train))
+    assert torch.equal(clean.train.images, noisy.train.images)
+    for part in ("validation", "test"):
+        assert getattr(clean, part).fingerprint() == getattr(noisy, part).fingerprint()
+
+
+def test_folder_with_its_own_validation_split(tmp_path: Path):
+    for part in ("train", "val", "test"):
+        write_split(tmp_path / part)
+    dataset = load_dataset("folder", root=tmp_path, validation=0.5)
+    assert dataset.validation is not None
+    assert len(dataset.train) == len(dataset.validation) == 12
+    assert dataset.validation.paths is not None
+    assert dataset.validation.paths[0].startswith(str(tmp_path / "val"))
+
+
+def test_folder_without_held_out_splits(tmp_path: Path):
+    write_split(tmp_path / "train")
+    dataset = load_dataset("folder", root=tmp_path, validation=0.5, image_size=8)
+    assert dataset.test is None
+    assert dataset.validation is not None
+    assert dataset.validation.targets.tolist() == [0, 0, 0, 1, 1, 1]
+    assert dataset.image_size == 8
+    assert dataset.train.paths is not None
+    assert not set(dataset.train.paths) & set(dataset.validation.paths or ())
+
+
+def test_torchvisions_folder_is_ours(tmp_path: Path):
+    for part in ("train", "test"):
+        write_split(tmp_path / part)
+    ours, theirs = (load_dataset(name, root=tmp_path) for name in ("folder", "torch/image_folder"))
+    assert ours.train.fingerprint() == theirs.train.fingerprint()
+
+
+def test_splits_of_other_classes_are_refused(tmp_path: Path):
+    write_split(tmp_path / "train")
+    write_split(tmp_path / "test", ("a", "c"))
+    with pytest.raises(DataError, match="train and test are expected to have the same classes; only one has b, c"):
+        load_dataset("folder", root=tmp_path)
+
+
+def test_splits_of_other_sizes_need_a_size(tmp_path: Path):
+    write_split(tmp_path / "train")
+    write_split(tmp_path / "test", side=5)
+    with pytest.raises(DataError, match=r"folder: test images are 3x5x5, train 3x4x4; give data.image_size"):
+        load_dataset("folder", root=tmp_path)
+    assert load_dataset("folder", root=tmp_path, image_size=4).image_size == 4
+
+
+def test_more_than_memory_is_refused(tmp_path: Path):
+    write_split(tmp_path / "train")
+    with pytest.raises(DataError, match=r"images of 3x3000000x3000000 need .* GiB of memory"):
+        load_dataset("folder", root=tmp_path, image_size=3_000_000)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("cifra10", "data.name 'cifra10' is no dataset; nearest: cifar10"),
+        ("CIFAR100", "data.name 'CIFAR100' is no dataset; nearest: cifar100"),
+        ("torch/", "data.name 'torch/' is no dataset"),
+        ("nope/cifar10", "data.name 'nope/cifar10' is no dataset"),
+    ],
+)
+def test_unknown_names_are_refused(name: str, message: str):
+    with pytest.raises(ConfigError, match=message):
+        load_dataset(name)
+
+
+@pytest.mark.parametrize("name", ["folder", "tiny-imagenet", "cifar10", "torch/mnist"])
+def test_a_root_is_needed(name: str, tmp_path: Path):
+    with pytest.raises(DataError, match=rf"{name} needs data.root, the folder of its data"):
+        load_dataset(name)
+    with pytest.raises(DataError, match=rf"{name}: there is no folder data.root .*gone"):
+        load_dataset(name, root=tmp_path / "gone")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"validation": 1.0}, r"data.validation is a share of the training samples in \[0, 1\), got 1.0"),
+        ({"validation": -0.1}, r"data.validation is a share of the training samples in \[0, 1\), got -0.1"),
+        ({"image_size": 0}, r"data.image_size is a side in pixels >= 1, got 0"),
+        ({"limit_train": 0}, r"data.limit_train is a number of samples >= 1, got 0"),
+        ({"label_noise": 1.5}, r"data.label_noise is a share of the training labels in \[0, 1\], got 1.5"),
+    ],
+)
+def test_options_out_of_range_are_refused(options: dict, message: str):
+    with pytest.raises(ConfigError, match=message):
+        load_dataset("digits", **options)
+
+
+def test_every_reader_is_listed():
+    assert {name.split("/")[0] for name in DATASETS if "/" in name} == set(READERS)
+
+
+@pytest.mark.skipif(not (CIFAR100 / "cifar100-train.tar").is_file(), reason="no CIFAR-100 beside the repository")
+def test_cifar100_from_tars():
+    dataset = load_dataset("cifar100", root=CIFAR100, image_size=16, limit_train=500, validation=0.01)
+    assert dataset.test is not None
+    assert dataset.validation is not None
+    assert (len(dataset.train), len(dataset.validation), len(dataset.test)) == (500, 500, 10_000)
+    assert (dataset.num_classes, dataset.in_chans, dataset.image_size) == (100, 3, 16)
+    assert dataset.train.targets.bincount(minlength=100).unique().tolist() == [5]
+    mean, _ = dataset.test.mean_std()
+    assert mean == pytest.approx((0.507, 0.487, 0.441), abs=0.01)
