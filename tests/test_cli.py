@@ -17,10 +17,10 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from disk_kd.build import METADATA, STUDENT
 from disk_kd.cli import COMMANDS, main
 from disk_kd.files import save_tensors
 from disk_kd.models import create_model
-from disk_kd.run import METADATA, STUDENT
 
 
 @pytest.fixture(scope="module")

@@ -24,8 +24,10 @@ ALLOWED = {
     "tasks": {"losses", "helpers", "teacher"},
     "train": {"data", "teacher", "tasks"},  # of tasks the protocol alone: StudentTask and Phase
     "config": {"tasks", "models", "data", "teacher", "train"},
-    "run": {"config", "tasks", "models", "data", "teacher", "train", "evaluate"},
-    "compare": {"config", "run", "train"},
+    "build": {"config", "tasks", "models", "data", "teacher"},
+    "summary": {"build", "config", "tasks", "models", "data", "train"},
+    "run": {"build", "summary", "config", "tasks", "models", "data", "train", "evaluate"},
+    "compare": {"config", "run", "summary"},
 }
 
 

@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from disk_kd.config import RunConfig, parse_run, recipe_of
 from disk_kd.errors import DiskKDError
 from disk_kd.files import write_text
-from disk_kd.run import SUMMARY, execute
+from disk_kd.run import execute
+from disk_kd.summary import SUMMARY
 
 
 @dataclass(frozen=True)
@@ -81,10 +83,10 @@ def compare(
     write_text(runs / "compare.md", markdown(rows))
     write_text(runs / "compare.csv", csv_text(rows))
     console.print(table(rows))
-    console.print(
-        f"Written: {runs / 'compare.md'}, {runs / 'compare.csv'}; a folder for each run beside them.",
-        highlight=False,
-    )
+    for row in rows:
+        if row["failed"]:
+            console.print(f"{row['recipe']}: failed: {row['failed']}", markup=False, soft_wrap=True)
+    console.print(f"Written: {runs / 'compare.md'} and compare.csv; a folder for each run beside them.", soft_wrap=True)
     return rows
 
 
@@ -166,8 +168,6 @@ def _row(recipe: str, seeds: int, runs: Path, options: Sequence[str], failures: 
         "parameters",
     ):
         row[name] = first[name]
-    row["start"] = "scratch" if first["start"] == "scratch" else f"{first['start_passes']} passes"
-    row["published"] = first["published"]
     return row
 
 
@@ -199,48 +199,53 @@ _COLUMNS: dict[str, tuple[str, int]] = {
 }
 """Title and digits of the measured columns."""
 
+_SPREAD = ("top1", "top1_last", "nll", "ece")
+"""Columns shown with their standard deviation."""
+
 
 def table(rows: Sequence[dict[str, Any]]) -> Table:
-    """The comparison for a terminal."""
-    shown = ["top1", "top1_last", "nll", "ece", "budget", "budget_used", "train_s"]
-    view = Table(title="mean ± standard deviation over seeds")
-    for title in ("recipe", "n", "start", "passes", *(_COLUMNS[name][0] for name in shown)):
-        view.add_column(title, justify="left" if title in ("recipe", "start") else "right")
+    """The comparison for a terminal of 80 columns."""
+    folders = {str(Path(row["recipe"]).parent) for row in rows}
+    common = f"{folders.pop()}/" if len(folders) == 1 else ""
+    view = Table(
+        title=f"{common or 'recipes'}: mean ± standard deviation over n seeds", box=SIMPLE_HEAD, pad_edge=False
+    )
+    view.add_column("recipe", no_wrap=True)
+    for title in ("n", "passes", "top-1 %", "NLL", "ECE", "used/budget"):
+        view.add_column(title, justify="right", no_wrap=True)
     for row in rows:
+        name = row["recipe"].removeprefix(common)
         if row["n"]:
-            view.add_row(*_conditions(row), *(_measured(row, name) for name in shown))
+            used = "/".join(_measured(row, column) for column in ("budget_used", "budget"))
+            shown = [_measured(row, "top1"), _measured(row, "nll"), _measured(row, "ece", spread=False)]
+            view.add_row(name, str(row["n"]), _passes(row), *shown, "" if used == "/" else used)
         else:
-            view.add_row(row["recipe"], "0", "failed: " + row["failed"])
+            view.add_row(name, "0", "failed")
     return view
 
 
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
     """The comparison as a Markdown table, with all conditions."""
-    titles = [
-        "recipe",
-        "n",
-        "start",
-        "passes",
-        "weight decay",
-        *(title for title, _ in _COLUMNS.values()),
-        "published",
-    ]
+    titles = ["recipe", "what", "n", "passes", "weight decay", *(title for title, _ in _COLUMNS.values()), "published"]
     lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
     for row in rows:
-        cells = [row["recipe"], "0", f"failed: {row['failed']}"]
+        cells = [row["recipe"], "", "0", "failed"]
         if row["n"]:
+            conditions = [row["recipe"], row["description"], str(row["n"]), _passes(row), f"{row['weight_decay']:g}"]
             published = "" if row["published"] is None else f"{row['published']:.2f}"
-            measured = [_measured(row, name) for name in _COLUMNS]
-            cells = [*_conditions(row), f"{row['weight_decay']:g}", *measured, published]
+            cells = [*conditions, *(_measured(row, name) for name in _COLUMNS), published]
         lines.append("| " + " | ".join(cells + [""] * (len(titles) - len(cells))) + " |")
-    notes = [f"\n{row['recipe']}: a seed failed: {row['failed']}" for row in rows if row["n"] and row["failed"]]
-    legend = (
-        "\nMean ± sample standard deviation over n seeds, on the test split. top-1: of the checkpoint that validation"
-        " chose; last: of the last one. passes: student passes of the run, after those of its start. NLL in nats; ECE"
-        " as a fraction, 15 bins. budget and used: help asked and given at the end of training, in nats, in the unit"
-        " of the method's variant.\n"
-    )
-    return "\n".join([*lines, *notes, legend])
+    failures = [f"\n{row['recipe']}: failed: {row['failed']}" for row in rows if row["failed"]]
+    return "\n".join([*lines, *failures, _LEGEND])
+
+
+_LEGEND = """
+Mean ± sample standard deviation over n seeds, on the test split, which is read once. top-1: of the checkpoint that
+the validation split chose; last: of the last one. passes: student passes over the training data, those of the start,
+if any, before the plus. NLL in nats; ECE as a fraction, 15 bins. budget and used: help asked and given at the end of
+training, in nats, in the unit of the method's variant. seconds: of training, without evaluation and without making a
+teacher store.
+"""
 
 
 def csv_text(rows: Sequence[dict[str, Any]]) -> str:
@@ -253,14 +258,14 @@ def csv_text(rows: Sequence[dict[str, Any]]) -> str:
     return file.getvalue()
 
 
-def _conditions(row: dict[str, Any]) -> list[str]:
-    return [row["recipe"], str(row["n"]), row["start"], str(row["student_passes"])]
+def _passes(row: dict[str, Any]) -> str:
+    own, before = str(row["student_passes"]), row["start_passes"]
+    return own if before == 0 else f"{'?' if before is None else before}+{own}"
 
 
-def _measured(row: dict[str, Any], name: str) -> str:
+def _measured(row: dict[str, Any], name: str, spread: bool = True) -> str:
     if name not in row:
         return ""
-    digits = _COLUMNS[name][1]
-    spread = row[f"{name}_std"]
+    digits, deviation = _COLUMNS[name][1], row[f"{name}_std"]
     mean = f"{row[name]:.{digits}f}"
-    return mean if spread is None or name in ("budget", "images_per_s", "train_s") else f"{mean} ± {spread:.{digits}f}"
+    return f"{mean} ± {deviation:.{digits}f}" if spread and name in _SPREAD and deviation is not None else mean

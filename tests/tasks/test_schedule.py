@@ -8,8 +8,15 @@ from disk_kd.tasks import Cosine
 from disk_kd.tasks.schedule import scheduled
 
 # Measured from the method's released implementation, float64.
-RELEASED_BUDGET = {0: 0.6, 4: 0.5809016994374947, 8: 0.5309016994374948, 12: 0.46909830056250523, 16: 0.4190983005625053,
-                   20: 0.6, 36: 0.4190983005625053}  # fmt: skip
+RELEASED_BUDGET = {
+    0: 0.6,
+    4: 0.5809016994374947,
+    8: 0.5309016994374948,
+    12: 0.46909830056250523,
+    16: 0.4190983005625053,
+    20: 0.6,
+    36: 0.4190983005625053,
+}
 RELEASED_PRICE = {(1.0, 5.0, 50, 60): 1.381966011250105, (0.1, 0.5, 30, 17): 0.3415823381635519}
 
 

@@ -13,11 +13,15 @@ from disk_kd.train.checkpoint import load_checkpoint, random_state, save_checkpo
 
 def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
     shared = torch.arange(6.0).view(2, 3)
+    channels_last = torch.zeros(2, 3, 4, 4).to(memory_format=torch.channels_last)
     state = {
-        "tensors": [shared, shared[0], torch.tensor(3, dtype=torch.int64), torch.zeros(2, 3, 4, 4).to(memory_format=torch.channels_last)],
-        "optimizer": {"state": {0: {"momentum": torch.ones(2, dtype=torch.bfloat16)}, 3: {}}, "groups": [{"lr": 0.1}]},
+        "tensors": [shared, shared[0], torch.tensor(3, dtype=torch.int64), channels_last],
+        "optimizer": {
+            "state": {0: {"momentum": torch.ones(2, dtype=torch.bfloat16)}, 3: {}},
+            "groups": [{"lr": 0.1}],
+        },
         "plain": {"none": None, "text": "a.b", "float": 0.1 + 0.2, "flag": True, "empty": {}},
-    }  # fmt: skip
+    }
     save_checkpoint(tmp_path / "c.safetensors", state)
     loaded = load_checkpoint(tmp_path / "c.safetensors")
     assert loaded["plain"] == state["plain"]

@@ -33,10 +33,8 @@ def teacher(tmp_path_factory: pytest.TempPathFactory, tiny: Sequence[str]) -> Pa
 def command(case: str, teacher: Path, tiny: Sequence[str], output: Path) -> list[str]:
     method = "disk" if case == "network" else case
     learns = [] if case == "ce" else ["--teacher.name=cifar_resnet10_xxxs", f"--teacher.weights={teacher}"]
-    return [
-        "distill", f"--method={method}", *METHODS[case], *learns, *tiny, "--train.passes=3",
-        f"--output={output}", f"--runs={output.parent}", "--train.checkpoint_every_s=0", "--data.augment.crop_padding=1",
-    ]  # fmt: skip
+    own = [f"--method={method}", *METHODS[case], *learns, f"--output={output}", f"--runs={output.parent}"]
+    return ["distill", *tiny, *own, "--train.passes=3", "--train.checkpoint_every_s=0", "--data.augment.crop_padding=1"]
 
 
 def outcome(run: Path) -> dict[str, object]:

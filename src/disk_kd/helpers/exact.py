@@ -13,7 +13,7 @@ from disk_kd.errors import ConfigError
 from disk_kd.support import at_least_float32, check_shapes, check_temperatures, log_probabilities, support
 
 # Twelve steps bring the objective to its minimum within rounding, 1e-13 nats, whether logits are nearly uniform
-# or one-hot and whatever the price; usual batches need five.
+# or one-hot and whatever the price; usual batches need six.
 _STEPS = 12
 
 

@@ -211,7 +211,9 @@ def _map_reader(channels: int, features: int) -> nn.Sequential:
 def _read(outputs: dict[str, Tensor], name: str, helper: nn.Module) -> Tensor:
     """One of the outputs, cut off from its gradient; stored outputs may be in half precision."""
     if name not in outputs:
-        raise ConfigError(f"this helper reads {name!r}; {nearest(name, outputs)}")
+        raise ConfigError(
+            f"a helper reads {name!r}, got {', '.join(outputs) or 'nothing'}; add {name!r} to the outputs"
+        )
     output = outputs[name].detach()
     if helper.training and len(output) == 1:
         raise ConfigError("a helper network trains on at least 2 images a batch, got 1; drop the last batch")

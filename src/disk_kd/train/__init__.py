@@ -11,6 +11,6 @@ __all__ = [
     "DivergenceError",
     "Position",
     "TrainSettings",
-    "fit",
     "evaluated",
+    "fit",
 ]

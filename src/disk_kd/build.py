@@ -1,0 +1,203 @@
+"""The parts of a run, built from its configuration: data, models, task, stored teacher outputs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.utils import unwrap_model
+from torch import nn
+
+from disk_kd.config import DataConfig, ModelConfig, RunConfig, recipe_of, resolve_weights
+from disk_kd.data import Dataset, Loader, Split, check_labels, load_dataset
+from disk_kd.errors import CheckpointError, ConfigError, ModelError
+from disk_kd.models import create_model, read_metadata
+from disk_kd.tasks import METHODS, StudentTask
+from disk_kd.teacher import Teacher, TeacherStore, teacher_facts
+
+STUDENT = "student.safetensors"
+METADATA = "disk_kd"
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of that name; "auto" takes the accelerator where there is one.
+
+    Raises:
+        ConfigError: there is no such device here.
+    """
+    if name == "auto":
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return accelerator or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"no device {name!r} here ({str(error).splitlines()[0]}); give cpu, cuda or auto") from None
+    return device
+
+
+def find_weights(config: RunConfig, part: str) -> Path | None:
+    """The file of weights that the config names for "student" or "teacher"; None where it names none.
+
+    Raises:
+        CheckpointError: it names a file or run that does not exist.
+        ModelError: a teacher without weights.
+    """
+    model: ModelConfig | None = getattr(config, part)
+    if model is None:
+        return None
+    resolved = resolve_weights(model.weights, part, config.runs, config.train.seed)
+    if resolved is None:
+        if part == "teacher" and not model.pretrained:
+            raise ModelError(
+                "the teacher has no weights: give --teacher.weights FILE_OR_RUN, or --teacher.pretrained true"
+            )
+        return None
+    path = Path(resolved)
+    path = path / STUDENT if path.is_dir() else path
+    if path.is_file():
+        return path
+    recipe = recipe_of(model.weights)
+    make = (
+        f"make it with: disk-kd train {recipe}"
+        if recipe
+        else f"give --{part}.weights a file or a finished run directory"
+    )
+    raise CheckpointError(f"no {part} weights at {resolved}; {make}")
+
+
+def load_data(data: DataConfig) -> Dataset:
+    """The dataset that the config names."""
+    return load_dataset(
+        data.name,
+        root=data.root,
+        image_size=data.image_size,
+        download=data.download,
+        validation=data.validation,
+        seed=data.split_seed,
+        limit_train=data.limit_train,
+        label_noise=data.label_noise,
+    )
+
+
+def build_model(config: RunConfig, part: str, dataset: Dataset) -> nn.Module:
+    """The student or the teacher, with its weights, for the classes and channels of the data.
+
+    Raises:
+        ModelError, CheckpointError: the name is unknown, or the weights do not fit it or the data.
+        DataError: the weights were trained with other classes, or in another order.
+    """
+    model: ModelConfig = getattr(config, part)
+    weights = find_weights(config, part)
+    built = create_model(
+        model.name,
+        num_classes=dataset.num_classes,
+        in_chans=dataset.in_chans,
+        weights=weights,
+        pretrained=model.pretrained,
+        **model.options,
+    )
+    about = {} if weights is None else read_about(weights)
+    if "classes" in about:
+        check_labels(dataset.class_names, about["classes"])
+    return built
+
+
+def build_task(config: RunConfig, dataset: Dataset, device: torch.device) -> StudentTask:
+    """The method with its student and teacher on the device, as the settings want them."""
+    settings = config.train
+    layout = torch.channels_last if settings.channels_last else torch.contiguous_format
+    student = build_model(config, "student", dataset).to(device).to(memory_format=layout)
+    method = METHODS[config.method]
+    if config.teacher is None:
+        task = method(student, **config.method_options)
+    else:
+        model = build_model(config, "teacher", dataset).to(device).to(memory_format=layout)
+        teacher = Teacher.of(model, student, image_size=config.teacher.image_size)
+        task = method(student, teacher, **config.method_options)
+    if settings.compile:
+        task.compile()
+    if settings.ema_decay is not None:
+        task.setup_ema(decay=settings.ema_decay)
+    return task
+
+
+def open_store(config: RunConfig, task: StudentTask, split: Split) -> TeacherStore | None:
+    """The teacher's stored outputs, made where there are none yet; None where the teacher is to run at each step.
+
+    Raises:
+        ConfigError: `teacher.store` without `data.views`: there is no end of views to store.
+    """
+    if config.teacher is None or task.teacher is None or not config.teacher.store:
+        return None
+    views = config.data.views
+    if views is None:
+        raise ConfigError("teacher.store needs data.views: how many augmentations of each sample to store")
+    facts = {
+        "data_sha256": split.fingerprint(),
+        "augment": asdict(config.data.augment),
+        "view_seed": config.data.view_seed,
+        **teacher_facts(task.teacher),
+        "needs": sorted(task.needs),
+        "views": views,
+    }
+    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    store = TeacherStore.build(
+        config.runs / "teacher-store" / key,
+        task.teacher,
+        train_loader(config, task, split, batch_size=500, shuffle=False, drop_last=False),
+        views=views,
+        samples=int(split.ids.max()) + 1,
+        manifest=facts,
+    )
+    store.preload(split.images.device)
+    return store
+
+
+def train_loader(config: RunConfig, task: StudentTask, split: Split, **changes: Any) -> Loader:
+    """Batches for training, augmented, and normalised for the student."""
+    mean, std = normalisation(task.student)
+    options: dict[str, Any] = {
+        "batch_size": config.train.batch_size,
+        "augment": config.data.augment,
+        "seed": config.train.seed,
+        "augment_seed": config.train.seed if config.data.views is None else config.data.view_seed,
+        "views": config.data.views,
+        "channels_last": config.train.channels_last,
+    }
+    return Loader(split, mean=mean, std=std, **(options | changes))
+
+
+def normalisation(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of a timm model's inputs, for values in [0, 1]."""
+    settings = unwrap_model(model).pretrained_cfg
+    return tuple(settings["mean"]), tuple(settings["std"])
+
+
+def student_metadata(config: RunConfig, dataset: Dataset) -> dict[str, str]:
+    """What a file of weights says of itself: enough to build the model and to read its outputs.
+
+    One entry, because the order of several in a safetensors file differs from write to write.
+    """
+    return {
+        METADATA: json.dumps(
+            {
+                "model": config.student.name,
+                "options": config.student.options,
+                "in_chans": dataset.in_chans,
+                "image_size": dataset.image_size,
+                "classes": dataset.class_names,
+            }
+        )
+    }
+
+
+def read_about(weights: Path) -> dict[str, Any]:
+    """What `student_metadata` put into a file; empty for other files."""
+    if weights.suffix != ".safetensors":
+        return {}
+    return json.loads(read_metadata(weights).get(METADATA, "{}"))

@@ -1,0 +1,99 @@
+"""The summary of a run: what was run, how much, on what."""
+
+from __future__ import annotations
+
+import json
+import platform
+import resource
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from disk_kd.build import find_weights
+from disk_kd.config import RunConfig
+from disk_kd.data import Dataset
+from disk_kd.models import multiply_adds
+from disk_kd.tasks import StudentTask
+from disk_kd.train import Position
+
+SUMMARY = "summary.json"
+
+
+def summarise(config: RunConfig, task: StudentTask, dataset: Dataset, end: Position) -> dict[str, Any]:
+    """All of a run but its accuracy: what was run, how much, on what."""
+    student = task.student
+    size = (dataset.in_chans, dataset.image_size, dataset.image_size)
+    start = find_weights(config, "student")
+    return {
+        "description": config.description,
+        "published": config.published,
+        "method": config.method,
+        "student": config.student.name,
+        "teacher": config.teacher and config.teacher.name,
+        "data": dataset.name,
+        "train_samples": len(dataset.train),
+        "seed": config.train.seed,
+        "weight_decay": config.train.weight_decay,
+        "start": "scratch" if start is None else str(start),
+        "student_passes": end.student_passes,
+        "start_passes": 0 if start is None else _passes_before(start),
+        "all_passes": end.passes,
+        "selected_pass": end.best_pass if end.best_pass else end.student_passes,
+        "parameters": sum(p.numel() for p in student.parameters()),
+        "multiply_adds": multiply_adds(student, size),
+        "train_s": round(end.train_s, 2),
+        "images_per_s": round(end.images / end.train_s, 1),
+        **_environment(task.device),
+    }
+
+
+def last_metrics(folder: Path) -> dict[str, float]:
+    """The means of the last training line of a run's log."""
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [line for line in lines if line["kind"] == "train"][-1]
+
+
+def _passes_before(weights: Path) -> int | None:
+    """Student passes behind the weights that a run starts from; None where nobody knows."""
+    try:
+        summary = json.loads((weights.parent / SUMMARY).read_text())
+    except (OSError, ValueError):
+        return None
+    return summary["student_passes"] + summary["start_passes"]
+
+
+def _environment(device: torch.device) -> dict[str, Any]:
+    """Machine, versions and memory."""
+    cuda = device.type == "cuda"
+    return {
+        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_device_memory_bytes": torch.cuda.max_memory_allocated(device) if cuda else None,
+        "hardware": torch.cuda.get_device_name(device) if cuda else _processor(),
+        "threads": torch.get_num_threads(),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("disk-kd", "torch", "torchvision", "timm")},
+        },
+        "git_revision": _git_revision(),
+    }
+
+
+def _processor() -> str:
+    """Name of the processor, as the system gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _git_revision() -> str | None:
+    """Revision of the source that runs, with a mark when it was changed; None outside a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from disk_kd.errors import ConfigError
+from disk_kd.support import at_least_float32, log_add_helper, support
+
+
+def test_lists_each_member_once() -> None:
+    teacher_BC = torch.tensor([[5.0, 4.0, 3.0, 2.0], [5.0, 4.0, 3.0, 2.0], [0.0, 1.0, 2.0, 3.0]])
+    index_BM, member_BM = support(teacher_BC, torch.tensor([0, 3, 2]), 2)
+    members = [sorted(index[member].tolist()) for index, member in zip(index_BM, member_BM, strict=True)]
+    assert members == [[0, 1], [0, 1, 3], [2, 3]]
+    assert index_BM[:, -1].tolist() == [0, 3, 2]
+
+
+def test_all_classes_are_members_at_the_largest_k() -> None:
+    index_BM, member_BM = support(torch.zeros(2, 4), torch.tensor([1, 2]), 4)
+    assert member_BM.sum(1).tolist() == [4, 4]
+    assert sorted(index_BM[0, :4].tolist()) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("top_k", [-1, 0, 5])
+def test_refuses_k_outside_the_classes(top_k: int) -> None:
+    with pytest.raises(ConfigError, match=f"top_k must be from 1 to the 4 classes, got {top_k}"):
+        support(torch.zeros(2, 4), torch.tensor([1, 2]), top_k)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (torch.float16, torch.float32),
+        (torch.bfloat16, torch.float32),
+        (torch.float32, torch.float32),
+        (torch.float64, torch.float64),
+    ],
+)
+def test_never_works_below_float32(given: torch.dtype, expected: torch.dtype) -> None:
+    assert at_least_float32(torch.ones(1, dtype=given)).dtype == expected
+
+
+def test_log_of_the_sum_and_its_gradients() -> None:
+    log_s_BM = torch.tensor([[-0.1, -3.0, -50.0, -1e4], [-2.0, -1.0, -0.5, -300.0]], dtype=torch.float64)
+    helper_B = torch.tensor([0.2, 1e-3], dtype=torch.float64)
+    log_s_BM.requires_grad_()
+    helper_B.requires_grad_()
+    total_BM = log_add_helper(log_s_BM, helper_B)
+    torch.testing.assert_close(total_BM, torch.log(log_s_BM.exp() + helper_B[:, None]))
+    torch.autograd.gradcheck(log_add_helper, (log_s_BM, helper_B))
+
+
+def test_log_of_the_sum_without_help_is_exact() -> None:
+    log_s_BM = torch.tensor([[-0.1, -3.0, -50.0, -1e4]])
+    none_B = torch.zeros(1, requires_grad=True)
+    total_BM = log_add_helper(log_s_BM, none_B)
+    assert torch.equal(total_BM, log_s_BM)
+    (gradient_B,) = torch.autograd.grad(total_BM[0, 1], none_B)
+    assert gradient_B.item() == pytest.approx(torch.tensor(3.0).exp().item())
