@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench golden clean
 
 demo: $(READY)
 	$(BIN)/disk-kd demo
@@ -19,6 +19,9 @@ check: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/passes.py
+
+golden: $(READY)
+	$(BIN)/python tests/train/record_trajectory.py
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache

@@ -29,12 +29,12 @@ def budget_penalty(
 ) -> Tensor:
     """What help costs beyond its budget.
 
-    Formula: ``lambda relu( (1/n) sum_i g_i min(CE_i, max_ce) - delta ) + w mean_i log(1 + K g_i)``, where
-    CE_i is the cross-entropy of the student, at temperature 1, against the teacher's first class or the
-    label, and n >= 1 the number of labels in the batch that the student misses.
+    Formula: ``lambda relu( (1/n) sum_i g_i min(CE_i, max_ce) - delta )``, and for `against="teacher"` also
+    ``+ w mean_i log(1 + K g_i)``, where CE_i is the cross-entropy of the student, at temperature 1, against
+    the teacher's first class or the label, and n >= 1 the number of labels in the batch that the student misses.
 
-    The release's forms: CIFAR, `against="teacher"` and w of `scaffolded_nll`, or `against="label"` and
-    w = 0; ImageNet, `against="teacher"` and w = 0.
+    The release's forms: CIFAR, `against="teacher"` with the w of `scaffolded_nll`, or `against="label"`;
+    ImageNet, `against="teacher"` with w = 0.
 
     Args:
         student_logits: (B, C). Gradients flow into them; to train a helper alone, detach them first.
@@ -45,7 +45,7 @@ def budget_penalty(
         price: lambda >= 0; a number or a 0-dim tensor.
         max_ce: the cap on CE_i, in nats, above 0.
         top_k: K, of the second term only.
-        weight: w, the weight of the second term.
+        weight: w, the weight of the second term, which `against="label"` does not have.
         against: "teacher" or "label".
 
     Returns:
@@ -73,7 +73,8 @@ def budget_penalty(
     ce_B = F.cross_entropy(logits_BC, aim_B, reduction="none").clamp(max=max_ce)
     missed = (logits_BC.argmax(1) != targets).sum().clamp(min=1)
     excess = torch.relu((helper_B * ce_B).sum() / missed - budget)
-    return price * excess + weight * torch.log1p(top_k * helper_B).mean()
+    penalty = price * excess
+    return penalty + weight * torch.log1p(top_k * helper_B).mean() if against == "teacher" else penalty
 
 
 def _aim(teacher_logits_BC: Tensor, targets_B: Tensor, against: Against) -> Tensor:

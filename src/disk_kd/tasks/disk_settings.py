@@ -53,7 +53,7 @@ VARIANTS = {
         max_ce=5.0,
     ),
     "imagenet": DiSKSettings(
-        helper="teacher-pooled",
+        helper="teacher-pooled-deep",
         top_k=20,
         student_temperature=1.0,
         teacher_temperature=1.0,
