@@ -104,7 +104,19 @@ def build_model(config: RunConfig, part: str, dataset: Dataset) -> nn.Module:
     about = {} if weights is None else read_about(weights)
     if "classes" in about:
         check_labels(dataset.class_names, about["classes"])
+    if part == "teacher" and weights is None:
+        _check_pretrained_classes(built, dataset)
     return built
+
+
+def _check_pretrained_classes(teacher: nn.Module, dataset: Dataset) -> None:
+    """timm gives a pretrained model a new, random classifier when asked for other classes: no teacher."""
+    theirs = unwrap_model(teacher).pretrained_cfg.get("num_classes", dataset.num_classes)
+    if theirs != dataset.num_classes:
+        raise ModelError(
+            f"the pretrained teacher has {theirs} classes, {dataset.name} has {dataset.num_classes}; "
+            "train it on this dataset first and give --teacher.weights"
+        )
 
 
 def build_task(config: RunConfig, dataset: Dataset, device: torch.device) -> StudentTask:

@@ -158,18 +158,21 @@ def _row(recipe: str, seeds: int, runs: Path, options: Sequence[str], failures: 
         if None not in values:
             row[name] = statistics.fmean(values)
             row[f"{name}_std"] = statistics.stdev(values) if len(values) > 1 else None
-    for name in (
-        "method",
-        "student",
-        "teacher",
-        "student_passes",
-        "start_passes",
-        "weight_decay",
-        "parameters",
-    ):
-        row[name] = first[name]
+    row |= {name: first[name] for name in _CONDITIONS}
     return row
 
+
+_CONDITIONS = (
+    "description",
+    "method",
+    "student",
+    "teacher",
+    "student_passes",
+    "start_passes",
+    "weight_decay",
+    "parameters",
+    "published",
+)
 
 _MEASURES = {
     "top1": lambda summary, split: summary[split]["top1"],
@@ -208,7 +211,7 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
     folders = {str(Path(row["recipe"]).parent) for row in rows}
     common = f"{folders.pop()}/" if len(folders) == 1 else ""
     view = Table(
-        title=f"{common or 'recipes'}: mean ± standard deviation over n seeds", box=SIMPLE_HEAD, pad_edge=False
+        title=f"{common or 'recipes'}: mean ± standard deviation over n seeds", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
     )
     view.add_column("recipe", no_wrap=True)
     for title in ("n", "passes", "top-1 %", "NLL", "ECE", "used/budget"):

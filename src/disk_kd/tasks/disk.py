@@ -24,6 +24,9 @@ from disk_kd.teacher import feature_sizes, forward_with_map
 HELPED = 1e-3
 """An example counts as helped from this g on; a smaller one moves no probability by more than that."""
 
+ScaffoldInputs = tuple[Tensor, Tensor, Tensor, Tensor]
+"""What every scaffolded loss reads: student logits (B, C), teacher logits (B, C), targets (B,), helper (B,)."""
+
 
 class StudentAndHelper(nn.Module):
     """Student and helper network behind one forward pass, as data-parallel wrappers need it."""
@@ -198,22 +201,23 @@ class DiSKTask(StudentTask):
         price = self.price.clone() if self.settings.price_rate else scheduled(self.settings.price, passes)
         logits_BC, helper_B = self._student_and_helper(input, target, teacher, price)
         ce = F.cross_entropy(logits_BC.float(), target, label_smoothing=self.label_smoothing)
-        given = (teacher["logits"], target)
-        terms = (*given, budget, price)
         joint = self.variant == "imagenet"
+        batch = (logits_BC, teacher["logits"], target, helper_B)
 
         if self.phase == "helper":
-            loss, scaffold = self._helper_loss(logits_BC, helper_B, *terms)
+            scaffold = self._scaffold(batch)
+            loss = self._helper_weight * scaffold + self._penalty(batch, budget, price)
         else:
-            scaffold = self._scaffold(logits_BC, helper_B if joint else helper_B.detach(), *given)
+            scaffold = self._scaffold(batch if joint else (*batch[:3], helper_B.detach()))
             loss = self.settings.ce_weight * ce + self.settings.kd_weight * scaffold
             if self.helper is not None and joint:
-                loss = loss + self._penalty(logits_BC, helper_B, *terms)
+                loss = loss + self._penalty(batch, budget, price)
             elif self.helper is not None and self.phase is None:
-                loss = loss + self._helper_loss(logits_BC.detach(), helper_B, *terms)[0]
+                fixed = (logits_BC.detach(), *batch[1:])
+                loss = loss + self._helper_weight * self._scaffold(fixed) + self._penalty(fixed, budget, price)
 
         helper_B = helper_B.detach()
-        used = self._budget_used(logits_BC.detach(), helper_B, *given)
+        used = self._budget_used((logits_BC.detach(), *batch[1:3], helper_B))
         if self.training and torch.is_grad_enabled():
             self._advance(used, budget)
         return {
@@ -246,67 +250,37 @@ class DiSKTask(StudentTask):
         )
         return logits_BC, helper_B
 
-    def _scaffold(self, logits_BC: Tensor, helper_B: Tensor, teacher_BC: Tensor, target_B: Tensor) -> Tensor:
+    def _scaffold(self, batch: ScaffoldInputs) -> Tensor:
         """The student's divergence from the teacher, with help and with the temperatures' factor."""
         terms = self._support_and_temperatures()
-        if self.variant != "normalised":
-            return scaffolded_nll(logits_BC, teacher_BC, target_B, helper_B, fill=self.fill, **terms)
-        return self._heat * scaffolded_kl(logits_BC, teacher_BC, target_B, helper_B, **terms)
-
-    def _helper_loss(
-        self,
-        logits_BC: Tensor,
-        helper_B: Tensor,
-        teacher_BC: Tensor,
-        target_B: Tensor,
-        budget: Tensor,
-        price: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """What a helper network minimises, and the divergence in it."""
-        scaffold = self._scaffold(logits_BC, helper_B, teacher_BC, target_B)
-        weight = 1 / self._heat if self.variant == "normalised" else self.settings.kd_weight
-        return weight * scaffold + self._penalty(logits_BC, helper_B, teacher_BC, target_B, budget, price), scaffold
-
-    def _penalty(
-        self,
-        logits_BC: Tensor,
-        helper_B: Tensor,
-        teacher_BC: Tensor,
-        target_B: Tensor,
-        budget: Tensor,
-        price: Tensor,
-    ) -> Tensor:
-        """The price of the help."""
         if self.variant == "normalised":
-            return price * self._budget_used(logits_BC, helper_B, teacher_BC, target_B)
+            return self._heat * scaffolded_kl(*batch, **terms)
+        return scaffolded_nll(*batch, fill=self.fill, **terms)
+
+    def _penalty(self, batch: ScaffoldInputs, budget: Tensor, price: Tensor) -> Tensor:
+        """The price of the help, for a helper network."""
+        if self.variant == "normalised":
+            return price * self._budget_used(batch)
+        return self._released_penalty(batch, budget, price, self.settings.kd_weight if self.variant == "paper" else 0.0)
+
+    def _budget_used(self, batch: ScaffoldInputs) -> Tensor:
+        """The help given, in nats, in the variant's own unit."""
+        if self.variant != "normalised":
+            return self._released_penalty(batch, budget=0.0, price=1.0, weight=0.0)
+        logits_BC, _, target_B, helper_B = batch
+        ce_B = F.cross_entropy(logits_BC.float(), target_B, reduction="none")
+        return (helper_B * ce_B.clamp(max=self.settings.max_ce)).mean()
+
+    def _released_penalty(
+        self, batch: ScaffoldInputs, budget: float | Tensor, price: float | Tensor, weight: float
+    ) -> Tensor:
         return budget_penalty(
-            logits_BC,
-            teacher_BC,
-            target_B,
-            helper_B,
+            *batch,
             budget=budget,
             price=price,
             max_ce=self.settings.max_ce,
             top_k=self.settings.top_k,
-            weight=self.settings.kd_weight if self.variant == "paper" else 0.0,
-            against=self.against,
-        )
-
-    def _budget_used(self, logits_BC: Tensor, helper_B: Tensor, teacher_BC: Tensor, target_B: Tensor) -> Tensor:
-        """The help given, in nats, in the variant's own unit."""
-        if self.variant == "normalised":
-            ce_B = F.cross_entropy(logits_BC.float(), target_B, reduction="none")
-            return (helper_B * ce_B.clamp(max=self.settings.max_ce)).mean()
-        return budget_penalty(
-            logits_BC,
-            teacher_BC,
-            target_B,
-            helper_B,
-            budget=0.0,
-            price=1.0,
-            max_ce=self.settings.max_ce,
-            top_k=self.settings.top_k,
-            weight=0.0,
+            weight=weight,
             against=self.against,
         )
 
@@ -321,6 +295,11 @@ class DiSKTask(StudentTask):
     @property
     def _heat(self) -> float:
         return self.settings.student_temperature * self.settings.teacher_temperature
+
+    @property
+    def _helper_weight(self) -> float:
+        """Of the divergence in a helper network's loss; the normalised form prices the divergence without T_s T_t."""
+        return 1 / self._heat if self.variant == "normalised" else self.settings.kd_weight
 
     def _support_and_temperatures(self) -> dict[str, Any]:
         return {

@@ -38,6 +38,10 @@ class Meter:
         self.sums, self.weight = None, 0.0
         return means
 
+    def finite(self) -> bool:
+        """Whether all that was added is finite; it waits for the device."""
+        return self.sums is None or bool(self.sums.isfinite().all())
+
     def state_dict(self) -> dict[str, Any]:
         """For the checkpoint."""
         return {"names": self.names, "sums": self.sums, "weight": self.weight}

@@ -162,8 +162,10 @@ def fit(
                     log.timing(at.steps, train_s=at.train_s, images_per_s=at.images / at.train_s)
                     display.note(phase.name, at.images / at.train_s, means)
                     if not math.isfinite(means["loss"]):
-                        raise DivergenceError(_diverged(means["loss"], at.steps))
+                        raise DivergenceError(_diverged(at.steps))
                 if time.monotonic() - saved_at >= settings.checkpoint_every_s:
+                    if not meter.finite():
+                        raise DivergenceError(_diverged(at.steps))
                     save_checkpoint(folder / CHECKPOINT, state())
                     saved_at = time.monotonic()
 
@@ -221,8 +223,8 @@ def evaluated(task: StudentTask) -> nn.Module:
     return unwrap_model(task.get_eval_model(ema=task.has_ema()))
 
 
-def _diverged(loss: float, steps: int) -> str:
-    return f"the loss became {loss} within {steps} steps; lower train.lr or set train.clip_grad"
+def _diverged(steps: int) -> str:
+    return f"the loss is no longer finite after {steps} steps; lower train.lr or set train.clip_grad"
 
 
 def _validation_line(title: str, at: Position, metrics: Mapping[str, float]) -> str:

@@ -1,0 +1,84 @@
+"""Comparisons: what runs first, what is reused, and what a table says."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from disk_kd.cli import main
+from disk_kd.compare import Cell, compare, markdown, plan_waves, table
+
+
+def test_weights_are_made_before_they_are_used(tmp_path: Path) -> None:
+    cells = [Cell("cifar100/resnet10_s/resnet10_l-kd", seed) for seed in (0, 1)]
+    waves = plan_waves(cells, tmp_path, ())
+    start = [Cell("cifar100/start-resnet10_s", seed) for seed in (0, 1)]
+    assert [set(wave) for wave in waves] == [{Cell("cifar100/teacher-resnet10_l", 0), *start}, set(cells)]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny: Sequence[str]) -> tuple[Path, list[str]]:
+    """Two recipes on two seeds, the second of which diverges."""
+    root = tmp_path_factory.mktemp("compare")
+    (root / "wild.yaml").write_text("description: too high\nmethod: {name: ce}\ntrain: {lr: 1.0e12}\n")
+    recipes = ["digits/kd", str(root / "wild.yaml")]
+    options = [option for option in tiny if option.startswith(("--data", "--train"))]
+    assert main(["compare", *recipes, "--seeds=2", f"--runs={root / 'runs'}", *options]) == 0
+    return root / "runs", recipes
+
+
+def test_table_has_means_failures_and_conditions(finished: tuple[Path, list[str]]) -> None:
+    runs, recipes = finished
+    with (runs / "compare.csv").open() as file:
+        rows = {row["recipe"]: row for row in csv.DictReader(file)}
+    summaries = [json.loads((runs / f"digits/kd/seed{seed}/summary.json").read_text()) for seed in (0, 1)]
+    top1 = [summary["test"]["top1"] for summary in summaries]
+    kd = rows["digits/kd"]
+    assert float(kd["top1"]) == pytest.approx(sum(top1) / 2)
+    assert float(kd["top1_std"]) == pytest.approx(abs(top1[0] - top1[1]) / 2**0.5)
+    assert (kd["n"], kd["student_passes"], kd["start_passes"]) == ("2", "2", "0")
+    assert rows[recipes[1]]["n"] == "0"
+    assert "the loss is no longer finite" in rows[recipes[1]]["failed"]
+    text = (runs / "compare.md").read_text()
+    assert "| digits/kd | KD" in text
+    assert "failed: the loss is no longer finite" in text
+
+
+def test_finished_runs_are_not_run_again(finished: tuple[Path, list[str]], tiny: Sequence[str]) -> None:
+    runs, _ = finished
+    summary = runs / "digits/kd/seed0/summary.json"
+    before = os.stat(summary).st_mtime_ns
+    options = [option for option in tiny if option.startswith(("--data", "--train"))]
+    rows = compare(["digits/kd"], seeds=1, runs=runs, options=options, console=Console(quiet=True))
+    assert os.stat(summary).st_mtime_ns == before
+    assert rows[0]["n"] == 1
+
+
+def test_terminal_table_fits_eighty_columns(
+    finished: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured = {"top1": 42.123, "top1_std": 0.456, "nll": 2.1, "nll_std": 0.01, "ece": 0.1, "ece_std": 0.01}
+    budget = {"budget": 0.1, "budget_std": 0.0, "budget_used": 0.0974, "budget_used_std": 0.001}
+    row = {
+        "recipe": "cifar100-16px/disk-constant",
+        "n": 3,
+        "start_passes": 20,
+        "student_passes": 30,
+        **measured,
+        **budget,
+    }
+    Console(width=80).print(table([row, row]))
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    assert "disk-constant" in out
+    assert "42.12 ± 0.46" in out
+    assert "0.097/0.100" in out
+    row |= {"description": "d", "weight_decay": 5e-4, "published": 58.14, "failed": ""}
+    assert "20+30" in markdown([row])
+    assert "58.14" in markdown([row])
