@@ -24,7 +24,7 @@ ALLOWED = {
     "tasks": {"losses", "helpers", "teacher"},
     "train": {"data", "teacher", "tasks"},  # of tasks the protocol alone: StudentTask and Phase
     "config": {"tasks", "models", "data", "teacher", "train"},
-    "build": {"config", "tasks", "models", "data", "teacher"},
+    "build": {"config", "tasks", "models", "data", "teacher", "train"},
     "summary": {"build", "config", "tasks", "models", "data", "train"},
     "run": {"build", "summary", "config", "tasks", "models", "data", "train", "evaluate"},
     "compare": {"config", "run", "summary"},

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 from timm.utils import unwrap_model
 from torch import nn
 
@@ -18,6 +19,7 @@ from disk_kd.errors import CheckpointError, ConfigError, ModelError
 from disk_kd.models import create_model, read_metadata
 from disk_kd.tasks import METHODS, StudentTask
 from disk_kd.teacher import Teacher, TeacherStore, teacher_facts
+from disk_kd.train import Display
 
 STUDENT = "student.safetensors"
 METADATA = "disk_kd"
@@ -138,7 +140,7 @@ def build_task(config: RunConfig, dataset: Dataset, device: torch.device) -> Stu
     return task
 
 
-def open_store(config: RunConfig, task: StudentTask, split: Split) -> TeacherStore | None:
+def open_store(config: RunConfig, task: StudentTask, split: Split, console: Console) -> TeacherStore | None:
     """The teacher's stored outputs, made where there are none yet; None where the teacher is to run at each step.
 
     Raises:
@@ -158,14 +160,20 @@ def open_store(config: RunConfig, task: StudentTask, split: Split) -> TeacherSto
         "views": views,
     }
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-    store = TeacherStore.build(
-        config.runs / "teacher-store" / key,
-        task.teacher,
-        train_loader(config, task, split, batch_size=500, shuffle=False, drop_last=False),
-        views=views,
-        samples=int(split.ids.max()) + 1,
-        manifest=facts,
-    )
+    folder = config.runs / "teacher-store" / key
+    loader = train_loader(config, task, split, batch_size=500, shuffle=False, drop_last=False)
+    display = Display(views * loader.steps_per_pass, title=f"teacher's outputs, {views} views", console=console)
+    display.line(f"Stored teacher outputs: {folder} ({views} views of {len(split):,} samples; made once, then shared)")
+    with display:
+        store = TeacherStore.build(
+            folder,
+            task.teacher,
+            loader,
+            views=views,
+            samples=int(split.ids.max()) + 1,
+            manifest=facts,
+            progress=lambda done, total: display.step(done),
+        )
     store.preload(split.images.device)
     return store
 

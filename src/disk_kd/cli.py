@@ -95,8 +95,8 @@ def demo(arguments: Sequence[str]) -> None:
     """Teacher, then CE / KD / DiSK students on embedded digits, three seeds each; a table."""
     parser = _Parser(prog="disk-kd demo", description=demo.__doc__)
     parser.add_argument("--runs", type=Path, default=Path("runs/demo"), help="folder of the run directories")
-    parser.add_argument("--seeds", type=_count, default=3, help="how many seeds")
-    parser.add_argument("--jobs", type=_count, default=cores(), help="runs at a time")
+    parser.add_argument("--seeds", type=count, default=3, help="how many seeds")
+    parser.add_argument("--jobs", type=count, default=cores(), help="runs at a time")
     options = parser.parse_args(arguments)
     console = Console()
     console.print(
@@ -121,9 +121,9 @@ def compare_recipes(arguments: Sequence[str]) -> None:
         " unfinished ones go on. All further options, such as --data.root DIR, go to every run.",
     )
     parser.add_argument("recipes", nargs="+", metavar="RECIPE", help="a name or a file")
-    parser.add_argument("--seeds", type=_count, default=3, help="how many seeds, from 0")
+    parser.add_argument("--seeds", type=count, default=3, help="how many seeds, from 0")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the run directories and the table")
-    parser.add_argument("--jobs", type=_count, default=1, help="runs at a time, which share the cores")
+    parser.add_argument("--jobs", type=count, default=1, help="runs at a time, which share the cores")
     options, rest = parser.parse_known_args(arguments)
     compare(options.recipes, seeds=options.seeds, runs=options.runs, options=rest, jobs=options.jobs)
 
@@ -171,8 +171,8 @@ def list_names(arguments: Sequence[str]) -> None:
             table.add_column(column, justify="left" if column == "model" else "right")
         for name in timm.list_models("cifar_*"):
             model = create_model(name, num_classes=100)
-            count = sum(p.numel() for p in model.parameters())
-            table.add_row(name, f"{count:,}", f"{multiply_adds(model, (3, 32, 32)):,}")
+            parameters = sum(p.numel() for p in model.parameters())
+            table.add_row(name, f"{parameters:,}", f"{multiply_adds(model, (3, 32, 32)):,}")
         table.caption = "at 3x32x32 and 100 classes; every timm model works by name too"
     else:
         entries = {"methods": _method_lines, "datasets": lambda: DATASETS, "recipes": list_recipes}[what]()
@@ -213,7 +213,7 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(message)
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")

@@ -131,7 +131,7 @@ def _share_cores(jobs: int) -> None:
 def _run_cell(cell: Cell, runs: Path, options: Sequence[str]) -> dict[str, Any] | str:
     """The run's summary, or why there is none."""
     try:
-        return execute(cell_config(cell, runs, options))
+        return execute(cell_config(cell, runs, options), Console(quiet=True))
     except (DiskKDError, OSError) as error:
         return str(error)
 

@@ -52,6 +52,7 @@ def execute(config: RunConfig, console: Console | None = None) -> dict[str, Any]
         OSError: the disk is full or not writable; what was written before stays whole.
     """
     folder, settings = config.output, config.train
+    console = console or Console(quiet=config.quiet)
     _check_folder(config)
     if (folder / SUMMARY).exists():
         return json.loads((folder / SUMMARY).read_text())
@@ -65,7 +66,7 @@ def execute(config: RunConfig, console: Console | None = None) -> dict[str, Any]
     plan = plan_passes(task.phases, settings.passes)
     task.steps_per_pass = loader.steps_per_pass * settings.accumulate
     _check_space(folder, task)
-    store = open_store(config, task, loader.split)
+    store = open_store(config, task, loader.split, console)
     for path in (folder, folder / "best", folder / "last"):
         path.mkdir(parents=True, exist_ok=True)
     write_text(folder / CONFIG, config.text)
@@ -74,7 +75,7 @@ def execute(config: RunConfig, console: Console | None = None) -> dict[str, Any]
         return evaluate_split(evaluated(task), split, settings.channels_last).as_dict()
 
     validation = None if dataset.validation is None else dataset.validation.to(device)
-    display = Display(len(plan) * loader.steps_per_pass, title=str(folder), quiet=config.quiet, console=console)
+    display = Display(len(plan) * loader.steps_per_pass, title=str(folder), console=console)
     end = fit(
         task,
         loader,

@@ -220,6 +220,18 @@ def test_class_counts_must_agree() -> None:
         DiSKTask(model(), timm.create_model("cifar_resnet10_xs", num_classes=7))
 
 
+def test_models_that_are_not_timms_do_for_logits() -> None:
+    def plain() -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 20))
+
+    t = DiSKTask(plain(), plain())
+    x, y = batch()
+    t(x, y)["loss"].backward()
+    assert moved(t.student)
+    with pytest.raises(ModelError, match="Sequential has no forward_features"):
+        DiSKTask(plain(), plain(), helper="teacher-map")
+
+
 def test_variants_cut_top_k_to_few_classes() -> None:
     few = timm.create_model("cifar_resnet10_xxs", num_classes=3)
     assert DiSKTask(few, timm.create_model("cifar_resnet10_xs", num_classes=3)).settings.top_k == 3

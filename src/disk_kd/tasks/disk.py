@@ -19,7 +19,7 @@ from disk_kd.tasks.checks import fraction
 from disk_kd.tasks.disk_settings import disk_settings
 from disk_kd.tasks.phase import Phase
 from disk_kd.tasks.schedule import Cosine, scheduled
-from disk_kd.teacher import feature_sizes, forward_with_map
+from disk_kd.teacher import Teacher, feature_sizes, forward_with_map
 
 HELPED = 1e-3
 """An example counts as helped from this g on; a smaller one moves no probability by more than that."""
@@ -130,7 +130,7 @@ class DiSKTask(StudentTask):
     ) -> None:
         settings = disk_settings(
             variant,
-            classes=unwrap_model(student).num_classes,
+            classes=_classes(student, teacher),
             helper=helper,
             top_k=top_k,
             student_temperature=student_temperature,
@@ -307,6 +307,12 @@ class DiSKTask(StudentTask):
             "student_temperature": self.settings.student_temperature,
             "teacher_temperature": self.settings.teacher_temperature,
         }
+
+
+def _classes(*models: nn.Module) -> int | None:
+    """The number of classes, as the first of these models says that says it."""
+    plain = (unwrap_model(model.model if isinstance(model, Teacher) else model) for model in models)
+    return next((model.num_classes for model in plain if hasattr(model, "num_classes")), None)
 
 
 def _alternation(student_passes: int, helper_passes: int, helper_warmup_passes: int) -> tuple[Phase, ...]:

@@ -68,14 +68,24 @@ VARIANTS = {
 """This project's form, and the release's for CIFAR and for ImageNet. Periods are in student passes."""
 
 
-def disk_settings(variant: str, classes: int, **given: Any) -> DiSKSettings:
-    """The variant's settings with the given ones in their place, checked."""
+def disk_settings(variant: str, classes: int | None, **given: Any) -> DiSKSettings:
+    """The variant's settings with the given ones in their place, checked.
+
+    Args:
+        variant: a key of `VARIANTS`.
+        classes: how many there are; None where neither model says, and the losses check `top_k` later.
+        given: settings by name; None stands for the variant's own.
+
+    Raises:
+        ConfigError: as `DiSKTask`.
+    """
     if variant not in VARIANTS:
         raise ConfigError(f"unknown variant {variant!r} of DiSK; {nearest(variant, VARIANTS)}")
     start = VARIANTS[variant]
-    start = replace(start, top_k=min(start.top_k, classes))
+    if classes is not None:
+        start = replace(start, top_k=min(start.top_k, classes))
     settings = replace(start, **{name: value for name, value in given.items() if value is not None})
-    if not 1 <= settings.top_k <= classes:
+    if settings.top_k < 1 or (classes is not None and settings.top_k > classes):
         raise ConfigError(f"top_k must be from 1 to the number of classes, {classes}, not {settings.top_k}")
     for name in ("student_temperature", "teacher_temperature", "max_ce"):
         positive(name, getattr(settings, name))

@@ -110,10 +110,10 @@ def _tensorboard(folder: Path) -> Any:
 
 
 class Display:
-    """Progress of a run: a live bar on a terminal, one line an evaluation elsewhere, nothing when quiet."""
+    """Progress of a run: a live bar on a terminal, one line an evaluation elsewhere, nothing on a quiet console."""
 
-    def __init__(self, total_steps: int, *, title: str, quiet: bool = False, console: Console | None = None) -> None:
-        self.console = console or Console(quiet=quiet)
+    def __init__(self, total_steps: int, *, title: str, console: Console) -> None:
+        self.console = console
         self.title = title
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -122,7 +122,7 @@ class Display:
             TextColumn("{task.fields[note]}"),
             TimeRemainingColumn(),
             console=self.console,
-            disable=quiet or not self.console.is_terminal,
+            disable=console.quiet or not console.is_terminal,
             transient=True,
         )
         self._task = self._bar.add_task(title, total=total_steps, note="")
