@@ -309,7 +309,8 @@ def _one_line_errors(parser: ArgumentParser) -> Iterator[None]:
     except DiskKDError:
         raise
     except (ArgumentError, ValueError, TypeError, KeyError) as error:
-        text = " ".join(str(error).split()).replace("Parser key", "option").replace("Expected a typing.Literal", "Expected one of ")
+        text = " ".join(str(error).split())
+        text = text.replace("Parser key", "option").replace("Expected a typing.Literal", "Expected one of ")
         unknown = re.search(
             r"(?:Group '([\w.]+)' does not accept option|unrecognized arguments: --|Key) ?'?([\w.]+)", text
         )
