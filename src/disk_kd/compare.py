@@ -74,11 +74,8 @@ def compare(
                 done += 1
                 if isinstance(outcome, str):
                     failures[cell] = outcome
-                console.print(
-                    f"[{done}/{total}] {cell.recipe} seed {cell.seed}: {_said(outcome)}",
-                    highlight=False,
-                    markup=False,
-                )
+                text = f"[{done}/{total}] {cell.recipe} seed {cell.seed}: {_said(outcome)}"
+                console.print(text, highlight=False, markup=False, soft_wrap=True)
     rows = [_row(recipe, seeds, runs, options, failures) for recipe in recipes]
     write_text(runs / "compare.md", markdown(rows))
     write_text(runs / "compare.csv", csv_text(rows))

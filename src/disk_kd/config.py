@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import resources
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -172,7 +173,7 @@ def parse_run(command: str, arguments: Sequence[str]) -> RunConfig:
         runs=values.runs,
         resume=values.resume,
         quiet=values.quiet,
-        text=parser.dump(parsed),
+        text=f"# disk-kd {version('disk-kd')}\n{parser.dump(parsed)}",
     )
 
 

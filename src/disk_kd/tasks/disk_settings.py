@@ -37,7 +37,7 @@ VARIANTS = {
         ce_weight=0.1,
         budget=0.01,
         price=0.0,
-        price_rate=0.05,
+        price_rate=0.5,
         max_ce=5.0,
     ),
     "paper": DiSKSettings(
