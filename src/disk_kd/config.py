@@ -10,7 +10,7 @@ import re
 from argparse import ArgumentError
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, is_dataclass
 from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
@@ -159,6 +159,10 @@ def parse_run(command: str, arguments: Sequence[str]) -> RunConfig:
         parsed.pop(name)
     options = vars(values.method)
     options.pop("name")
+    options = METHODS[method].with_defaults(options)
+    for name, value in options.items():
+        if parsed.method[name] is None:
+            parsed.method[name] = asdict(value) if is_dataclass(value) else value  # type: ignore[arg-type]
     return RunConfig(
         command=command,
         data=values.data,

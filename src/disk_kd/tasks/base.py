@@ -50,6 +50,14 @@ class StudentTask(TrainingTask):
         self.trainable_module = student
         self.teacher = None if teacher is None else Teacher.of(teacher, student, needs)
 
+    @classmethod
+    def with_defaults(cls, options: dict[str, Any]) -> dict[str, Any]:
+        """Options of the constructor, with None replaced where the method then takes a fixed value.
+
+        What a run's config holds: it repeats the run although a later version may choose other defaults.
+        """
+        return options
+
     @property
     def student(self) -> nn.Module:
         """The plain model: nothing of the method is needed to use or export it."""

@@ -16,7 +16,7 @@ from disk_kd.helpers import HELPERS, HelperNetwork, exact_helper, make_helper
 from disk_kd.losses import budget_penalty, scaffolded_kl, scaffolded_nll
 from disk_kd.tasks.base import StudentTask
 from disk_kd.tasks.checks import fraction
-from disk_kd.tasks.disk_settings import disk_settings
+from disk_kd.tasks.disk_settings import disk_settings, variant_defaults
 from disk_kd.tasks.phase import Phase
 from disk_kd.tasks.schedule import Cosine, scheduled
 from disk_kd.teacher import Teacher, feature_sizes, forward_with_map
@@ -163,6 +163,15 @@ class DiSKTask(StudentTask):
         start = settings.price.start if isinstance(settings.price, Cosine) else settings.price
         self.register_buffer("step", torch.zeros((), dtype=torch.int64, device=self.device))
         self.register_buffer("price", torch.tensor(float(start), device=self.device))
+
+    @classmethod
+    def with_defaults(cls, options: dict[str, Any]) -> dict[str, Any]:
+        """The variant's settings in place of None, but for `top_k`, which also depends on the classes.
+
+        Raises:
+            ConfigError: the variant is unknown.
+        """
+        return options | variant_defaults(options)
 
     @property
     def student(self) -> nn.Module:

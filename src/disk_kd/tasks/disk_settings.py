@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from disk_kd.errors import ConfigError, nearest
@@ -79,9 +79,7 @@ def disk_settings(variant: str, classes: int | None, **given: Any) -> DiSKSettin
     Raises:
         ConfigError: as `DiSKTask`.
     """
-    if variant not in VARIANTS:
-        raise ConfigError(f"unknown variant {variant!r} of DiSK; {nearest(variant, VARIANTS)}")
-    start = VARIANTS[variant]
+    start = _start(variant)
     if classes is not None:
         start = replace(start, top_k=min(start.top_k, classes))
     settings = replace(start, **{name: value for name, value in given.items() if value is not None})
@@ -97,6 +95,19 @@ def disk_settings(variant: str, classes: int | None, **given: Any) -> DiSKSettin
             non_negative(name, end)
     _check_helper(settings.helper, variant)
     return settings
+
+
+def variant_defaults(options: dict[str, Any]) -> dict[str, Any]:
+    """The variant's values of the settings that `options` leave at None, but for `top_k`."""
+    start = _start(options["variant"])
+    names = {field.name for field in fields(start)} - {"top_k"}
+    return {name: getattr(start, name) for name in names if options.get(name) is None}
+
+
+def _start(variant: str) -> DiSKSettings:
+    if variant not in VARIANTS:
+        raise ConfigError(f"unknown variant {variant!r} of DiSK; {nearest(variant, VARIANTS)}")
+    return VARIANTS[variant]
 
 
 def _check_helper(helper: float | str, variant: str) -> None:
