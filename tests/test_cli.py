@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from filelock import FileLock
 from safetensors.torch import load_file
 
 from disk_kd.build import METADATA, STUDENT
@@ -81,6 +82,44 @@ def test_released_checkpoint_is_converted_and_evaluated(tmp_path: Path, capsys: 
     says(capsys, ["convert", str(tmp_path / "model.pth.tar")], "exists")
 
 
+def test_evaluate_takes_the_data_of_the_run_wherever_the_options_stand(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured = []
+    for arguments in (
+        ["--split", "train", str(run)],
+        [str(run), "--split=train"],
+        [str(run / STUDENT), "--split=train"],
+    ):
+        assert main(["evaluate", *arguments, "--json"]) == 0
+        measured.append(json.loads(capsys.readouterr().out))
+    assert measured[0] == measured[1] == measured[2]
+    assert measured[0]["samples"] == 120
+
+
+def test_a_start_from_a_run_that_started_from_a_file(run: Path, tiny: Sequence[str], tmp_path: Path) -> None:
+    save_tensors(tmp_path / "w.safetensors", load_file(run / STUDENT))
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert main(["train", *tiny, f"--student.weights={tmp_path / 'w.safetensors'}", f"--output={first}"]) == 0
+    assert main(["train", *tiny, f"--student.weights={first}", f"--output={second}"]) == 0
+    known = main(["train", *tiny, f"--student.weights={run}", f"--output={tmp_path / 'known'}"])
+    assert known == 0
+    passes = [
+        json.loads((tmp_path / name / "summary.json").read_text())["start_passes"] for name in ("second", "known")
+    ]
+    assert passes == [None, 2]
+
+
+def test_a_run_directory_in_use_is_left_alone(
+    run: Path, tiny: Sequence[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run" / "last").mkdir(parents=True)
+    (tmp_path / "run" / "config.yaml").write_text((run / "config.yaml").read_text())
+    with FileLock(tmp_path / "run" / "last" / "lock"):
+        says(capsys, ["train", *tiny, f"--output={tmp_path / 'run'}", "--resume"], "another process is at work")
+    assert main(["train", *tiny, f"--output={tmp_path / 'run'}", "--resume"]) == 0
+
+
 @pytest.mark.parametrize("what", ["models", "methods", "datasets", "recipes"])
 def test_list(what: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", what]) == 0
@@ -116,6 +155,10 @@ def test_print_config_is_a_recipe(capsys: pytest.CaptureFixture[str], tmp_path: 
         (["train", "--train.passes=many"], "train.passes.*many"),
         (["train", "--train.passes=0"], "train.passes must be at least 1, not 0"),
         (["train", "--train.lr=-1"], "train.lr must be positive"),
+        (["train", "--train.seed=99999999999999999999"], "train.seed must be below"),
+        (["train", "--student.name=vit_tiny_patch16_224"], "vit_tiny_patch16_224|VisionTransformer|image|size"),
+        (["train", "--train.batch_size=1"], "batch normalisation needs at least 2 images at a time, not 1"),
+        (["distill", "--method.budget={start: a}"], r"method.budget.*not a valid value|method.budget"),
         (["train", "--train.optimizer=sdg"], "unknown optimizer 'sdg'; nearest: sgd"),
         (["train", "--train.precision=int8"], "train.precision"),
         (["train", "--train.device=cuda:77"], "no device 'cuda:77' here"),
@@ -152,7 +195,7 @@ def test_mistakes(
         (["--method.temperature=0", "--method=kd"], "temperature must be a positive number, not 0"),
         (["--method.top_k=11"], "top_k must be from 1 to the number of classes, 10, not 11"),
         (["--method.helper=exactly"], "unknown helper 'exactly'.*nearest: exact"),
-        (["--teacher.name=cifar_resnet10_xs"], "xs|shape|fit"),
+        (["--teacher.name=cifar_resnet10_xs"], "does not fit ResNet: .*; give weights of this architecture"),
         (["--method.helper=2"], "constant helper must be from 0 to 1"),
         (["--teacher.store=true"], "teacher.store needs data.views"),
     ],

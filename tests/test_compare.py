@@ -13,11 +13,12 @@ from rich.console import Console
 
 from disk_kd.cli import main
 from disk_kd.compare import Cell, compare, markdown, plan_waves, table
+from disk_kd.errors import ConfigError
 
 
 def test_weights_are_made_before_they_are_used(tmp_path: Path) -> None:
     cells = [Cell("cifar100/resnet10_s/resnet10_l-kd", seed) for seed in (0, 1)]
-    waves = plan_waves(cells, tmp_path, ())
+    waves = plan_waves(cells, tmp_path)
     start = [Cell("cifar100/start-resnet10_s", seed) for seed in (0, 1)]
     assert [set(wave) for wave in waves] == [{Cell("cifar100/teacher-resnet10_l", 0), *start}, set(cells)]
 
@@ -58,6 +59,26 @@ def test_finished_runs_are_not_run_again(finished: tuple[Path, list[str]], tiny:
     rows = compare(["digits/kd"], seeds=1, runs=runs, options=options, console=Console(quiet=True))
     assert os.stat(summary).st_mtime_ns == before
     assert rows[0]["n"] == 1
+
+
+def test_student_options_are_not_for_the_teacher(tmp_path: Path) -> None:
+    options = ("--student.name", "cifar_resnet10_xxs", "--data.root=d", "--train.passes", "3", "--method.temperature=2")
+    (first, (cell,)) = plan_waves([Cell("cifar100-16px/kd-t2", 0, options)], tmp_path)
+    assert first == [Cell("cifar100-16px/teacher", 0, ("--data.root=d", "--train.passes", "3"))]
+    assert cell.options == options
+
+
+def test_runs_that_would_share_a_folder_are_refused(tmp_path: Path) -> None:
+    cells = [Cell("digits/ce", seed, (f"--output={tmp_path}",)) for seed in (0, 1)]
+    with pytest.raises(ConfigError, match="would share the run directory"):
+        plan_waves(cells, tmp_path)
+
+
+def test_a_comparison_without_a_success_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = ["--student.name=cifar_resnet10_z", f"--runs={tmp_path / 'runs'}"]
+    assert main(["compare", "digits/ce", "--seeds=1", *bad]) == 2
+    assert "no run of the comparison succeeded; digits/ce: " in capsys.readouterr().err
+    assert "failed" in (tmp_path / "runs" / "compare.md").read_text()
 
 
 def test_terminal_table_fits_eighty_columns(

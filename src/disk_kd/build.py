@@ -52,13 +52,13 @@ def find_weights(config: RunConfig, part: str) -> Path | None:
     model: ModelConfig | None = getattr(config, part)
     if model is None:
         return None
-    resolved = resolve_weights(model.weights, part, config.runs, config.train.seed)
-    if resolved is None:
+    if model.weights is None:
         if part == "teacher" and not model.pretrained:
             raise ModelError(
                 "the teacher has no weights: give --teacher.weights FILE_OR_RUN, or --teacher.pretrained true"
             )
         return None
+    resolved = resolve_weights(model.weights, part, config.runs, config.train.seed)
     path = Path(resolved)
     path = path / STUDENT if path.is_dir() else path
     if path.is_file():
@@ -141,16 +141,10 @@ def build_task(config: RunConfig, dataset: Dataset, device: torch.device) -> Stu
 
 
 def open_store(config: RunConfig, task: StudentTask, split: Split, console: Console) -> TeacherStore | None:
-    """The teacher's stored outputs, made where there are none yet; None where the teacher is to run at each step.
-
-    Raises:
-        ConfigError: `teacher.store` without `data.views`: there is no end of views to store.
-    """
-    if config.teacher is None or task.teacher is None or not config.teacher.store:
+    """The teacher's stored outputs, made where there are none yet; None where the teacher is to run at each step."""
+    if config.teacher is None or task.teacher is None or not config.teacher.store or config.data.views is None:
         return None
     views = config.data.views
-    if views is None:
-        raise ConfigError("teacher.store needs data.views: how many augmentations of each sample to store")
     facts = {
         "data_sha256": split.fingerprint(),
         "augment": asdict(config.data.augment),

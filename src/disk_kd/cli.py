@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"disk-kd: {error}; what was written before is whole", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("disk-kd: interrupted; go on with --resume", file=sys.stderr)
+        print("disk-kd: interrupted; go on with --resume (compare: the same command again)", file=sys.stderr)
         return 130
     return 0
 
@@ -118,7 +118,8 @@ def compare_recipes(arguments: Sequence[str]) -> None:
     parser = _Parser(
         prog="disk-kd compare",
         description="Run RECIPES over seeds, and the teachers and starts that they name. Finished runs are reused,"
-        " unfinished ones go on. All further options, such as --data.root DIR, go to every run.",
+        " unfinished ones go on. Further options, such as --data.root DIR, go to every run of RECIPES; --data... and"
+        " --train... also to those that weights come from.",
     )
     parser.add_argument("recipes", nargs="+", metavar="RECIPE", help="a name or a file")
     parser.add_argument("--seeds", type=count, default=3, help="how many seeds, from 0")

@@ -7,8 +7,8 @@ import io
 import json
 import os
 import statistics
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from disk_kd.config import RunConfig, parse_run, recipe_of
-from disk_kd.errors import DiskKDError
+from disk_kd.errors import ConfigError, DiskKDError, RunError
 from disk_kd.files import write_text
 from disk_kd.run import execute
 from disk_kd.summary import SUMMARY
@@ -32,6 +32,7 @@ class Cell:
 
     recipe: str
     seed: int
+    options: tuple[str, ...] = ()
 
 
 def compare(
@@ -51,7 +52,8 @@ def compare(
         recipes: names or files of recipes.
         seeds: how many seeds, from 0.
         runs: folder of the run directories; `compare.md` and `compare.csv` are written there.
-        options: further options for every run.
+        options: further options for every run of `recipes`; those that begin with --data and --train also for the
+            runs that they take weights from.
         jobs: runs at a time; the cores are shared out among them.
         console: where progress and the table go.
 
@@ -59,24 +61,15 @@ def compare(
         A row of the table for each recipe.
 
     Raises:
-        DiskKDError: bad input, before anything runs.
+        ConfigError: bad input, before anything runs.
+        RunError: not one run of `recipes` succeeded.
     """
     console = console or Console()
-    cells = [Cell(recipe, seed) for recipe in recipes for seed in range(seeds)]
-    waves = plan_waves(cells, runs, options)
-    total, done = sum(map(len, waves)), 0
-    failures: dict[Cell, str] = {}
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_share_cores, initargs=(jobs,)) as pool:
-        for wave in waves:
-            futures = {pool.submit(_run_cell, cell, runs, tuple(options)): cell for cell in wave}
-            for future in as_completed(futures):
-                cell, outcome = futures[future], future.result()
-                done += 1
-                if isinstance(outcome, str):
-                    failures[cell] = outcome
-                text = f"[{done}/{total}] {cell.recipe} seed {cell.seed}: {_said(outcome)}"
-                console.print(text, highlight=False, markup=False, soft_wrap=True)
-    rows = [_row(recipe, seeds, runs, options, failures) for recipe in recipes]
+    cells = {recipe: [Cell(recipe, seed, tuple(options)) for seed in range(seeds)] for recipe in recipes}
+    waves = plan_waves([cell for group in cells.values() for cell in group], runs)
+    runs.mkdir(parents=True, exist_ok=True)
+    failures = _run_waves(waves, runs, jobs, console)
+    rows = [_row(recipe, group, runs, failures) for recipe, group in cells.items()]
     write_text(runs / "compare.md", markdown(rows))
     write_text(runs / "compare.csv", csv_text(rows))
     console.print(table(rows))
@@ -84,40 +77,82 @@ def compare(
         if row["failed"]:
             console.print(f"{row['recipe']}: failed: {row['failed']}", markup=False, soft_wrap=True)
     console.print(f"Written: {runs / 'compare.md'} and compare.csv; a folder for each run beside them.", soft_wrap=True)
+    if not any(row["n"] for row in rows):
+        raise RunError(f"no run of the comparison succeeded; {rows[0]['recipe']}: {rows[0]['failed']}")
     return rows
 
 
-def plan_waves(cells: Iterable[Cell], runs: Path, options: Sequence[str]) -> list[list[Cell]]:
-    """The cells and all that they start from, in waves: a run's weights come from an earlier wave."""
+def _run_waves(waves: list[list[Cell]], runs: Path, jobs: int, console: Console) -> dict[Cell, str]:
+    """Run all cells; returns why those failed that did."""
+    total, done = sum(map(len, waves)), 0
+    failures: dict[Cell, str] = {}
+    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_share_cores, initargs=(jobs,))
+    try:
+        for wave in waves:
+            futures = {pool.submit(_run_cell, cell, runs): cell for cell in wave}
+            for future in as_completed(futures):
+                cell, outcome = futures[future], _outcome(future)
+                done += 1
+                if isinstance(outcome, str):
+                    failures[cell] = outcome
+                text = f"[{done}/{total}] {cell.recipe} seed {cell.seed}: {_said(outcome)}"
+                console.print(text, highlight=False, markup=False, soft_wrap=True)
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return failures
+
+
+def plan_waves(cells: Sequence[Cell], runs: Path) -> list[list[Cell]]:
+    """The cells and all that they start from, in waves: a run's weights come from an earlier wave.
+
+    Raises:
+        ConfigError: a recipe or option is wrong, or two cells would share a run directory.
+    """
     depths: dict[Cell, int] = {}
+    folders: dict[Path, Cell] = {}
 
     def depth(cell: Cell) -> int:
         if cell not in depths:
-            config = cell_config(cell, runs, options)
+            config = cell_config(cell, runs)
+            other = folders.setdefault(config.output, cell)
+            if other != cell:
+                names = f"{other.recipe} (seed {other.seed}) and {cell.recipe} (seed {cell.seed})"
+                raise ConfigError(
+                    f"{names} would share the run directory {config.output}; rename a recipe, drop --output"
+                )
             depths[cell] = 0
-            depths[cell] = max((1 + depth(source) for source in _sources(config)), default=0)
+            depths[cell] = max((1 + depth(source) for source in _sources(config, cell)), default=0)
         return depths[cell]
 
     deepest = max(map(depth, cells), default=-1)
     return [[cell for cell, at in depths.items() if at == level] for level in range(deepest + 1)]
 
 
-def cell_config(cell: Cell, runs: Path, options: Sequence[str]) -> RunConfig:
+def cell_config(cell: Cell, runs: Path) -> RunConfig:
     """The configuration of one cell."""
-    return parse_run(
-        "distill",
-        [cell.recipe, *options, f"--train.seed={cell.seed}", f"--runs={runs}", "--resume", "--quiet"],
-    )
+    own = [f"--train.seed={cell.seed}", f"--runs={runs}", "--resume", "--quiet"]
+    return parse_run("distill", [cell.recipe, *cell.options, *own])
 
 
-def _sources(config: RunConfig) -> list[Cell]:
+def _sources(config: RunConfig, cell: Cell) -> list[Cell]:
     """The runs that this one takes weights from: a teacher of seed 0, a start of the same seed."""
     found = []
     for model, seed in ((config.teacher, 0), (config.student, config.train.seed)):
         recipe = None if model is None else recipe_of(model.weights)
         if recipe is not None:
-            found.append(Cell(recipe, seed))
+            found.append(Cell(recipe, seed, shared_options(cell.options)))
     return found
+
+
+def shared_options(options: Sequence[str]) -> tuple[str, ...]:
+    """The options that also hold for the runs that weights come from: --data... and --train..., with their values."""
+    shared, take = [], False
+    for token in options:
+        if token.startswith("--"):
+            take = token.startswith(("--data", "--train"))
+        if take:
+            shared.append(token)
+    return tuple(shared)
 
 
 def _share_cores(jobs: int) -> None:
@@ -125,12 +160,20 @@ def _share_cores(jobs: int) -> None:
     torch.set_num_threads(max(1, cores // jobs))
 
 
-def _run_cell(cell: Cell, runs: Path, options: Sequence[str]) -> dict[str, Any] | str:
+def _run_cell(cell: Cell, runs: Path) -> dict[str, Any] | str:
     """The run's summary, or why there is none."""
     try:
-        return execute(cell_config(cell, runs, options), Console(quiet=True))
+        return execute(cell_config(cell, runs), Console(quiet=True))
     except (DiskKDError, OSError) as error:
         return str(error)
+
+
+def _outcome(future: Future[dict[str, Any] | str]) -> dict[str, Any] | str:
+    """What `_run_cell` gave, or the first line of what it or its process died of."""
+    try:
+        return future.result()
+    except Exception as error:  # other runs go on, whatever one of them died of
+        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
 
 
 def _said(outcome: dict[str, Any] | str) -> str:
@@ -140,10 +183,9 @@ def _said(outcome: dict[str, Any] | str) -> str:
     return f"{split} top-1 {outcome[split]['top1']:.2f}%, {outcome['train_s']:.0f} s of training"
 
 
-def _row(recipe: str, seeds: int, runs: Path, options: Sequence[str], failures: dict[Cell, str]) -> dict[str, Any]:
+def _row(recipe: str, cells: Sequence[Cell], runs: Path, failures: dict[Cell, str]) -> dict[str, Any]:
     """Mean and sample standard deviation over the seeds that finished, and the conditions."""
-    cells = [Cell(recipe, seed) for seed in range(seeds)]
-    finished = [_summary(cell_config(cell, runs, options)) for cell in cells if cell not in failures]
+    finished = [_summary(cell_config(cell, runs)) for cell in cells if cell not in failures]
     failed = "; ".join(dict.fromkeys(failures[cell] for cell in cells if cell in failures))
     if not finished:
         return {"recipe": recipe, "n": 0, "failed": failed}
@@ -240,11 +282,11 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
 
 
 _LEGEND = """
-Mean ± sample standard deviation over n seeds, on the test split, which is read once. top-1: of the checkpoint that
-the validation split chose; last: of the last one. passes: student passes over the training data, those of the start,
-if any, before the plus. NLL in nats; ECE as a fraction, 15 bins. budget and used: help asked and given at the end of
-training, in nats, in the unit of the method's variant. seconds: of training, without evaluation and without making a
-teacher store.
+Mean ± sample standard deviation over n seeds, on the test split, read at the end only. top-1: of the checkpoint
+that the validation split chose (where there is one); last: of the last one. passes: student passes over the training
+data, those of the start, if any, before the plus. NLL in nats; ECE as a fraction, 15 bins. budget and used: help asked
+and given at the end of training, in nats, in the unit of the method's variant. seconds: of training, without evaluation
+and without making a teacher store.
 """
 
 

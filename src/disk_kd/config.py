@@ -150,11 +150,17 @@ def parse_run(command: str, arguments: Sequence[str]) -> RunConfig:
         parsed = parser.parse_object(recipe, defaults=True)
         parsed = parser.parse_args(list(arguments), namespace=parsed)
         values = parser.instantiate(parsed)
+    if "teacher" in parsed and parsed.teacher.store and parsed.data.views is None:
+        raise ConfigError("teacher.store needs data.views: how many augmentations of each sample to store")
     output = _output(parsed, recipe_path, method)
     parsed.output = output
+    # Absolute, so that the run can be repeated from another folder.
+    if parsed.data.root is not None:
+        parsed.data.root = parsed.data.root.absolute()
     for part in ("student", "teacher"):
-        if part in parsed:
-            parsed[part].weights = resolve_weights(parsed[part].weights, part, parsed.runs, parsed.train.seed)
+        if part in parsed and parsed[part].weights is not None:
+            weights = resolve_weights(parsed[part].weights, part, parsed.runs, parsed.train.seed)
+            parsed[part].weights = str(Path(weights).absolute())
     for name in ("runs", "resume", "quiet"):
         parsed.pop(name)
     options = vars(values.method)
@@ -217,9 +223,10 @@ def parse_evaluation(arguments: Sequence[str]) -> EvaluationConfig:
     parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, ...")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     with _one_line_errors(parser):
-        path = next((Path(argument) for argument in arguments if not argument.startswith("-")), Path())
-        if (path / "config.yaml").is_file():
-            parser.set_defaults(_flat({"data": load_recipe(path / "config.yaml")["data"]}))
+        weights = parser.parse_args(list(arguments)).weights
+        run = weights if weights.is_dir() else weights.parent
+        if (run / "config.yaml").is_file():
+            parser.set_defaults(_flat({"data": load_recipe(run / "config.yaml").get("data", {})}))
         values = parser.instantiate(parser.parse_args(list(arguments)))
     model = ModelConfig(values.model.name, options=values.model.options) if values.model.name else None
     return EvaluationConfig(values.weights, values.data, model, values.split, values.device, values.json)
@@ -238,7 +245,7 @@ def recipe_of(weights: str | None) -> str | None:
     return weights.removeprefix("recipe:") if weights is not None and weights.startswith("recipe:") else None
 
 
-def resolve_weights(weights: str | None, part: str, runs: Path, seed: int) -> str | None:
+def resolve_weights(weights: str, part: str, runs: Path, seed: int) -> str:
     """The path behind weights as a recipe gives them.
 
     Args:
@@ -246,9 +253,14 @@ def resolve_weights(weights: str | None, part: str, runs: Path, seed: int) -> st
         part: "teacher": there is one for all seeds, of seed 0; "student": of the same seed as the run.
         runs: folder of run directories.
         seed: the run's.
+
+    Raises:
+        ConfigError: there is no such recipe.
     """
     recipe = recipe_of(weights)
-    return weights if recipe is None else str(runs / recipe / f"seed{0 if part == 'teacher' else seed}")
+    if recipe is None:
+        return weights
+    return str(runs / recipe_name(find_recipe(recipe)) / f"seed{0 if part == 'teacher' else seed}")
 
 
 def run_parser(command: str, method: str) -> ArgumentParser:
@@ -320,6 +332,10 @@ def _one_line_errors(parser: ArgumentParser) -> Iterator[None]:
             r"(?:Group '([\w.]+)' does not accept option|unrecognized arguments: --|Key) ?'?([\w.]+)", text
         )
         if unknown is None:
+            # Of a union of kinds jsonargparse lists each attempt; the option and the value say enough.
+            text = re.sub(
+                r"Does not validate against any of the Union subtypes.*Given value: ", "not a valid value: ", text
+            )
             raise ConfigError(text) from None
         option = ".".join(part for part in unknown.groups() if part)
         raise ConfigError(f"unknown option {option}; {nearest(option, parser.get_defaults().keys())}") from None

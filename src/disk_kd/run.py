@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from filelock import FileLock, Timeout
 from rich.console import Console
 from torch import nn
 
@@ -26,11 +29,11 @@ from disk_kd.build import (
 )
 from disk_kd.config import EvaluationConfig, RunConfig
 from disk_kd.data import Loader, Split, check_labels
-from disk_kd.errors import CheckpointError, DataError, ModelError, RunError
+from disk_kd.errors import CheckpointError, ConfigError, DataError, ModelError, RunError
 from disk_kd.evaluate import Metrics, evaluate
 from disk_kd.files import save_tensors, write_text
 from disk_kd.models import create_model, load_state_dict
-from disk_kd.summary import SUMMARY, last_metrics, summarise
+from disk_kd.summary import SUMMARY, last_metrics, model_sizes, summarise
 from disk_kd.tasks import StudentTask, plan_passes
 from disk_kd.train import BEST, Display, evaluated, fit
 
@@ -65,37 +68,41 @@ def execute(config: RunConfig, console: Console | None = None) -> dict[str, Any]
     loader = train_loader(config, task, dataset.train.to(device))
     plan = plan_passes(task.phases, settings.passes)
     task.steps_per_pass = loader.steps_per_pass * settings.accumulate
+    task.micro_batches = settings.accumulate
+    sizes = model_sizes(task, dataset)
+    _check_batch(task.student, loader.batch_size // settings.accumulate)
     _check_space(folder, task)
-    store = open_store(config, task, loader.split, console)
     for path in (folder, folder / "best", folder / "last"):
         path.mkdir(parents=True, exist_ok=True)
-    write_text(folder / CONFIG, config.text)
+    with _alone_in(folder):
+        write_text(folder / CONFIG, config.text)
+        store = open_store(config, task, loader.split, console)
 
-    def measure(split: Split) -> dict[str, float]:
-        return evaluate_split(evaluated(task), split, settings.channels_last).as_dict()
+        def measure(split: Split) -> dict[str, float]:
+            return evaluate_split(evaluated(task), split, settings.channels_last).as_dict()
 
-    validation = None if dataset.validation is None else dataset.validation.to(device)
-    display = Display(len(plan) * loader.steps_per_pass, title=str(folder), console=console)
-    end = fit(
-        task,
-        loader,
-        settings,
-        folder,
-        plan=plan,
-        validate=None if validation is None else lambda: measure(validation),
-        display=display,
-        store=store,
-        resume=config.resume,
-    )
-    results = {"validation": validation, "test": None if dataset.test is None else dataset.test.to(device)}
-    last = {name: measure(split) for name, split in results.items() if split is not None}
-    if (folder / BEST).exists():
-        evaluated(task).load_state_dict(load_state_dict(folder / BEST))
-    chosen = {name: measure(split) for name, split in results.items() if split is not None}
-    save_tensors(folder / STUDENT, evaluated(task).state_dict(), student_metadata(config, dataset))
-    summary = summarise(config, task, dataset, end) | {"end": last_metrics(folder), "last": last} | chosen
-    write_text(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
-    return summary
+        validation = None if dataset.validation is None else dataset.validation.to(device)
+        display = Display(len(plan) * loader.steps_per_pass, title=str(folder), console=console)
+        end = fit(
+            task,
+            loader,
+            settings,
+            folder,
+            plan=plan,
+            validate=None if validation is None else lambda: measure(validation),
+            display=display,
+            store=store,
+            resume=config.resume,
+        )
+        results = {"validation": validation, "test": None if dataset.test is None else dataset.test.to(device)}
+        last = {name: measure(split) for name, split in results.items() if split is not None}
+        if (folder / BEST).exists():
+            evaluated(task).load_state_dict(load_state_dict(folder / BEST))
+        chosen = {name: measure(split) for name, split in results.items() if split is not None}
+        save_tensors(folder / STUDENT, evaluated(task).state_dict(), student_metadata(config, dataset))
+        summary = summarise(config, task, dataset, end) | sizes | {"end": last_metrics(folder), "last": last} | chosen
+        write_text(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
+        return summary
 
 
 def evaluate_weights(config: EvaluationConfig) -> dict[str, Any]:
@@ -140,6 +147,16 @@ def evaluate_split(model: nn.Module, split: Split, channels_last: bool = False) 
     return evaluate(model, loader.batches(0), device=split.images.device, num_classes=len(split.class_names))
 
 
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Hold the run directory, so that no second process writes there."""
+    try:
+        with FileLock(folder / "last" / "lock", timeout=0):
+            yield
+    except Timeout:
+        raise RunError(f"another process is at work in {folder}; wait for it, or give another --output") from None
+
+
 def _check_folder(config: RunConfig) -> None:
     """A new run needs a new folder; a resumed one the folder of the same configuration."""
     folder = config.output
@@ -154,7 +171,7 @@ def _check_folder(config: RunConfig) -> None:
     if not (folder / CONFIG).exists():
         raise RunError(f"{folder} is not a run directory (it has no {CONFIG}); give another --output")
     differing = _differences(yaml.safe_load((folder / CONFIG).read_text()), yaml.safe_load(config.text))
-    differing.discard("output")
+    differing -= {"output", "description", "published"}
     if differing:
         names = ", ".join(sorted(differing))
         raise RunError(f"{folder} was begun with another {names}; resume it as it is, or give another --output")
@@ -166,6 +183,16 @@ def _differences(one: Any, other: Any, prefix: str = "") -> set[str]:
         names = one.keys() | other.keys()
         return set().union(*(_differences(one.get(n), other.get(n), f"{prefix}{n}.") for n in names))
     return set() if one == other else {prefix.rstrip(".")}
+
+
+def _check_batch(student: nn.Module, images: int) -> None:
+    """Batch normalisation has no variance to divide by in a batch of one."""
+    normalises = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in student.modules())
+    if normalises and images < 2:
+        raise ConfigError(
+            f"batch normalisation needs at least 2 images at a time, not {images}; "
+            "raise train.batch_size, lower train.accumulate, or give more training samples"
+        )
 
 
 def _check_space(folder: Path, task: StudentTask) -> None:

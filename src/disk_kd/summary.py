@@ -24,8 +24,6 @@ SUMMARY = "summary.json"
 
 def summarise(config: RunConfig, task: StudentTask, dataset: Dataset, end: Position) -> dict[str, Any]:
     """All of a run but its accuracy: what was run, how much, on what."""
-    student = task.student
-    size = (dataset.in_chans, dataset.image_size, dataset.image_size)
     start = find_weights(config, "student")
     return {
         "description": config.description,
@@ -42,11 +40,25 @@ def summarise(config: RunConfig, task: StudentTask, dataset: Dataset, end: Posit
         "start_passes": 0 if start is None else _passes_before(start),
         "all_passes": end.passes,
         "selected_pass": end.best_pass if end.best_pass else end.student_passes,
-        "parameters": sum(p.numel() for p in student.parameters()),
-        "multiply_adds": multiply_adds(student, size),
         "train_s": round(end.train_s, 2),
         "images_per_s": round(end.images / end.train_s, 1),
         **_environment(task.device),
+    }
+
+
+def model_sizes(task: StudentTask, dataset: Dataset) -> dict[str, int]:
+    """Parameters and multiply-adds of the student, for one image of the data.
+
+    Raises:
+        ModelError: student or teacher does not take such images.
+    """
+    size = (dataset.in_chans, dataset.image_size, dataset.image_size)
+    if task.teacher is not None:
+        height_width = task.teacher.image_size or size[1:]
+        multiply_adds(task.teacher.model, (dataset.in_chans, *height_width))
+    return {
+        "parameters": sum(p.numel() for p in task.student.parameters()),
+        "multiply_adds": multiply_adds(task.student, size),
     }
 
 
@@ -62,7 +74,8 @@ def _passes_before(weights: Path) -> int | None:
         summary = json.loads((weights.parent / SUMMARY).read_text())
     except (OSError, ValueError):
         return None
-    return summary["student_passes"] + summary["start_passes"]
+    before = summary["start_passes"]
+    return None if before is None else summary["student_passes"] + before
 
 
 def _environment(device: torch.device) -> dict[str, Any]:

@@ -53,6 +53,44 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(tiny: Sequence[str],
     assert losses[3] == pytest.approx(losses[1], rel=1e-5)
 
 
+def test_accumulation_moves_the_price_once_a_step(tiny: Sequence[str], tmp_path: Path) -> None:
+    """The price of a step depends on the whole batch; a student that learns nothing shows the price alone."""
+    teacher = tmp_path / "teacher"
+    assert main(["train", *tiny, f"--output={teacher}"]) == 0
+    still = [
+        "--train.lr=1e-12",
+        "--train.passes=1",
+        "--train.log_every=1",
+        "--method.helper=0.3",
+        "--method.budget=0.5",
+    ]
+    small = "{img_size: 8, patch_size: 4, embed_dim: 16, depth: 1, num_heads: 2}"
+    student = ["--student.name=vit_tiny_patch16_224", f"--student.options={small}"]
+    learn = ["--teacher.name=cifar_resnet10_xxxs", f"--teacher.weights={teacher}"]
+    prices = {}
+    for accumulate in (1, 4):
+        run = tmp_path / str(accumulate)
+        own = [f"--train.accumulate={accumulate}", f"--output={run}"]
+        assert main(["distill", *tiny, *student, *learn, *still, *own]) == 0
+        prices[accumulate] = [line["price"] for line in lines(run)]
+    assert prices[1][-1] > prices[1][0] == 0
+    assert prices[4] == pytest.approx(prices[1], rel=1e-4)
+
+
+def test_a_helper_starts_its_schedule_after_its_own_warm_up(tiny: Sequence[str], tmp_path: Path) -> None:
+    teacher, run = tmp_path / "teacher", tmp_path / "run"
+    assert main(["train", *tiny, f"--output={teacher}"]) == 0
+    learn = ["--teacher.name=cifar_resnet10_xxxs", f"--teacher.weights={teacher}", "--method.helper=teacher-pooled"]
+    rounds = ["--method.student_passes=1", "--method.helper_passes=1", "--method.helper_warmup_passes=2"]
+    options = [*tiny, *learn, *rounds, "--train.passes=4", "--train.cycles=2", "--train.log_every=1", "--train.lr=0.1"]
+    assert main(["distill", *options, f"--output={run}"]) == 0
+    rates = {phase: [line["lr"] for line in lines(run) if line["phase"] == phase] for phase in ("student", "helper")}
+    assert rates["helper"][:11] == [0.1] * 11
+    assert rates["helper"][11] < 0.1
+    assert rates["student"].count(0.1) == 2, "one peak a cycle"
+    assert min(rates["student"]) > 0
+
+
 def test_micro_batches_cover_the_batch_in_order() -> None:
     batch = Batch(torch.arange(10.0).view(5, 2), torch.arange(5), torch.arange(5, 10), view=3)
     parts = list(micro_batches(batch, 2))

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from disk_kd.cli import main
 
 METHODS = {
-    "ce": ["--train.ema_decay=0.9"],
+    "ce": ["--train.ema_decay=0.9", "--train.channels_last=true"],
     "kd": ["--method.temperature=2"],
     "disk": ["--data.views=2", "--teacher.store=true"],
     "network": ["--method.helper=teacher-map", "--method.helper_warmup_passes=1"],

@@ -34,6 +34,8 @@ class StudentTask(TrainingTask):
     teacher: Teacher | None
     steps_per_pass = 1
     """Calls in a pass over the data, which turns steps into passes for schedules; a loop that knows sets it."""
+    micro_batches = 1
+    """Calls in one step of the optimiser; a loop that accumulates gradients sets it."""
 
     def __init__(
         self,

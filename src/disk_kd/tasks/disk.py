@@ -103,6 +103,8 @@ class DiSKTask(StudentTask):
 
     step: Tensor
     price: Tensor
+    excess: Tensor
+    calls: Tensor
 
     def __init__(
         self,
@@ -163,6 +165,9 @@ class DiSKTask(StudentTask):
         start = settings.price.start if isinstance(settings.price, Cosine) else settings.price
         self.register_buffer("step", torch.zeros((), dtype=torch.int64, device=self.device))
         self.register_buffer("price", torch.tensor(float(start), device=self.device))
+        # Help beyond the budget so far in a step of several micro-batches, and the calls that count them.
+        self.register_buffer("excess", torch.zeros((), device=self.device))
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64, device=self.device))
 
     @classmethod
     def with_defaults(cls, options: dict[str, Any]) -> dict[str, Any]:
@@ -299,7 +304,12 @@ class DiSKTask(StudentTask):
         if self.phase != "helper":
             self.step += 1
         if self.settings.price_rate and (self.helper is None or self.phase != "student"):
-            self.price.add_(self.settings.price_rate * (used - budget)).clamp_(min=0)
+            self.excess += (used - budget) / self.micro_batches
+            self.calls += 1
+            whole_step = self.calls % self.micro_batches == 0
+            moved = (self.price + self.settings.price_rate * self.excess).clamp(min=0)
+            self.price.copy_(torch.where(whole_step, moved, self.price))
+            self.excess *= ~whole_step
 
     @property
     def _heat(self) -> float:

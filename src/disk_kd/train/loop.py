@@ -19,7 +19,7 @@ from disk_kd.files import save_tensors
 from disk_kd.tasks import Phase, StudentTask
 from disk_kd.train.checkpoint import load_checkpoint, random_state, save_checkpoint, set_random_state
 from disk_kd.train.log import Display, Meter, MetricsLog
-from disk_kd.train.optim import make_optimizer, make_scheduler
+from disk_kd.train.optim import load_optimizer, make_optimizer, make_scheduler
 from disk_kd.train.settings import TrainSettings
 
 CHECKPOINT = Path("last") / "checkpoint.safetensors"
@@ -95,10 +95,13 @@ def fit(
     modules = {name: getattr(task, phase.module) for name, phase in phases.items()}
     optimizers = {name: make_optimizer(module, settings) for name, module in modules.items()}
     schedulers = {
-        name: make_scheduler(optimizer, settings, sum(p.name == name for p in plan), loader.steps_per_pass)
+        name: make_scheduler(
+            optimizer, settings, plan.count(phases[name]) - phases[name].warmup_passes, loader.steps_per_pass
+        )
         for name, optimizer in optimizers.items()
     }
-    updates = dict.fromkeys(phases, 0)
+    # A phase's warm-up passes come before its schedule, at the peak rate.
+    updates = {name: -phase.warmup_passes * loader.steps_per_pass for name, phase in phases.items()}
     at, meter, log_bytes = Position(), Meter(), 0
 
     def state() -> dict[str, Any]:
@@ -117,7 +120,7 @@ def fit(
         saved = load_checkpoint(folder / CHECKPOINT)
         load_task_state(task, saved["task"])
         for name, optimizer in optimizers.items():
-            optimizer.load_state_dict(saved["optimizers"][name])
+            load_optimizer(optimizer, saved["optimizers"][name])
         scaler.load_state_dict(saved["scaler"])
         updates.update(saved["updates"])
         at = Position(**saved["position"])
@@ -133,7 +136,7 @@ def fit(
             task.set_phase(phase.name)
             optimizer, scheduler, module = optimizers[phase.name], schedulers[phase.name], modules[phase.name]
             for batch in loader.batches(at.passes, start=at.step):
-                scheduler.step(updates[phase.name])
+                scheduler.step(max(0, updates[phase.name]))
                 for part in micro_batches(batch, settings.accumulate):
                     share = len(part.targets) / len(batch.targets)
                     outputs = None if store is None else store.read(part.ids, part.view, device)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import torch
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from disk_kd.train.settings import TrainSettings
@@ -29,20 +31,33 @@ def make_optimizer(module: nn.Module, settings: TrainSettings) -> Optimizer:
     )
 
 
+def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """Put a saved state back, each tensor in the memory format of its parameter.
+
+    A checkpoint holds plain row-major tensors; the fused kernels walk parameter and momentum side by side in memory.
+    """
+    optimizer.load_state_dict(state)
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
 def make_scheduler(optimizer: Optimizer, settings: TrainSettings, passes: int, steps_per_pass: int) -> Scheduler:
     """Cosine cycles with warm-up, a function of the step alone.
 
     Args:
         optimizer: whose learning rate it sets.
         settings: peak, warm-up, cycles and least learning rate.
-        passes: length of all cycles together.
+        passes: length of all cycles together. A warm-up that is longer than half a cycle is cut to that.
         steps_per_pass: optimiser steps in a pass.
     """
+    cycle = max(1, math.ceil(passes * steps_per_pass / settings.cycles))
     scheduler, _ = create_scheduler_v2(
         optimizer,
         sched="cosine",
-        num_epochs=max(1, round(passes * steps_per_pass / settings.cycles)),
-        warmup_epochs=round(settings.warmup_passes * steps_per_pass),
+        num_epochs=cycle,
+        warmup_epochs=round(min(settings.warmup_passes * steps_per_pass, cycle / 2)),
         warmup_lr=settings.lr / 100,
         min_lr=settings.min_lr,
         cycle_limit=settings.cycles,

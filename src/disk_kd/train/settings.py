@@ -23,7 +23,7 @@ class TrainSettings:
         momentum: of the optimisers that have one.
         weight_decay: of the optimiser.
         decay_norm_and_bias: whether weight decay covers norms and biases too.
-        warmup_passes: passes of linear warm-up, part of the first cycle.
+        warmup_passes: passes of linear warm-up, part of the first cycle, at most half of it.
         cycles: cosine cycles, each begun again from `lr`.
         min_lr: learning rate at a cycle's end.
         clip_grad: greatest norm of the gradient; null: unlimited.
@@ -76,11 +76,8 @@ class TrainSettings:
             raise ConfigError(f"train.clip_grad must be positive or null, not {self.clip_grad}")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ConfigError(f"train.ema_decay must be between 0 and 1 or null, not {self.ema_decay}")
-        if self.warmup_passes >= self.passes / self.cycles:
-            raise ConfigError(
-                f"train.warmup_passes {self.warmup_passes} must be shorter than a cycle, "
-                f"{self.passes / self.cycles:g} passes"
-            )
+        if self.seed >= 2**63:
+            raise ConfigError(f"train.seed must be below 2^63, not {self.seed}")
         known = [str(name) for name in list_optimizers()]
         if self.optimizer not in known:
             raise ConfigError(f"unknown optimizer {self.optimizer!r}; {nearest(self.optimizer, known)}")
