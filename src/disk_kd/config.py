@@ -28,9 +28,15 @@ RECIPES = resources.files("disk_kd") / "recipes"
 
 _PARTS = ("data", "student", "teacher", "method", "train")
 
+_RECIPE_HELP = (
+    "RECIPE is a name of `disk-kd list recipes`, a YAML file or a run's config.yaml; options override it."
+    " --print_config prints the resolved recipe and does nothing else."
+)
+
 _DESCRIPTIONS = {
-    "train": "Train a model with cross-entropy: a teacher, or a baseline. RECIPE comes first, then options.",
-    "distill": "Train a student, by default from a teacher. RECIPE comes first, then options.",
+    "train": f"Train a model with cross-entropy: a teacher, or a baseline. {_RECIPE_HELP}",
+    "distill": f"Train a student, by default from a teacher. {_RECIPE_HELP} --method NAME also chooses whose options"
+    " this help shows.",
 }
 
 
@@ -266,7 +272,12 @@ def resolve_weights(weights: str, part: str, runs: Path, seed: int) -> str:
 def run_parser(command: str, method: str) -> ArgumentParser:
     """The parser of `train` and `distill`, with the options of one method."""
     task = METHODS[method]
-    parser = ArgumentParser(prog=f"disk-kd {command}", exit_on_error=False, description=_DESCRIPTIONS[command])
+    parser = ArgumentParser(
+        prog=f"disk-kd {command}",
+        usage=f"disk-kd {command} [RECIPE] [options]",
+        exit_on_error=False,
+        description=_DESCRIPTIONS[command],
+    )
     parser.add_class_arguments(DataConfig, "data")
     parser.add_class_arguments(StudentConfig, "student")
     if has_teacher(task):
