@@ -164,7 +164,8 @@ def _check_folder(config: RunConfig) -> None:
         return
     if not folder.is_dir():
         raise RunError(f"the output {folder} is a file; give --output another name")
-    if not any(folder.iterdir()):
+    # A run that died while it laid out its folder left nothing worth keeping.
+    if not any(path.is_file() and path.name != "lock" for path in folder.rglob("*")):
         return
     if not config.resume:
         raise RunError(f"the run directory {folder} exists: give --resume to go on with it, or another --output")

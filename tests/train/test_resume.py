@@ -76,6 +76,14 @@ def test_resume_without_a_checkpoint_begins_anew(tiny: Sequence[str], tmp_path: 
     assert outcome(stub) == outcome(whole)
 
 
+def test_a_run_that_died_before_its_first_file_can_be_begun_again(tiny: Sequence[str], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "last").mkdir(parents=True)
+    (run / "last" / "lock").touch()
+    assert main(["train", *tiny, f"--output={run}"]) == 0
+    assert (run / "summary.json").exists()
+
+
 def test_a_finished_run_resumed_is_left_alone(tiny: Sequence[str], tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert main(["train", *tiny, f"--output={run}"]) == 0
