@@ -18,7 +18,7 @@ check: $(READY)
 	$(BIN)/python -m pytest tests/test_imports.py
 
 bench: $(READY)
-	$(BIN)/python benchmarks/passes.py
+	$(BIN)/disk-kd bench --teachers '[cifar_resnet10_l,cifar_resnet18]' --output results/bench/$(or $(DEVICE),cpu) --device $(or $(DEVICE),cpu)
 
 golden: $(READY)
 	$(BIN)/python tests/train/record_trajectory.py

@@ -197,7 +197,6 @@ def test_mistakes(
         (["--method.helper=exactly"], "unknown helper 'exactly'.*nearest: exact"),
         (["--teacher.name=cifar_resnet10_xs"], "does not fit ResNet: .*; give weights of this architecture"),
         (["--method.helper=2"], "constant helper must be from 0 to 1"),
-        (["--teacher.store=true"], "teacher.store needs data.views"),
     ],
 )
 def test_mistakes_about_the_method(

@@ -10,10 +10,11 @@ import pytest
 import disk_kd
 
 SOURCE = Path(disk_kd.__file__).parent
-LEAVES = {"errors", "files", "support"}
+LEAVES = {"errors", "files", "memory", "support"}
 ALLOWED = {
     "errors": set(),
     "files": set(),
+    "memory": set(),
     "support": set(),
     "losses": set(),
     "helpers": set(),
@@ -26,8 +27,9 @@ ALLOWED = {
     "config": {"tasks", "models", "data", "teacher", "train"},
     "build": {"config", "tasks", "models", "data", "teacher", "train"},
     "summary": {"build", "config", "tasks", "models", "data", "train"},
-    "run": {"build", "summary", "config", "tasks", "models", "data", "train", "evaluate"},
+    "run": {"build", "summary", "config", "tasks", "models", "data", "teacher", "train", "evaluate"},
     "compare": {"config", "run", "summary"},
+    "bench": {"build", "summary", "config", "tasks", "models", "helpers", "data", "teacher", "train"},
 }
 
 

@@ -26,11 +26,11 @@ def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_commands_and_recipes_exist(capsys: pytest.CaptureFixture[str]) -> None:
-    commands = set(re.findall(r"^    disk-kd (\w+)", README, flags=re.MULTILINE))
+    commands = set(re.findall(r"^    disk-kd ([\w-]+)", README, flags=re.MULTILINE))
     assert commands
     assert commands <= set(COMMANDS)
     named = set(re.findall(r"(?<!results/)\b((?:cifar100|cifar100-16px|digits)/[\w/-]+\w)", README))
     assert named
     assert named <= set(list_recipes())
     assert main(["--help"]) == 0
-    assert set(re.findall(r"^  (\w+) ", capsys.readouterr().out, flags=re.MULTILINE)) == set(COMMANDS)
+    assert set(re.findall(r"^  ([\w-]+) ", capsys.readouterr().out, flags=re.MULTILINE)) == set(COMMANDS)

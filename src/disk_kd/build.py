@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,20 @@ from rich.console import Console
 from timm.utils import unwrap_model
 from torch import nn
 
-from disk_kd.config import DataConfig, ModelConfig, RunConfig, recipe_of, resolve_weights
+from disk_kd.config import DataConfig, ModelConfig, RunConfig, recipe_of, resolve_weights, settle
 from disk_kd.data import Dataset, Loader, Split, check_labels, load_dataset
 from disk_kd.errors import CheckpointError, ConfigError, ModelError
 from disk_kd.models import create_model, read_metadata
 from disk_kd.tasks import METHODS, StudentTask
-from disk_kd.teacher import Teacher, TeacherStore, teacher_facts
+from disk_kd.teacher import Teacher, TeacherStore, store_bytes, teacher_facts
 from disk_kd.train import Display
 
 STUDENT = "student.safetensors"
 METADATA = "disk_kd"
+AFFORDABLE_BYTES = 2**30
+"""Of stored teacher outputs that nobody asked for."""
+LEAST_VIEWS = 8
+"""Fewest augmentations of a sample, where nobody said how many (measured: docs/teacher-store.md)."""
 
 
 def pick_device(name: str) -> torch.device:
@@ -40,6 +45,18 @@ def pick_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"no device {name!r} here ({str(error).splitlines()[0]}); give cpu, cuda or auto") from None
     return device
+
+
+def place(split: Split, device: torch.device) -> Split:
+    """The split on the device, or on the host where it would take more than half of the device's free memory."""
+    if device.type == "cuda" and split.images.nbytes > torch.cuda.mem_get_info(device)[0] // 2:
+        return split
+    return split.to(device)
+
+
+def inference_batch(device: torch.device) -> int:
+    """Images at a time where no gradients are kept: a CPU is as fast with few, and activations are large."""
+    return 200 if device.type == "cpu" else 1000
 
 
 def find_weights(config: RunConfig, part: str) -> Path | None:
@@ -131,33 +148,72 @@ def build_task(config: RunConfig, dataset: Dataset, device: torch.device) -> Stu
         task = method(student, **config.method_options)
     else:
         model = build_model(config, "teacher", dataset).to(device).to(memory_format=layout)
-        teacher = Teacher.of(model, student, image_size=config.teacher.image_size)
+        precision = config.teacher.precision
+        if precision == "auto":
+            precision = "fp32" if device.type == "cpu" else "bf16"
+        teacher = Teacher.of(model, student, image_size=config.teacher.image_size, precision=precision, fold=True)
         task = method(student, teacher, **config.method_options)
-    if settings.compile:
-        task.compile()
     if settings.ema_decay is not None:
         task.setup_ema(decay=settings.ema_decay)
     return task
 
 
+def settle_store(config: RunConfig, task: StudentTask, split: Split, passes: int, console: Console) -> RunConfig:
+    """Decide whether to store the teacher's outputs, and for how many views, where the config leaves it open.
+
+    They are stored if views that were asked for are met again, or were stored before; or, where none were asked for,
+    if a view of its own for each pass takes at most `AFFORDABLE_BYTES`, or else `LEAST_VIEWS` do. Always only if they
+    take at most half of the free disk.
+
+    Args:
+        config: of the run.
+        task: says which outputs are needed.
+        split: the training samples.
+        passes: of the run, of all phases.
+        console: is told why, where storing would not pay.
+    """
+    if config.teacher is None or task.teacher is None or config.teacher.store is False:
+        return config
+    views, wanted = config.data.views, config.teacher.store
+    per_view = view_bytes(config, task, split)
+    if wanted is True:
+        return config if views is not None else settle(config, {"data.views": passes})
+    if views is not None:
+        stored = views < passes or TeacherStore.holds(store_folder(config, task, split), task.needs, views)
+    else:
+        views = min(passes, AFFORDABLE_BYTES // per_view)
+        stored = views >= min(passes, LEAST_VIEWS)
+    if stored and views * per_view > _free_bytes(config.runs) // 2:
+        stored = False
+        console.print(
+            f"The teacher runs at each step: the disk has no room for {views} views of its outputs,"
+            f" {views * per_view / 2**30:.1f} GiB",
+            soft_wrap=True,
+        )
+    return settle(config, {"teacher.store": stored} | ({"data.views": views} if stored else {}))
+
+
 def open_store(config: RunConfig, task: StudentTask, split: Split, console: Console) -> TeacherStore | None:
-    """The teacher's stored outputs, made where there are none yet; None where the teacher is to run at each step."""
-    if config.teacher is None or task.teacher is None or not config.teacher.store or config.data.views is None:
+    """The teacher's stored outputs, made where there are none yet; None where the teacher is to run at each step.
+
+    Raises:
+        ConfigError: fewer logits are kept than the method tells apart.
+        CheckpointError, RunError: as `TeacherStore.build`.
+    """
+    if config.teacher is None or task.teacher is None or config.teacher.store is not True:
         return None
-    views = config.data.views
-    facts = {
-        "data_sha256": split.fingerprint(),
-        "augment": asdict(config.data.augment),
-        "view_seed": config.data.view_seed,
-        **teacher_facts(task.teacher),
-        "needs": sorted(task.needs),
-        "views": views,
-    }
-    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-    folder = config.runs / "teacher-store" / key
-    loader = train_loader(config, task, split, batch_size=500, shuffle=False, drop_last=False)
+    views, top_k = config.data.views or 1, config.teacher.store_top_k
+    if top_k is not None and top_k < task.top_logits:
+        raise ConfigError(
+            f"the method tells the teacher's {task.top_logits} largest logits apart, teacher.store_top_k keeps {top_k};"
+            " raise it, or lower method.top_k"
+        )
+    folder = store_folder(config, task, split)
+    loader = train_loader(config, task, split, batch_size=inference_batch(task.device), shuffle=False, drop_last=False)
     display = Display(views * loader.steps_per_pass, title=f"teacher's outputs, {views} views", console=console)
-    display.line(f"Stored teacher outputs: {folder} ({views} views of {len(split):,} samples; made once, then shared)")
+    size = views * view_bytes(config, task, split) / 2**20
+    how = "made once, then shared; --teacher.store false runs the teacher at each step instead"
+    display.line(f"Stored teacher outputs: {folder} ({views} views of {len(split):,} samples, {size:,.0f} MiB; {how})")
     with display:
         store = TeacherStore.build(
             folder,
@@ -165,11 +221,52 @@ def open_store(config: RunConfig, task: StudentTask, split: Split, console: Cons
             loader,
             views=views,
             samples=int(split.ids.max()) + 1,
-            manifest=facts,
+            manifest=store_facts(config, split),
+            top_k=top_k,
             progress=lambda done, total: display.step(done),
         )
-    store.preload(split.images.device)
+    store.preload(task.device)
     return store
+
+
+def store_facts(config: RunConfig, split: Split) -> dict[str, Any]:
+    """What stored outputs depend on beside the teacher."""
+    return {
+        "data_sha256": split.fingerprint(),
+        "augment": asdict(config.data.augment),
+        "view_seed": config.data.view_seed,
+    }
+
+
+def store_folder(config: RunConfig, task: StudentTask, split: Split) -> Path:
+    """The folder of the outputs of this teacher, for these samples and augmentations: one for all runs."""
+    assert config.teacher is not None
+    assert task.teacher is not None
+    facts = {**store_facts(config, split), **teacher_facts(task.teacher), "top_k": config.teacher.store_top_k}
+    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    return config.runs / "teacher-store" / key
+
+
+def view_bytes(config: RunConfig, task: StudentTask, split: Split) -> int:
+    """Bytes of one view of the stored outputs that the task needs."""
+    assert config.teacher is not None
+    assert task.teacher is not None
+    image = torch.zeros(1, *split.images.shape[1:], device=task.device)
+    numbers = {need: output.numel() for need, output in task.teacher(image).items()}
+    return store_bytes(
+        samples=int(split.ids.max()) + 1,
+        views=1,
+        num_classes=numbers.get("logits", 0),
+        pooled=numbers.get("pooled", 0),
+        map_size=numbers.get("map", 0),
+        top_k=config.teacher.store_top_k,
+    )
+
+
+def _free_bytes(folder: Path) -> int:
+    """Free bytes of the disk that `folder` is on, or will be on."""
+    place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return shutil.disk_usage(place).free
 
 
 def train_loader(config: RunConfig, task: StudentTask, split: Split, **changes: Any) -> Loader:
@@ -183,7 +280,7 @@ def train_loader(config: RunConfig, task: StudentTask, split: Split, **changes: 
         "views": config.data.views,
         "channels_last": config.train.channels_last,
     }
-    return Loader(split, mean=mean, std=std, **(options | changes))
+    return Loader(split, mean=mean, std=std, device=task.device, **(options | changes))
 
 
 def normalisation(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:

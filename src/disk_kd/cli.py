@@ -16,12 +16,14 @@ from rich.console import Console
 from rich.table import Table
 
 from disk_kd.compare import compare
-from disk_kd.config import list_recipes, parse_evaluation, parse_run
+from disk_kd.config import list_recipes, parse_evaluation, parse_run, parse_settings
 from disk_kd.data import DATASETS
 from disk_kd.errors import ConfigError, DiskKDError, nearest
+from disk_kd.memory import keep_memory
 from disk_kd.models import convert, create_model, multiply_adds
-from disk_kd.run import evaluate_weights, execute
+from disk_kd.run import evaluate_weights, execute, store_teacher
 from disk_kd.tasks import METHODS
+from disk_kd.teacher import TeacherStore
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"disk-kd {version('disk-kd')}")
         return 0
     name, *rest = arguments
+    keep_memory()
     try:
         if name not in COMMANDS:
             raise ConfigError(f"unknown command {name!r}; {nearest(name, COMMANDS)}")
@@ -52,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def usage() -> str:
     """The list of commands."""
-    lines = [f"  {name:<10} {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
+    lines = [f"  {name:<13} {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
     return "\n".join(
         [
             "usage: disk-kd COMMAND ...",
@@ -89,6 +92,30 @@ def _train_or_distill(command: str, arguments: Sequence[str]) -> None:
     summary = execute(config, console)
     console.print(summary_table(summary))
     console.print(f"Run directory: {config.output}", highlight=False)
+
+
+def store_outputs(arguments: Sequence[str]) -> None:
+    """Run a teacher once over all views of its training data, and keep its outputs."""
+    config = parse_run("store-teacher", list(arguments))
+    store = store_teacher(config, Console(quiet=config.quiet))
+    Console(quiet=config.quiet).print(store_table(store))
+
+
+def store_table(store: TeacherStore) -> Table:
+    """What a store holds, what it cost, and how far what is read is from what the teacher said."""
+    samples, seconds = store.manifest["facts"]["samples"], store.build_s()
+    per_sample = store.bytes_per_sample()
+    table = Table(title=f"Stored teacher outputs: {store.path}", show_header=False)
+    table.add_row("outputs", ", ".join(store.needs))
+    table.add_row("views", f"{store.views} of {samples:,} samples")
+    table.add_row(
+        "size", f"{per_sample:,} bytes a sample and view, {per_sample * samples * store.views / 2**20:,.1f} MiB"
+    )
+    table.add_row("time", f"{seconds / store.views:.1f} s a view")
+    for temperature, error in store.errors().items():
+        measured = f"{error['mean']:.1e} nats on average, {error['max']:.1e} at most"
+        table.add_row(f"KL to the teacher at T {temperature}", measured)
+    return table
 
 
 def demo(arguments: Sequence[str]) -> None:
@@ -147,6 +174,17 @@ def evaluate(arguments: Sequence[str]) -> None:
     )
     table.add_row(*values, str(metrics["samples"]))
     Console().print(table)
+
+
+def run_bench(arguments: Sequence[str]) -> None:
+    """Measure what a pass costs with each method, beside plain training and other tools."""
+    from disk_kd.bench import BenchSettings, bench  # here, because matplotlib takes a second to import
+
+    description = (
+        f"{run_bench.__doc__} Give your own models and sizes: --student NAME --teachers '[NAME]' --image_size 224"
+        " --classes 1000 --batch_size 64. The parts can be left out: --peers false --sweeps false --memory false."
+    )
+    bench(parse_settings(BenchSettings, "disk-kd bench", description, arguments), Console())
 
 
 def convert_checkpoint(arguments: Sequence[str]) -> None:
@@ -225,8 +263,10 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "demo": demo,
     "train": train,
     "distill": distill,
+    "store-teacher": store_outputs,
     "compare": compare_recipes,
     "evaluate": evaluate,
+    "bench": run_bench,
     "convert": convert_checkpoint,
     "list": list_names,
 }

@@ -22,6 +22,7 @@ from rich.table import Table
 from disk_kd.config import RunConfig, parse_run, recipe_of
 from disk_kd.errors import ConfigError, DiskKDError, RunError
 from disk_kd.files import write_text
+from disk_kd.memory import keep_memory
 from disk_kd.run import execute
 from disk_kd.summary import SUMMARY
 
@@ -156,6 +157,7 @@ def shared_options(options: Sequence[str]) -> tuple[str, ...]:
 
 
 def _share_cores(jobs: int) -> None:
+    keep_memory()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     torch.set_num_threads(max(1, cores // jobs))
 

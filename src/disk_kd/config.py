@@ -8,13 +8,13 @@ from __future__ import annotations
 import inspect
 import re
 from argparse import ArgumentError
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
@@ -24,9 +24,13 @@ from disk_kd.errors import ConfigError, DiskKDError, nearest
 from disk_kd.tasks import METHODS, StudentTask
 from disk_kd.train.settings import TrainSettings
 
+Settings = TypeVar("Settings")
+
 RECIPES = resources.files("disk_kd") / "recipes"
 
 _PARTS = ("data", "student", "teacher", "method", "train")
+
+_SHORT = {"--method": "--method.name", "--views": "--data.views"}
 
 _RECIPE_HELP = (
     "RECIPE is a name of `disk-kd list recipes`, a YAML file or a run's config.yaml; options override it."
@@ -37,6 +41,10 @@ _DESCRIPTIONS = {
     "train": f"Train a model with cross-entropy: a teacher, or a baseline. {_RECIPE_HELP}",
     "distill": f"Train a student, by default from a teacher. {_RECIPE_HELP} --method NAME also chooses whose options"
     " this help shows.",
+    "store-teacher": "Run the teacher of a recipe over all views of its training data and keep the outputs that the"
+    f" method reads, for later runs of distill. {_RECIPE_HELP} Give the views with --views V; killed, the same"
+    " command goes on. A sample takes 2 bytes per class and view (CIFAR-100: 9 MB a view), with teacher.store_top_k K"
+    " 4 K + 2; feature maps and pooled features 2 bytes per number.",
 }
 
 
@@ -107,13 +115,21 @@ class TeacherConfig(ModelConfig):
 
     Args:
         image_size: side in pixels that the teacher sees; null: the student's images as they are.
-        store: run the teacher once over all data.views and store its outputs in RUNS/teacher-store, for this run and
-            all others of the same teacher and data; 2 bytes per class, sample and view.
+        precision: fp32, or autocast to bf16 or fp16; auto: bf16 on an accelerator, else fp32.
+        store: run the teacher once over all data.views and keep its outputs in RUNS/teacher-store, for this run and all
+            others of the same teacher, data and augmentation: 2 bytes per class, sample and view (feature maps, where
+            the method reads them, 2 bytes per number). false: the teacher runs at each step. auto: stored where views
+            are met again or take at most 1 GiB in all, and the disk has room; without data.views, each pass then has
+            a view of its own as far as that goes. What was decided stands in the run's config.yaml.
+        store_top_k: keep only so many of a sample's largest logits, 4 bytes each, and the sum of the others; for a
+            thousand classes and more. `disk-kd store-teacher` states the error. null: all logits.
     """
 
     name: str = "cifar_resnet10_l"
     image_size: int | None = None
-    store: bool = False
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    store: Literal["auto"] | bool = "auto"
+    store_top_k: int | None = None
 
 
 @dataclass(frozen=True)
@@ -147,7 +163,9 @@ def parse_run(command: str, arguments: Sequence[str]) -> RunConfig:
     Raises:
         ConfigError: an unknown recipe, key or method, or a value of the wrong kind or out of range.
     """
-    arguments = [re.sub(r"^--method(?=$|=)", "--method.name", argument) for argument in arguments]
+    arguments = list(arguments)
+    for short, option in _SHORT.items():
+        arguments = [re.sub(rf"^{short}(?=$|=)", option, argument) for argument in arguments]
     recipe_path = find_recipe(arguments.pop(0)) if arguments and not arguments[0].startswith("-") else None
     recipe = {} if recipe_path is None else load_recipe(recipe_path)
     method = _method_name(command, recipe, arguments)
@@ -156,8 +174,6 @@ def parse_run(command: str, arguments: Sequence[str]) -> RunConfig:
         parsed = parser.parse_object(recipe, defaults=True)
         parsed = parser.parse_args(list(arguments), namespace=parsed)
         values = parser.instantiate(parsed)
-    if "teacher" in parsed and parsed.teacher.store and parsed.data.views is None:
-        raise ConfigError("teacher.store needs data.views: how many augmentations of each sample to store")
     output = _output(parsed, recipe_path, method)
     parsed.output = output
     # Absolute, so that the run can be repeated from another folder.
@@ -191,6 +207,32 @@ def parse_run(command: str, arguments: Sequence[str]) -> RunConfig:
         quiet=values.quiet,
         text=f"# disk-kd {version('disk-kd')}\n{parser.dump(parsed)}",
     )
+
+
+def settle(config: RunConfig, decisions: Mapping[str, Any]) -> RunConfig:
+    """The configuration with decisions in the place of "auto", so that its text alone repeats the run.
+
+    Args:
+        config: of the run.
+        decisions: values by dotted name, such as "train.compile".
+    """
+    if not decisions:
+        return config
+    tree = yaml.safe_load(config.text)
+    for name, value in decisions.items():
+        part, key = name.split(".")
+        tree[part][key] = value
+        config = replace(config, **{part: replace(getattr(config, part), **{key: value})})
+    return replace(config, text=f"{config.text.splitlines()[0]}\n{yaml.safe_dump(tree, sort_keys=False)}")
+
+
+def undecided(config: RunConfig) -> list[str]:
+    """Dotted names of the options that a run decides on as it begins."""
+    names = ["train.compile"] if config.train.compile == "auto" else []
+    if config.teacher is not None and config.teacher.store is not False:
+        names += ["teacher.store"] if config.teacher.store == "auto" else []
+        names += ["data.views"] if config.data.views is None else []
+    return names
 
 
 @dataclass(frozen=True)
@@ -236,6 +278,24 @@ def parse_evaluation(arguments: Sequence[str]) -> EvaluationConfig:
         values = parser.instantiate(parser.parse_args(list(arguments)))
     model = ModelConfig(values.model.name, options=values.model.options) if values.model.name else None
     return EvaluationConfig(values.weights, values.data, model, values.split, values.device, values.json)
+
+
+def parse_settings(settings: type[Settings], prog: str, description: str, arguments: Sequence[str]) -> Settings:
+    """Settings of a command whose options are the fields of a dataclass.
+
+    Args:
+        settings: the dataclass.
+        prog: name of the command, for its help.
+        description: likewise.
+        arguments: as on the command line.
+
+    Raises:
+        ConfigError: an unknown option, or a value of the wrong kind or out of range.
+    """
+    parser = ArgumentParser(prog=prog, description=description, exit_on_error=False)
+    parser.add_class_arguments(settings, None)
+    with _one_line_errors(parser):
+        return settings(**vars(parser.parse_args(list(arguments))))
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -19,15 +19,18 @@ from disk_kd.build import (
     STUDENT,
     build_task,
     find_weights,
+    inference_batch,
     load_data,
     normalisation,
     open_store,
     pick_device,
+    place,
     read_about,
+    settle_store,
     student_metadata,
     train_loader,
 )
-from disk_kd.config import EvaluationConfig, RunConfig
+from disk_kd.config import EvaluationConfig, RunConfig, settle, undecided
 from disk_kd.data import Loader, Split, check_labels
 from disk_kd.errors import CheckpointError, ConfigError, DataError, ModelError, RunError
 from disk_kd.evaluate import Metrics, evaluate
@@ -35,7 +38,8 @@ from disk_kd.files import save_tensors, write_text
 from disk_kd.models import create_model, load_state_dict
 from disk_kd.summary import SUMMARY, last_metrics, model_sizes, summarise
 from disk_kd.tasks import StudentTask, plan_passes
-from disk_kd.train import BEST, Display, evaluated, fit
+from disk_kd.teacher import TeacherStore
+from disk_kd.train import BEST, Display, TrainStep, compile_where_it_pays, evaluated, fit
 
 CONFIG = "config.yaml"
 
@@ -54,9 +58,9 @@ def execute(config: RunConfig, console: Console | None = None) -> dict[str, Any]
         DiskKDError: bad input of any kind, before training begins.
         OSError: the disk is full or not writable; what was written before stays whole.
     """
-    folder, settings = config.output, config.train
     console = console or Console(quiet=config.quiet)
-    _check_folder(config)
+    config = _check_folder(config)
+    folder, settings = config.output, config.train
     if (folder / SUMMARY).exists():
         return json.loads((folder / SUMMARY).read_text())
     device = pick_device(settings.device)
@@ -65,8 +69,10 @@ def execute(config: RunConfig, console: Console | None = None) -> dict[str, Any]
     dataset = load_data(config.data)
     torch.manual_seed(settings.seed)
     task = build_task(config, dataset, device)
-    loader = train_loader(config, task, dataset.train.to(device))
     plan = plan_passes(task.phases, settings.passes)
+    train = place(dataset.train, device)
+    config = settle_store(config, task, train, len(plan), console)
+    loader = train_loader(config, task, train)
     task.steps_per_pass = loader.steps_per_pass * settings.accumulate
     task.micro_batches = settings.accumulate
     sizes = model_sizes(task, dataset)
@@ -75,26 +81,28 @@ def execute(config: RunConfig, console: Console | None = None) -> dict[str, Any]
     for path in (folder, folder / "best", folder / "last"):
         path.mkdir(parents=True, exist_ok=True)
     with _alone_in(folder):
+        step = TrainStep(task, settings, open_store(config, task, train, console))
+        compiled = compile_where_it_pays(
+            step, loader, list(dict.fromkeys(plan)), len(plan) * loader.steps_per_pass, console.print
+        )
+        config = settle(config, {"train.compile": compiled})
         write_text(folder / CONFIG, config.text)
-        store = open_store(config, task, loader.split, console)
 
         def measure(split: Split) -> dict[str, float]:
-            return evaluate_split(evaluated(task), split, settings.channels_last).as_dict()
+            return evaluate_split(evaluated(task), split, device, settings.channels_last).as_dict()
 
-        validation = None if dataset.validation is None else dataset.validation.to(device)
+        validation = None if dataset.validation is None else place(dataset.validation, device)
         display = Display(len(plan) * loader.steps_per_pass, title=str(folder), console=console)
         end = fit(
-            task,
+            step,
             loader,
-            settings,
             folder,
             plan=plan,
             validate=None if validation is None else lambda: measure(validation),
             display=display,
-            store=store,
             resume=config.resume,
         )
-        results = {"validation": validation, "test": None if dataset.test is None else dataset.test.to(device)}
+        results = {"validation": validation, "test": None if dataset.test is None else place(dataset.test, device)}
         last = {name: measure(split) for name, split in results.items() if split is not None}
         if (folder / BEST).exists():
             evaluated(task).load_state_dict(load_state_dict(folder / BEST))
@@ -103,6 +111,31 @@ def execute(config: RunConfig, console: Console | None = None) -> dict[str, Any]
         summary = summarise(config, task, dataset, end) | sizes | {"end": last_metrics(folder), "last": last} | chosen
         write_text(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
         return summary
+
+
+def store_teacher(config: RunConfig, console: Console | None = None) -> TeacherStore:
+    """Make the teacher's stored outputs that the run of `config` would read, and train nothing.
+
+    Raises:
+        ConfigError: the method has no teacher.
+        DiskKDError: as `execute`.
+    """
+    if config.teacher is None:
+        raise ConfigError(
+            f"method {config.method} has no teacher whose outputs could be stored; give --method kd or disk"
+        )
+    config = settle(config, {"teacher.store": True})
+    device = pick_device(config.train.device)
+    find_weights(config, "teacher")
+    dataset = load_data(config.data)
+    task = build_task(config, dataset, device)
+    train = place(dataset.train, device)
+    console = console or Console(quiet=config.quiet)
+    passes = len(plan_passes(task.phases, config.train.passes))
+    config = settle_store(config, task, train, passes, console)
+    store = open_store(config, task, train, console)
+    assert store is not None
+    return store
 
 
 def evaluate_weights(config: EvaluationConfig) -> dict[str, Any]:
@@ -129,22 +162,23 @@ def evaluate_weights(config: EvaluationConfig) -> dict[str, Any]:
     model = create_model(name, num_classes=dataset.num_classes, in_chans=dataset.in_chans, weights=path, **options)
     if "classes" in about:
         check_labels(dataset.class_names, about["classes"])
-    return evaluate_split(model.to(device), split.to(device)).as_dict()
+    return evaluate_split(model.to(device), place(split, device), device).as_dict()
 
 
-def evaluate_split(model: nn.Module, split: Split, channels_last: bool = False) -> Metrics:
-    """Metrics of a model on all of a split, which is on the model's device."""
+def evaluate_split(model: nn.Module, split: Split, device: torch.device, channels_last: bool = False) -> Metrics:
+    """Metrics of a model, which is on the device, on all of a split."""
     mean, std = normalisation(model)
     loader = Loader(
         split,
-        batch_size=1000,
+        batch_size=inference_batch(device),
         mean=mean,
         std=std,
         shuffle=False,
         drop_last=False,
         channels_last=channels_last,
+        device=device,
     )
-    return evaluate(model, loader.batches(0), device=split.images.device, num_classes=len(split.class_names))
+    return evaluate(model, loader.batches(0), device=device, num_classes=len(split.class_names))
 
 
 @contextmanager
@@ -157,25 +191,33 @@ def _alone_in(folder: Path) -> Iterator[None]:
         raise RunError(f"another process is at work in {folder}; wait for it, or give another --output") from None
 
 
-def _check_folder(config: RunConfig) -> None:
-    """A new run needs a new folder; a resumed one the folder of the same configuration."""
+def _check_folder(config: RunConfig) -> RunConfig:
+    """A new run needs a new folder, a resumed one the folder of the same configuration.
+
+    Returns:
+        The configuration, with what an earlier start of the run decided.
+    """
     folder = config.output
     if not folder.exists():
-        return
+        return config
     if not folder.is_dir():
         raise RunError(f"the output {folder} is a file; give --output another name")
     # A run that died while it laid out its folder left nothing worth keeping.
     if not any(path.is_file() and path.name != "lock" for path in folder.rglob("*")):
-        return
+        return config
     if not config.resume:
         raise RunError(f"the run directory {folder} exists: give --resume to go on with it, or another --output")
     if not (folder / CONFIG).exists():
         raise RunError(f"{folder} is not a run directory (it has no {CONFIG}); give another --output")
-    differing = _differences(yaml.safe_load((folder / CONFIG).read_text()), yaml.safe_load(config.text))
+    begun = yaml.safe_load((folder / CONFIG).read_text())
+    parts_and_keys = {name: name.split(".") for name in undecided(config)}
+    config = settle(config, {name: begun.get(part, {}).get(key) for name, (part, key) in parts_and_keys.items()})
+    differing = _differences(begun, yaml.safe_load(config.text))
     differing -= {"output", "description", "published"}
     if differing:
         names = ", ".join(sorted(differing))
         raise RunError(f"{folder} was begun with another {names}; resume it as it is, or give another --output")
+    return config
 
 
 def _differences(one: Any, other: Any, prefix: str = "") -> set[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import resource
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from disk_kd.build import find_weights
 from disk_kd.config import RunConfig
 from disk_kd.data import Dataset
+from disk_kd.memory import peak_host_bytes
 from disk_kd.models import multiply_adds
 from disk_kd.tasks import StudentTask
 from disk_kd.train import Position
@@ -42,7 +42,7 @@ def summarise(config: RunConfig, task: StudentTask, dataset: Dataset, end: Posit
         "selected_pass": end.best_pass if end.best_pass else end.student_passes,
         "train_s": round(end.train_s, 2),
         "images_per_s": round(end.images / end.train_s, 1),
-        **_environment(task.device),
+        **environment(task.device),
     }
 
 
@@ -78,11 +78,11 @@ def _passes_before(weights: Path) -> int | None:
     return None if before is None else summary["student_passes"] + before
 
 
-def _environment(device: torch.device) -> dict[str, Any]:
+def environment(device: torch.device) -> dict[str, Any]:
     """Machine, versions and memory."""
     cuda = device.type == "cuda"
     return {
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_memory_bytes": peak_host_bytes(),
         "peak_device_memory_bytes": torch.cuda.max_memory_allocated(device) if cuda else None,
         "hardware": torch.cuda.get_device_name(device) if cuda else _processor(),
         "threads": torch.get_num_threads(),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from itertools import islice
 
 import pytest
@@ -112,6 +113,41 @@ def test_a_small_split_is_one_batch():
     loader = make_loader(make_split(5))
     assert (loader.batch_size, loader.steps_per_pass) == (5, 1)
     assert len(next(loader.batches(0)).ids) == 5
+
+
+@pytest.mark.parametrize("options", [{}, {"shuffle": False, "drop_last": False}, {"augment": None, "group": 8}])
+@pytest.mark.parametrize("start", [0, 3, 4, 6])
+def test_batches_brought_in_the_background_are_the_same(options: dict, start: int):
+    brought = make_loader(**options)
+    brought.prefetches = True  # as for a split on another device
+    assert_equal(list(brought.batches(2, start)), list(make_loader(**options).batches(2, start)))
+
+
+def test_a_pass_left_early_leaves_no_thread():
+    before = threading.active_count()
+    loader = make_loader(group=8)
+    loader.prefetches = True
+    for batch in loader.batches(0):
+        assert threading.active_count() == before + 1
+        assert len(batch.ids) == 8
+        break
+    assert threading.active_count() == before
+
+
+def test_a_split_on_the_wanted_device_is_not_brought():
+    assert not make_loader(device="cpu").prefetches
+    assert make_loader(device="cpu").device == make_loader().device == torch.device("cpu")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_batches_for_an_accelerator_are_those_of_the_split_moved_there():
+    split = make_split()
+    brought, moved = make_loader(split, device="cuda"), make_loader(split.to("cuda"), device="cuda")
+    assert (brought.prefetches, moved.prefetches) == (True, False)
+    ours = list(brought.batches(1, 2))
+    assert {part.device.type for batch in ours for part in batch[:3]} == {"cuda"}
+    assert_equal(ours, list(moved.batches(1, 2)))
 
 
 def test_batches_are_views_of_their_group():

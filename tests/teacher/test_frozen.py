@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from disk_kd.errors import ConfigError, ModelError
 from disk_kd.teacher import Teacher
 from disk_kd.teacher.frozen import NEEDS
+from disk_kd.teacher.hashing import weights_hash
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
@@ -178,9 +179,10 @@ def test_a_copy_works_alone_and_buffers_stay_out_of_the_state(model: nn.Module) 
     assert teacher.state_dict().keys() == {f"model.{name}" for name in model.state_dict()}
 
 
+@pytest.mark.parametrize("settings", [{}, {"precision": "bf16", "fold": True}])
 @pytest.mark.parametrize("needs", [{"logits"}, set(NEEDS)])
-def test_it_compiles(model: nn.Module, needs: set[str]) -> None:
-    teacher = Teacher(model, input_mean=MEAN, input_std=STD, needs=needs)
+def test_it_compiles(model: nn.Module, needs: set[str], settings: dict) -> None:
+    teacher = Teacher(model, input_mean=MEAN, input_std=STD, needs=needs, **settings)
     images = pixels(size=32)
     compiled = torch.compile(teacher, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(images), teacher(images), rtol=0, atol=0)
@@ -191,6 +193,94 @@ def test_teacher_and_student_must_have_the_same_classes(model: nn.Module) -> Non
     for teacher in (model, Teacher.of(model, model)):
         with pytest.raises(ModelError, match="teacher has 5 classes, the student 100"):
             Teacher.of(teacher, student)
+
+
+@pytest.fixture
+def trained(model: nn.Module) -> nn.Module:
+    """The model with norms that do something."""
+    generator = torch.Generator().manual_seed(1)
+    for norm in norms(model):
+        norm.running_mean.normal_(0, 0.3, generator=generator)
+        norm.running_var.uniform_(0.5, 2, generator=generator)
+    return model.train()
+
+
+def norms(model: nn.Module) -> list[nn.BatchNorm2d]:
+    return [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+
+
+def test_folding_keeps_outputs_and_leaves_the_callers_model_alone(trained: nn.Module) -> None:
+    state = copy.deepcopy(trained.state_dict())
+    folded = Teacher.of(trained, trained, needs=NEEDS, fold=True)
+    assert not norms(folded)
+    assert not folded.model.training
+    assert not any(p.requires_grad for p in folded.parameters())
+    assert trained.training
+    assert len(norms(trained)) == 15
+    assert all(p.requires_grad for p in trained.parameters())
+    assert trained.state_dict().keys() == state.keys()
+    assert all(torch.equal(value, state[name]) for name, value in trained.state_dict().items())
+    images = pixels(size=32)
+    expected = Teacher.of(copy.deepcopy(trained), trained, needs=NEEDS)(images)
+    for name, output in folded(images).items():
+        torch.testing.assert_close(output, expected[name], rtol=0, atol=1e-5 * float(expected[name].abs().max()))
+
+
+def test_a_folded_teacher_knows_the_weights_it_was_given(trained: nn.Module) -> None:
+    given = weights_hash(trained)
+    assert Teacher.of(trained, trained).weights_sha256 == given
+    folded = Teacher.of(trained, trained, fold=True)
+    assert folded.weights_sha256 == given != weights_hash(folded.model)
+    assert Teacher.of(torch.compile(trained, backend="eager"), trained, fold=True).weights_sha256 == given
+    for fold in (False, True):
+        again = Teacher.of(folded, trained, needs={"map"}, fold=fold)
+        assert again.model is folded.model
+        assert again.weights_sha256 == given
+
+
+def test_an_existing_teacher_can_be_folded_later(trained: nn.Module) -> None:
+    first = Teacher.of(trained, trained)
+    later = Teacher.of(first, trained, fold=True)
+    assert norms(first.model)
+    assert not norms(later.model)
+    assert later.weights_sha256 == first.weights_sha256
+
+
+def test_folding_says_what_size_it_tried() -> None:
+    vit_like = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 8 * 8, 5))
+    with pytest.raises(ModelError, match=r"Sequential cannot be run on images \(2, 3, 32, 32\) .* give image_size"):
+        Teacher(vit_like, input_mean=MEAN, input_std=STD, fold=True)
+    assert not norms(Teacher(vit_like, input_mean=MEAN, input_std=STD, fold=True, image_size=8))
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_precision_is_what_the_model_computes_in(precision: str, dtype: torch.dtype, model: nn.Module) -> None:
+    computed = []
+    model.conv1[0].register_forward_hook(lambda module, args, output: computed.append(output.dtype))
+    images = pixels(size=32)
+    exact = Teacher.of(model, model, needs=NEEDS)(images)
+    teacher = Teacher.of(model, model, needs=NEEDS, precision=precision)
+    outputs = teacher(images)
+    assert computed == [torch.float32, dtype]
+    assert {p.dtype for p in teacher.parameters()} == {torch.float32}
+    assert {output.dtype for output in outputs.values()} == {torch.float32}
+    for name, output in outputs.items():
+        torch.testing.assert_close(output, exact[name], rtol=0, atol=0.05 * float(exact[name].abs().max()))
+    assert Teacher.of(teacher, model).precision == precision
+    assert Teacher.of(teacher, model, precision="fp32").precision == "fp32"
+
+
+def test_precision_holds_under_the_autocast_of_a_step(model: nn.Module) -> None:
+    images = pixels(size=32)
+    teacher = Teacher.of(model, model)
+    with torch.autocast("cpu", torch.bfloat16):
+        within = teacher(images)["logits"]
+    torch.testing.assert_close(within, teacher(images)["logits"], rtol=0, atol=0)
+
+
+def test_an_unknown_precision_is_refused(model: nn.Module) -> None:
+    with pytest.raises(ConfigError, match="a teacher has no precision 'fp23'; nearest: fp32"):
+        Teacher.of(model, model, precision="fp23")
 
 
 def test_an_unknown_output_is_refused(model: nn.Module) -> None:

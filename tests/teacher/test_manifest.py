@@ -59,6 +59,7 @@ def test_facts_name_what_the_teacher_sees() -> None:
     facts = teacher_facts(Teacher(model, input_mean=(0.1,) * 3, input_std=(0.2,) * 3, image_size=8))
     assert facts == {
         "teacher_sha256": weights_hash(model),
+        "precision": "fp32",
         "teacher_mean": (0.5, 0.5, 0.5),
         "teacher_std": (0.5, 0.5, 0.5),
         "teacher_image_size": (8, 8),
@@ -87,5 +88,5 @@ def test_no_manifest_and_a_damaged_one_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"is damaged \(manifest.json: .*\); delete it"):
         read_manifest(tmp_path)
     (tmp_path / "manifest.json").write_text('{"format": 0}')
-    with pytest.raises(CheckpointError, match="made with format = 0, this run has 1"):
+    with pytest.raises(CheckpointError, match="made with format = 0, this run has 2"):
         read_manifest(tmp_path)

@@ -9,12 +9,12 @@ import torch
 from disk_kd.train.log import Meter, MetricsLog
 
 
-def test_meter_weighs_and_begins_anew() -> None:
+def test_meter_gives_means_and_begins_anew() -> None:
     meter = Meter()
     assert meter.means() == {}
-    meter.add({"loss": torch.tensor(1.0)}, 0.25)
-    meter.add({"loss": torch.tensor(3.0)}, 0.75)
-    assert meter.means() == {"loss": 2.5}
+    meter.add({"loss": torch.tensor(1.0)})
+    meter.add({"loss": torch.tensor(3.0)})
+    assert meter.means() == {"loss": 2.0}
     assert meter.means() == {}
 
 

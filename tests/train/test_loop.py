@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from disk_kd.cli import main
 from disk_kd.data import Batch
-from disk_kd.train.loop import micro_batches
+from disk_kd.train.step import micro_batches
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "trajectory.json"
 GOLDEN_RUN = ["train", "--train.passes=4", "--train.log_every=1", "--data.augment.crop_padding=1", "--train.lr=0.05"]

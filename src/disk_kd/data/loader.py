@@ -1,24 +1,26 @@
-"""Batches of a split, shuffled, augmented and normalised on the split's own device.
+"""Batches of a split, shuffled, augmented and normalised on the device that they are wanted on.
 
 Work is done in groups of many batches ahead of the steps: a few large kernels instead of many small ones,
-and no wait for the host.
+and no wait for the host. A split that stays on another device is brought group by group, in the background.
 
 Shapes: B samples of a batch, C channels, H rows, W columns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from disk_kd.data.augment import Augment, augment
+from disk_kd.data.prefetch import Parts, gather, prefetch
 from disk_kd.data.seeds import SHUFFLE, sample_seeds
 from disk_kd.data.split import Split
 from disk_kd.errors import ConfigError, DataError
 
+_GROUP, _CPU_GROUP = 8192, 2048
 _GROUP_BYTES = 256 * 2**20
 
 
@@ -45,7 +47,7 @@ class Loader:
     For a share of the samples on each of several devices, give each a `Split.subset`: seeds hang on ids.
 
     Args:
-        split: the samples, on the device the batches are wanted on.
+        split: the samples.
         batch_size: samples a step; the whole split when it is smaller and `drop_last` is set.
         mean, std: of each channel, for pixels in [0, 1]; three values are averaged for grey images.
         augment: what is done to an image; None for nothing. Cutout paints the mean.
@@ -56,7 +58,10 @@ class Loader:
         shuffle: draw a new order for every pass, instead of the split's own.
         drop_last: leave out the samples of the last, smaller batch.
         channels_last: memory format of the images.
-        group: samples prepared at a time, at most; fewer where they would take more than 256 MiB.
+        group: samples prepared at a time, at most; None: 2,048 on a CPU, whose caches are small, else 8,192, or fewer
+            where they would take more than 256 MiB.
+        device: where the batches are wanted. None: where the split is. From another device its samples, as bytes,
+            are gathered one group ahead by a thread, into pinned memory for CUDA; the batches are the same.
 
     Raises:
         ConfigError: for sizes below one, or a mean or std that does not fit the channels.
@@ -77,7 +82,8 @@ class Loader:
         shuffle: bool = True,
         drop_last: bool = True,
         channels_last: bool = False,
-        group: int = 8192,
+        group: int | None = None,
+        device: torch.device | str | None = None,
     ) -> None:
         if not len(split):
             raise DataError("a loader needs at least one sample, the split is empty")
@@ -85,6 +91,9 @@ class Loader:
             if value < 1:
                 raise ConfigError(f"{name} is expected to be at least 1, got {value}")
         self.split = split
+        # A tensor knows its device's number, which "cuda" leaves out.
+        self.device = split.images.device if device is None else torch.empty(0, device=device).device
+        self.prefetches = self.device != split.images.device
         self.batch_size = min(batch_size, len(split))
         self.augment = augment
         self.seed = seed
@@ -94,6 +103,7 @@ class Loader:
         full, rest = divmod(len(split), self.batch_size)
         self.steps_per_pass = full + (rest > 0 and not drop_last)
         self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        group = group or (_CPU_GROUP if self.device.type == "cpu" else _GROUP)
         in_group = min(group, _GROUP_BYTES // (4 * split.images[0].numel()))
         self._group_steps = max(1, in_group // self.batch_size)
         mean_C, std_C = (self._per_channel(name, value) for name, value in (("mean", mean), ("std", std)))
@@ -106,7 +116,7 @@ class Loader:
         channels = self.split.images.shape[1]
         if len(values) not in ((1, 3) if channels == 1 else (channels,)):
             raise ConfigError(f"{name} is expected to have {channels} values, one a channel, got {len(values)}")
-        tensor = torch.tensor(values, dtype=torch.float32, device=self.split.images.device)
+        tensor = torch.tensor(values, dtype=torch.float32, device=self.device)
         return tensor.mean(0, keepdim=True) if channels == 1 else tensor
 
     def batches(self, pass_index: int, start: int = 0) -> Iterator[Batch]:
@@ -118,9 +128,10 @@ class Loader:
         """
         view = pass_index if self.views is None else pass_index % self.views
         order = self._order(pass_index)
-        for first in range(start - start % self._group_steps, self.steps_per_pass, self._group_steps):
-            rows = order[first * self.batch_size :][: self._group_steps * self.batch_size]
-            prepared = self._prepare(rows, view)
+        firsts = range(start - start % self._group_steps, self.steps_per_pass, self._group_steps)
+        rows = (order[first * self.batch_size :][: self._group_steps * self.batch_size] for first in firsts)
+        for first, parts in zip(firsts, self._groups(rows), strict=True):
+            prepared = self._prepare(parts, view)
             last = min(first + self._group_steps, self.steps_per_pass)
             for step in range(max(first, start), last):
                 at = (step - first) * self.batch_size
@@ -134,11 +145,17 @@ class Loader:
         seed = int(sample_seeds(torch.tensor([pass_index]), SHUFFLE, self.seed))
         return torch.randperm(len(self.split), generator=torch.Generator().manual_seed(seed)).to(device)
 
-    def _prepare(self, rows: Tensor, view: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Normalised images, targets and ids of a group."""
-        split = self.split
-        images, targets, ids = (part.index_select(0, rows) for part in (split.images, split.targets, split.ids))
+    def _groups(self, rows: Iterable[Tensor]) -> Iterator[Parts]:
+        """Images, targets and ids at the rows of each group, on the loader's device."""
+        if self.prefetches:
+            yield from prefetch(self.split, rows, self.device)
+        else:
+            yield from (gather(self.split, group) for group in rows)
+
+    def _prepare(self, parts: Parts, view: int) -> Parts:
+        """The same with the images augmented and normalised."""
+        images, targets, ids = parts
         if self.augment is not None:
             images = augment(images, sample_seeds(ids, view, self.augment_seed), self.augment, self._cutout_fill)
-        normalised = images.float().mul_(self._scale).add_(self._shift)
-        return normalised.contiguous(memory_format=self._memory_format), targets, ids
+        images = images.contiguous(memory_format=self._memory_format)
+        return images.float().mul_(self._scale).add_(self._shift), targets, ids

@@ -34,6 +34,8 @@ class StudentTask(TrainingTask):
     teacher: Teacher | None
     steps_per_pass = 1
     """Calls in a pass over the data, which turns steps into passes for schedules; a loop that knows sets it."""
+    top_logits = 0
+    """How many of the teacher's largest logits it tells apart; stored outputs that keep fewer are refused."""
     micro_batches = 1
     """Calls in one step of the optimiser; a loop that accumulates gradients sets it."""
 

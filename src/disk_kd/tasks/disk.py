@@ -158,6 +158,7 @@ class DiSKTask(StudentTask):
             self.trainable_module = StudentAndHelper(student, network.to(self.device))
         self.variant = variant
         self.settings = settings
+        self.top_logits = settings.top_k
         self.fill = fill
         self.against = against
         self.label_smoothing = fraction("label_smoothing", label_smoothing)

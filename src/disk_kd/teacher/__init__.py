@@ -2,7 +2,8 @@
 
 from disk_kd.teacher.features import feature_sizes, forward_with_map
 from disk_kd.teacher.frozen import Teacher
-from disk_kd.teacher.manifest import teacher_facts, weights_hash
+from disk_kd.teacher.hashing import weights_hash
+from disk_kd.teacher.manifest import teacher_facts
 from disk_kd.teacher.store import TeacherStore, store_bytes
 
 __all__ = [

@@ -84,7 +84,7 @@ def feature_sizes(model: nn.Module, in_chans: int | None = None, image_size: int
     plain: Any = unwrap_model(model)
     if hasattr(plain, "sizes"):
         return plain.sizes(in_chans, image_size)
-    height, width = fixed_image_size(plain) or (image_size or _usual_image_size(plain),) * 2
+    height, width = fixed_image_size(plain) or (image_size or usual_image_size(plain),) * 2
     blank = next(plain.parameters()).new_zeros(1, in_chans or input_channels(plain), height, width)
     modes = {module: module.training for module in plain.modules()}
     plain.eval()
@@ -133,14 +133,15 @@ def fixed_image_size(model: Any) -> tuple[int, int] | None:
     return None
 
 
+def usual_image_size(model: Any) -> int:
+    """Height and width of the images that a plain model was made for; 32 where it does not say."""
+    return _pretrained_cfg(model).get("input_size", (3, 32, 32))[-1]
+
+
 def normalisation(model: Any) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     """Mean and standard deviation of a plain timm model's images; None where it does not say."""
     cfg = _pretrained_cfg(model)
     return (tuple(cfg["mean"]), tuple(cfg["std"])) if {"mean", "std"} <= cfg.keys() else None
-
-
-def _usual_image_size(model: Any) -> int:
-    return _pretrained_cfg(model).get("input_size", (3, 32, 32))[-1]
 
 
 def _pretrained_cfg(model: Any) -> dict[str, Any]:

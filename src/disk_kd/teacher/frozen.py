@@ -5,7 +5,9 @@ Shape letters: B batch, C channels, H height, W width.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Sequence
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -21,17 +23,23 @@ from disk_kd.teacher.features import (
     fixed_image_size,
     input_channels,
     normalisation,
+    usual_image_size,
 )
+from disk_kd.teacher.fold import fold_batch_norms
+from disk_kd.teacher.hashing import weights_hash
 
 NEEDS = ("logits", "pooled", "map")
 """What a teacher can give: logits (B, classes), pooled features (B, F), and a map (B, C, H, W)."""
+
+Precision = Literal["fp32", "bf16", "fp16"]
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Teacher(nn.Module):
     """A teacher that only looks: eval mode for ever, no gradients, its own normalisation and resolution.
 
     It sees the student's batch: the same crop in the same colours, normalised anew and resized for itself.
-    The model it is given is frozen in place.
+    The model it is given is frozen in place; with `fold` it is left as it is, and a copy serves.
 
     Args:
         model: a trained model, plain or compiled.
@@ -41,10 +49,14 @@ class Teacher(nn.Module):
         needs: outputs to give, any of `NEEDS`.
         image_size: height and width that the teacher sees, when not the batch's. None: the only size that the
             model takes, or the batch's.
+        fold: fold batch norms into convolutions (`fold_batch_norms`) in a plain copy of the model. Its outputs stay,
+            to rounding; the names in its state do not.
+        precision: what the model computes in, whatever autocast is on around: fp32 leaves it to the type of its
+            weights, bf16 and fp16 run it under autocast and leave the weights.
 
     Raises:
-        ConfigError: `needs` has an unknown name.
-        ModelError: the model cannot give what `needs` names.
+        ConfigError: `needs` or `precision` has an unknown name.
+        ModelError: the model cannot give what `needs` names, or cannot be run to fold it.
     """
 
     def __init__(
@@ -55,14 +67,18 @@ class Teacher(nn.Module):
         input_std: Sequence[float],
         needs: Collection[str] = frozenset({"logits"}),
         image_size: int | tuple[int, int] | None = None,
+        fold: bool = False,
+        precision: Precision = "fp32",
     ) -> None:
         super().__init__()
-        self.model = model.requires_grad_(False).eval()
         self.needs = _checked_needs(needs)
+        self.precision = _checked_precision(precision)
         plain = unwrap_model(model)
         for need in self.needs - {"logits"}:
             check_features(plain, need)
         self.image_size = fixed_image_size(plain) if image_size is None else to_2tuple(image_size)
+        self._given_sha256 = weights_hash(plain) if fold else None
+        self.model = (_folded(plain, self.image_size) if fold else model).requires_grad_(False).eval()
         self.input_mean, self.input_std = tuple(input_mean), tuple(input_std)
         self.mean, self.std = normalisation(plain) or (self.input_mean, self.input_std)
         channels = input_channels(plain)
@@ -84,15 +100,18 @@ class Teacher(nn.Module):
         student: nn.Module,
         needs: Collection[str] = frozenset({"logits"}),
         image_size: int | tuple[int, int] | None = None,
+        fold: bool = False,
+        precision: Precision | None = None,
     ) -> Teacher:
         """The teacher for a student's batches.
 
         Args:
-            teacher: a timm model, or a `Teacher`, whose settings other than `needs` stay.
+            teacher: a timm model, or a `Teacher`, whose settings other than `needs` stay: of those below, what is
+                not given. A folded one stays folded.
             student: a timm model; its `pretrained_cfg` says how the images are normalised. Without one they
                 are taken to be normalised for the teacher.
-            needs: as of `Teacher`.
-            image_size: as of `Teacher`.
+            needs, image_size, fold: as of `Teacher`.
+            precision: as of `Teacher`; None: fp32.
 
         Raises:
             ConfigError, ModelError: as `Teacher`; or teacher and student differ in their number of classes.
@@ -100,12 +119,29 @@ class Teacher(nn.Module):
         if isinstance(teacher, Teacher):
             mean, std, model = teacher.input_mean, teacher.input_std, teacher.model
             image_size = image_size or teacher.image_size
+            precision = precision or teacher.precision
+            given_sha256 = teacher._given_sha256
         else:
-            model = teacher
+            model, given_sha256 = teacher, None
             as_they_come = (0.0,), (1.0,)
             mean, std = normalisation(unwrap_model(student)) or normalisation(unwrap_model(teacher)) or as_they_come
         _check_classes(unwrap_model(model), unwrap_model(student))
-        return cls(model, input_mean=mean, input_std=std, needs=needs, image_size=image_size)
+        made = cls(
+            model,
+            input_mean=mean,
+            input_std=std,
+            needs=needs,
+            image_size=image_size,
+            fold=fold and given_sha256 is None,
+            precision=precision or "fp32",
+        )
+        made._given_sha256 = given_sha256 or made._given_sha256
+        return made
+
+    @property
+    def weights_sha256(self) -> str:
+        """`weights_hash` of the model as it was given: folding does not change it."""
+        return self._given_sha256 or weights_hash(self.model)
 
     def train(self, mode: bool = True) -> Teacher:
         """Stay in eval mode, whatever is asked of the module around."""
@@ -123,8 +159,15 @@ class Teacher(nn.Module):
             By name, what `needs` asks for: "logits" (B, classes), "pooled" (B, F), "map" (B, C, H, W).
         """
         images_BCHW = self._as_own(images_BCHW)
+        dtype = _AUTOCAST.get(self.precision)
+        with torch.autocast(images_BCHW.device.type, dtype, enabled=dtype is not None):
+            outputs = self._outputs(images_BCHW)
+        return {name: output.float() for name, output in outputs.items()}
+
+    def _outputs(self, images_BCHW: Tensor) -> dict[str, Tensor]:
+        """What `needs` asks for, in one pass of the model."""
         if self.needs <= {"logits"}:
-            return {"logits": self.model(images_BCHW).float()}
+            return {"logits": self.model(images_BCHW)}
         model = unwrap_model(self.model)
         outputs = {}
         if "map" in self.needs:
@@ -135,7 +178,7 @@ class Teacher(nn.Module):
             outputs["pooled"] = model.forward_head(features, pre_logits=True)
         if "logits" in self.needs:
             outputs["logits"] = model.forward_head(features)
-        return {name: output.float() for name, output in outputs.items()}
+        return outputs
 
     def sizes(self, in_chans: int | None = None, image_size: int | None = None) -> dict[str, int]:
         """Sizes of all outputs, as `feature_sizes` gives them."""
@@ -156,6 +199,32 @@ def _checked_needs(needs: Collection[str]) -> frozenset[str]:
         if need not in NEEDS:
             raise ConfigError(f"a teacher has no output {need!r}; {nearest(need, NEEDS)}")
     return frozenset(needs)
+
+
+def _checked_precision(precision: Precision) -> Precision:
+    if precision not in get_args(Precision):
+        raise ConfigError(f"a teacher has no precision {precision!r}; {nearest(precision, get_args(Precision))}")
+    return precision
+
+
+def _folded(model: nn.Module, image_size: tuple[int, int] | None) -> nn.Module:
+    """A copy of a plain model with its batch norms folded.
+
+    Raises:
+        ModelError: it does not take images of that size, or of its usual one.
+    """
+    height, width = image_size or (usual_image_size(model),) * 2
+    size = (2, input_channels(model), height, width)
+    noise_BCHW = torch.randn(size, generator=torch.Generator().manual_seed(0))
+    folded = copy.deepcopy(model).eval()
+    try:
+        fold_batch_norms(folded, noise_BCHW)
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise ModelError(
+            f"{type(model).__name__} cannot be run on images {size} to fold its batch norms ({error}); "
+            "give image_size, or fold=False"
+        ) from error
+    return folded
 
 
 def _per_channel(values: tuple[float, ...], channels: int) -> Tensor:

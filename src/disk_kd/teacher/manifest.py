@@ -1,38 +1,33 @@
-"""What stored teacher outputs were made from, kept beside them and compared before they are used."""
+"""What stored teacher outputs were made from, kept beside them and compared before they are used.
+
+A manifest holds
+    format   of the folder;
+    facts    all that decides what an output is: the teacher, the data, the layout;
+    shapes   of each output, per sample;
+    views    of each view what its building told: `build_s`, the seconds it took, and `errors`, what storing
+             changed in its logits.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from timm.utils import unwrap_model
-from torch import nn
-
 from disk_kd.errors import CheckpointError
 from disk_kd.files import write_text
 from disk_kd.teacher.frozen import Teacher
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 
 
-def weights_hash(model: nn.Module) -> str:
-    """SHA-256 in hexadecimal of the names, types, shapes and bytes of a model's state; wrappers count not."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(unwrap_model(model).state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
 def teacher_facts(teacher: Teacher) -> dict[str, Any]:
-    """What stored outputs depend on in the teacher: its weights, and how it sees the images."""
+    """What stored outputs depend on in the teacher: its weights, its precision, and how it sees the images."""
     return {
-        "teacher_sha256": weights_hash(teacher.model),
+        "teacher_sha256": teacher.weights_sha256,
+        "precision": teacher.precision,
         "teacher_mean": teacher.mean,
         "teacher_std": teacher.std,
         "teacher_image_size": teacher.image_size,
@@ -62,6 +57,19 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return record
 
 
+def agreed_record(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest of the store in `folder`, made from just these facts; a new one, not yet written, if it has none.
+
+    Raises:
+        CheckpointError: some fact differs, or the manifest cannot be read.
+    """
+    if not (folder / MANIFEST).exists():
+        return {"format": FORMAT, "facts": dict(facts), "shapes": {}, "views": {}}
+    record = read_manifest(folder)
+    refuse_difference(folder, record["facts"], facts, record["facts"].keys() | facts.keys())
+    return record
+
+
 def write_manifest(folder: Path, record: Mapping[str, Any]) -> None:
     """Put `record` in the place of the manifest in `folder`, whole or not at all."""
     write_text(folder / MANIFEST, json.dumps(record, indent=2) + "\n")
@@ -75,7 +83,7 @@ def damaged(folder: Path, what: str) -> CheckpointError:
 def refuse_difference(
     folder: Path, record: Mapping[str, Any], wanted: Mapping[str, Any], names: Collection[str]
 ) -> None:
-    """Refuse a store whose manifest differs from `wanted` in one of `names`.
+    """Refuse a store of which one of `names` differs in `record` from what is `wanted`.
 
     Raises:
         CheckpointError: they differ; it names the first field, and both values.

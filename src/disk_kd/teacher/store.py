@@ -1,67 +1,64 @@
 """Stored outputs of a teacher: computed once, read by every run, pass and rank.
 
-Shape letters: V views, N samples, B batch.
+Shape letters: N samples, B batch.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from itertools import count
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from filelock import FileLock
 from torch import Tensor
 
-from disk_kd.errors import CheckpointError, ConfigError, DataError, ModelError, RunError
-from disk_kd.teacher.frozen import Teacher
+from disk_kd.errors import CheckpointError, RunError
+from disk_kd.teacher.encoding import TEMPERATURES, encoding_of
+from disk_kd.teacher.frozen import NEEDS, Teacher
 from disk_kd.teacher.manifest import (
-    FORMAT,
     MANIFEST,
+    agreed_record,
     as_json,
-    damaged,
     read_manifest,
     refuse_difference,
     teacher_facts,
-    write_manifest,
 )
-
-HALF = np.dtype("<f2")
-HALF_MAX = 65504.0
-"""Largest number of half precision."""
-
-_NOT_FACTS = {"shapes", "views_finished"}
-_BLANK_ROWS = 1024
-
-
-class Batches(Protocol):
-    """What a store is built from: `disk_kd.data.Loader` with shuffle=False and drop_last=False."""
-
-    steps_per_pass: int
-
-    def batches(self, pass_index: int) -> Iterable[Any]:
-        """Batches (images, targets, ids, view) of a pass; pass v has the augmentation of view v."""
+from disk_kd.teacher.store_build import Batches, Progress, build_missing
+from disk_kd.teacher.store_files import map_file, missing_outputs, output_file, rows_of
 
 
 class TeacherStore:
-    """A teacher's outputs for every sample under every view, on disk in half precision.
+    """A teacher's outputs for every sample under some views, on disk in half precision.
 
-    A folder with one array (V, N, ...) per output, `logits.npy` and so on, mapped into memory, so that the
-    runs and ranks of a machine share one copy; and `manifest.json`, which says what they were made from. Row
-    n belongs to the sample of id n; a row that was not written reads as NaN.
+    A folder with one array (N, ...) per output and view, `logits.view0.npy` and so on, mapped into memory, so
+    that the runs and ranks of a machine share one copy; and `manifest.json`, which says what they were made
+    from. Row n belongs to the sample of id n; a row of no sample reads as NaN. Runs that need more outputs or
+    views of the same teacher and data add files to the folder, and leave those that are there.
 
-    Half precision keeps an output to a relative 2^-11 (0.05%), and its magnitude to 65504.
+    Half precision keeps an output to a relative 2^-11 (0.05%), and its magnitude to 65504. For many classes
+    the K largest logits and the sum of the others can be stored instead (`disk_kd.teacher.encoding.TopK`).
+    `errors` tells what either changes in the teacher's distribution, measured while the store was built.
 
     `build` makes a store, `open` opens one.
+
+    Attributes:
+        path: the folder.
+        needs: the outputs that are read.
+        views: views 0 to `views` - 1 can be read.
+        manifest: what `disk_kd.teacher.manifest` tells of.
     """
 
-    def __init__(self, path: Path, manifest: dict[str, Any], needs: Collection[str]) -> None:
-        self.path = path
-        self.manifest = manifest
-        self._arrays = {need: _open_array(path, need, manifest["shapes"][need], "r") for need in sorted(needs)}
-        self._loaded: dict[str, Tensor] = {}
+    def __init__(self, path: Path, manifest: dict[str, Any], needs: Iterable[str], views: int) -> None:
+        self.path, self.manifest, self.needs, self.views = path, manifest, tuple(sorted(needs)), views
+        facts, shapes = manifest["facts"], manifest["shapes"]
+        self._encodings = {need: encoding_of(need, shapes[need], facts["top_k"]) for need in self.needs}
+        for view in range(views):  # what is damaged shows now
+            self._map(view)
+        self._mapped: dict[int, dict[str, np.ndarray]] = {}
+        self._loaded: dict[str, list[Tensor]] = {}
 
     @classmethod
     def build(
@@ -73,82 +70,100 @@ class TeacherStore:
         views: int,
         samples: int,
         manifest: Mapping[str, Any],
-        progress: Callable[[int, int], None] | None = None,
+        top_k: int | None = None,
+        progress: Progress | None = None,
     ) -> TeacherStore:
-        """Run the teacher over every view, or go on where a build was stopped; open a store that is whole.
+        """Make what the folder lacks, or go on where a build was stopped; then open it.
 
-        Any number of processes may build the same store: one works, the others wait for it. A view counts as
-        finished only after its rows are on the disk.
+        Any number of processes may build the same store: one works, the others wait for it. A file has its
+        name only after all its rows are on the disk; one that was begun is filled on from the first step of
+        the pass that lacks a row. One pass of the teacher makes all outputs that a view lacks.
 
         Args:
             path: a folder; made if it is not there.
             teacher: gives the outputs that its `needs` name.
-            loader: meets each sample once a pass, in the augmentation of that view, on the teacher's device.
-            views: V.
+            loader: meets the samples of its split in their order, in the augmentation of the view, on the
+                teacher's device.
+            views: views 0 to `views` - 1 are made.
             samples: N, above the largest sample id.
             manifest: what else the outputs depend on (dataset fingerprint, augmentation, seed, precision), as
                 JSON values. `teacher_facts` are added.
+            top_k: store so many logits of each sample and the sum of the others; None: all logits.
             progress: called after each batch with the batches done and the batches in all.
 
         Raises:
             CheckpointError: the store at `path` was made from something else, or is damaged.
-            ConfigError: the loader does not make that many views.
+            ConfigError: the loader does not make that many views or shuffles, or `top_k` does not fit the classes.
             DataError: there are no samples, or one has an id that is not below `samples`.
             ModelError: the teacher gives NaN.
             RunError: the disk is full or not writable.
         """
         path = Path(path)
-        facts = _facts(teacher, views, samples, manifest)
-        _make_folder(path)
-        with FileLock(path / "lock"):
-            if (path / MANIFEST).exists():
-                record = read_manifest(path)
-                refuse_difference(path, record, facts, (record.keys() | facts.keys()) - _NOT_FACTS)
-            else:
-                record = _create(path, teacher, loader, facts)
-            arrays = {need: _open_array(path, need, shape, "r+") for need, shape in record["shapes"].items()}
-            for view in range(record["views_finished"], views):
-                _write_view(arrays, teacher, loader, view, progress)
-                record["views_finished"] = view + 1
-                write_manifest(path, record)
-        return cls.open(path)
+        layout = {"dtype": "float16", "samples": samples, "top_k": top_k}
+        facts = as_json({**manifest, **teacher_facts(teacher), **layout})
+        # A whole store is read without the lock, which a reader may not be allowed to take.
+        if cls.holds(path, teacher.needs, views):
+            agreed_record(path, facts)
+        else:
+            _make_folder(path)
+            with FileLock(path / "lock"):
+                build_missing(path, teacher, loader, facts, views, progress)
+        return cls.open(path, views=views, needs=teacher.needs)
 
     @classmethod
     def open(
         cls,
         path: str | Path,
         manifest: Mapping[str, Any] | None = None,
+        *,
+        views: int | None = None,
         needs: Collection[str] | None = None,
     ) -> TeacherStore:
-        """Open a finished store.
+        """Open what is stored.
 
         Args:
-            path: its folder.
+            path: the store's folder.
             manifest: facts that it must have been made from: any of those in the manifest, such as what was
                 given to `build`, and `teacher_facts`.
-            needs: outputs to read; None: all that are stored.
+            views: how many views to read; None: all that are whole.
+            needs: outputs to read; None: all of which the first view is whole.
 
         Raises:
-            CheckpointError: there is no store, it is unfinished or damaged, it was made from something else,
-                or it lacks an output.
+            CheckpointError: there is no store, it is damaged, it was made from something else, or it lacks an
+                output or a view.
         """
         path = Path(path)
+        # Files first: the manifest tells of each view before its files have their names.
+        stored = [need for need in NEEDS if not missing_outputs(path, [need], 0)]
+        needs = stored if needs is None else sorted(needs)
+        whole = _whole_views(path, needs)
         record = read_manifest(path)
         wanted = as_json(manifest or {})
-        refuse_difference(path, record, wanted, wanted.keys())
-        if record["views_finished"] < record["views"]:
+        refuse_difference(path, record["facts"], wanted, wanted.keys())
+        lacking = [need for need in needs if need not in stored]
+        if lacking or not needs:
             raise CheckpointError(
-                f"teacher store {path} has {record['views_finished']} of {record['views']} views; "
-                "build it again to go on"
+                f"teacher store {path} holds {', '.join(stored) or 'no finished view'} and not "
+                f"{', '.join(lacking) or 'an output'}, which this run needs; build it again to go on"
             )
-        needs = record["needs"] if needs is None else needs
-        missing = sorted(set(needs) - set(record["needs"]))
-        if missing:
+        if views is not None and whole < views:
             raise CheckpointError(
-                f"teacher store {path} holds {', '.join(record['needs'])} and not {', '.join(missing)}, "
-                "which this method needs; delete it or give another path"
+                f"teacher store {path} has {whole} of {views} views of {', '.join(needs)}; build it again to go on"
             )
-        return cls(path, record, needs)
+        return cls(path, record, needs, whole if views is None else views)
+
+    @classmethod
+    def missing(cls, path: str | Path, needs: Collection[str], views: int) -> int:
+        """How many files, one per output and view, a build would have to make."""
+        path = Path(path)
+        if not (path / MANIFEST).exists():
+            return len(needs) * views
+        return sum(len(missing_outputs(path, needs, view)) for view in range(views))
+
+    @classmethod
+    def holds(cls, path: str | Path, needs: Collection[str], views: int) -> bool:
+        """Whether there is nothing to build for these outputs and views; what they were made from is not asked."""
+        return cls.missing(path, needs, views) == 0
 
     def read(self, ids_B: Tensor, view: int, device: torch.device | str) -> dict[str, Tensor]:
         """The outputs for some samples under one view.
@@ -157,7 +172,7 @@ class TeacherStore:
 
         Args:
             ids_B: (B,) sample ids.
-            view: 0 to V - 1.
+            view: 0 to `views` - 1.
             device: where the outputs go.
 
         Returns:
@@ -166,25 +181,26 @@ class TeacherStore:
         Raises:
             CheckpointError: there is no such view.
         """
-        views = self.manifest["views"]
-        if not 0 <= view < views:
+        if not 0 <= view < self.views:
             raise CheckpointError(
-                f"teacher store {self.path} has views 0 to {views - 1}, the data asks for view {view}; "
+                f"teacher store {self.path} has views 0 to {self.views - 1}, the data asks for view {view}; "
                 "give the data as many views, or store more"
             )
         if self._loaded:
-            return {
-                need: array[view, ids_B.to(array.device, non_blocking=True)].to(device).float()
-                for need, array in self._loaded.items()
-            }
-        rows_B = ids_B.cpu().numpy()
-        return {
-            need: torch.from_numpy(np.asarray(array[view, rows_B])).to(device, non_blocking=True).float()
-            for need, array in self._arrays.items()
-        }
+            rows = {need: _select(by_view[view], ids_B) for need, by_view in self._loaded.items()}
+        else:
+            index_B = ids_B.cpu().numpy()
+            if view not in self._mapped:
+                # Passes read view by view: one at a time is enough, and open files are few.
+                self._mapped = {view: self._map(view)}
+            mapped = self._mapped[view]
+            rows = {need: torch.from_numpy(array.take(index_B, axis=0)) for need, array in mapped.items()}
+        return {need: self._encodings[need].decode(part.to(device, non_blocking=True)) for need, part in rows.items()}
 
     def preload(self, device: torch.device | str, max_bytes: int = 2 << 30) -> bool:
-        """Copy the store to a device, so that reading it costs no transfer and no wait.
+        """Copy the store to an accelerator, so that reading it costs no transfer and no wait.
+
+        For the CPU nothing is done: the files are in its memory once they were read, and shared there.
 
         Args:
             device: where to.
@@ -193,38 +209,76 @@ class TeacherStore:
         Returns:
             Whether it was copied.
         """
-        if sum(array.nbytes for array in self._arrays.values()) > max_bytes:
+        total_bytes = self.views * self.manifest["facts"]["samples"] * self.bytes_per_sample()
+        if torch.device(device).type == "cpu" or total_bytes > max_bytes:
             return False
-        for need, array in self._arrays.items():
-            copy = torch.empty(array.shape, dtype=torch.float16, device=device)
-            for view, rows in enumerate(array):
-                # One view at a time, and a copy of it, because torch takes no read-only arrays.
-                copy[view] = torch.from_numpy(np.array(rows))
-            self._loaded[need] = copy
+        self._load(device)
         return True
+
+    def _load(self, device: torch.device | str) -> None:
+        for view in range(self.views):
+            for need, rows in self._map(view).items():
+                # A copy, because torch takes no read-only arrays.
+                self._loaded.setdefault(need, []).append(torch.from_numpy(np.array(rows)).to(device))
+
+    def _map(self, view: int) -> dict[str, np.ndarray]:
+        """The files of a view, mapped into memory.
+
+        Raises:
+            CheckpointError: one is damaged.
+        """
+        samples = self.manifest["facts"]["samples"]
+        return {
+            need: rows_of(map_file(output_file(self.path, need, view), encoding, samples))
+            for need, encoding in self._encodings.items()
+        }
+
+    def errors(self) -> dict[str, dict[str, float]]:
+        """What storing changed in the logits: KL(softmax(teacher / T) || softmax(stored / T)) in nats.
+
+        Returns:
+            By temperature T ("1", "2", "4"), "mean" and "max" over the samples and views that are read; empty
+            where the logits are not.
+        """
+        if "logits" not in self.needs:
+            return {}
+        errors = [self.manifest["views"][str(view)]["errors"] for view in range(self.views)]
+        return {
+            f"{t:g}": {
+                "mean": sum(error[f"{t:g}"]["mean"] for error in errors) / self.views,
+                "max": max(error[f"{t:g}"]["max"] for error in errors),
+            }
+            for t in TEMPERATURES
+        }
+
+    def build_s(self) -> float:
+        """Seconds that the views that are read took to build, data and all outputs included."""
+        return sum(self.manifest["views"][str(view)]["build_s"] for view in range(self.views))
 
     def bytes_per_sample(self) -> int:
         """Bytes on disk of one sample under one view, of the outputs that are read."""
-        return sum(HALF.itemsize * math.prod(array.shape[2:]) for array in self._arrays.values())
+        return sum(encoding.item.itemsize for encoding in self._encodings.values())
 
 
-def store_bytes(samples: int, views: int, num_classes: int, pooled: int = 0, map_size: int = 0) -> int:
-    """Bytes of a store on disk, but for some hundred bytes of headers.
+def store_bytes(
+    samples: int, views: int, num_classes: int, pooled: int = 0, map_size: int = 0, top_k: int | None = None
+) -> int:
+    """Bytes of a store on disk, but for some hundred bytes of header a file.
 
     Args:
         samples: N.
-        views: V.
+        views: how many views.
         num_classes: numbers in the logits of an image; 0 when they are not stored.
         pooled: numbers in its pooled features; 0 when they are not stored.
         map_size: numbers in its map, channels x height x width; 0 when it is not stored.
+        top_k: logits that are kept; None: all.
+
+    Raises:
+        ConfigError: `top_k` does not fit the classes.
     """
-    return HALF.itemsize * samples * views * (num_classes + pooled + map_size)
-
-
-def _facts(teacher: Teacher, views: int, samples: int, manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """All that decides what a store holds."""
-    layout = {"format": FORMAT, "dtype": "float16", "views": views, "samples": samples}
-    return as_json({**manifest, **teacher_facts(teacher), **layout, "needs": sorted(teacher.needs)})
+    sizes = {"logits": num_classes, "pooled": pooled, "map": map_size}
+    row_bytes = sum(encoding_of(need, (size,), top_k).item.itemsize for need, size in sizes.items() if size)
+    return samples * views * row_bytes
 
 
 def _make_folder(path: Path) -> None:
@@ -234,80 +288,10 @@ def _make_folder(path: Path) -> None:
         raise RunError(f"no folder for a teacher store at {path}: {error.strerror}; give another") from None
 
 
-def _create(path: Path, teacher: Teacher, loader: Batches, facts: dict[str, Any]) -> dict[str, Any]:
-    """Lay out blank arrays, then the manifest of a store with no view finished."""
-    first = next(iter(loader.batches(0)), None)
-    if first is None:
-        raise DataError("there are no samples to store a teacher's outputs for; give a split that is not empty")
-    layout = facts["views"], facts["samples"]
-    shapes = {need: (*layout, *output.shape[1:]) for need, output in teacher(first.images).items()}
-    try:
-        for need, shape in shapes.items():
-            _write_blank(path / f"{need}.npy", shape)
-    except OSError as error:
-        for need in shapes:
-            (path / f"{need}.npy").unlink(missing_ok=True)
-        needed_mib = HALF.itemsize * sum(map(math.prod, shapes.values())) / 2**20
-        raise RunError(
-            f"cannot write the teacher store {path} of {needed_mib:.0f} MiB: {error.strerror}; "
-            "make room or give another path"
-        ) from None
-    record = {**facts, "shapes": shapes, "views_finished": 0}
-    write_manifest(path, record)
-    return record
+def _whole_views(path: Path, needs: Collection[str]) -> int:
+    """How many views from 0 on have a file of every output."""
+    return next(view for view in count() if not needs or missing_outputs(path, needs, view))
 
 
-def _write_blank(path: Path, shape: tuple[int, ...]) -> None:
-    """An array of NaN, written out: a full disk must show here, since under a mapped file it kills the process."""
-    blank = np.full((_BLANK_ROWS, *shape[2:]), np.nan, HALF)
-    rows = shape[0] * shape[1]
-    with path.open("wb") as file:
-        header = {"descr": HALF.str, "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        for start in range(0, rows, _BLANK_ROWS):
-            file.write(blank[: rows - start].tobytes())
-
-
-def _write_view(
-    arrays: dict[str, np.memmap],
-    teacher: Teacher,
-    loader: Batches,
-    view: int,
-    progress: Callable[[int, int], None] | None,
-) -> None:
-    """Fill one view of every array, and wait until it is on the disk."""
-    views, samples = next(iter(arrays.values())).shape[:2]
-    for step, batch in enumerate(loader.batches(view)):
-        if batch.view != view:
-            raise ConfigError(
-                f"pass {view} of the loader has view {batch.view}: it must make the store's {views} views"
-            )
-        outputs, rows_B = teacher(batch.images), batch.ids.cpu().numpy()
-        if rows_B.max() >= samples:
-            raise DataError(f"sample id {rows_B.max()} has no row in a teacher store of {samples} samples")
-        for need, array in arrays.items():
-            array[view, rows_B] = _half(outputs[need], need, rows_B)
-        if progress is not None:
-            progress(view * loader.steps_per_pass + step + 1, views * loader.steps_per_pass)
-    for array in arrays.values():
-        array.flush()
-
-
-def _half(output: Tensor, need: str, rows_B: np.ndarray) -> np.ndarray:
-    """An output in half precision on the host; NaN is refused, since it marks what was not written."""
-    half = output.clamp(-HALF_MAX, HALF_MAX).half().cpu().numpy()
-    bad_B = np.isnan(half).reshape(len(half), -1).any(axis=1)
-    if bad_B.any():
-        raise ModelError(f"the teacher's {need} are NaN for sample {rows_B[bad_B][0]}; check its weights and precision")
-    return half
-
-
-def _open_array(path: Path, need: str, shape: list[int], mode: Literal["r", "r+"]) -> np.memmap:
-    file = path / f"{need}.npy"
-    try:
-        array = np.lib.format.open_memmap(file, mode=mode)
-    except (OSError, ValueError) as error:
-        raise damaged(path, f"{file.name}: {error}") from None
-    if array.dtype != HALF or list(array.shape) != list(shape):
-        raise damaged(path, f"{file.name} holds {array.dtype} {list(array.shape)}, not float16 {list(shape)}")
-    return array
+def _select(rows: Tensor, ids_B: Tensor) -> Tensor:
+    return rows.index_select(0, ids_B.to(rows.device, non_blocking=True))

@@ -21,21 +21,21 @@ class Meter:
     def __init__(self) -> None:
         self.names: list[str] = []
         self.sums: Tensor | None = None
-        self.weight = 0.0
+        self.steps = 0
 
-    def add(self, values: Mapping[str, Tensor], weight: float = 1.0) -> None:
-        """Add 0-dim tensors; the names are the same until `means` is called."""
-        stacked = weight * torch.stack([value.detach().float() for value in values.values()])
+    def add(self, values: Mapping[str, Tensor]) -> None:
+        """Add a step's detached 0-dim tensors; the names are the same until `means` is called."""
+        stacked = torch.stack([value.float() for value in values.values()])
         self.names = list(values)
         self.sums = stacked if self.sums is None else self.sums + stacked
-        self.weight += weight
+        self.steps += 1
 
     def means(self) -> dict[str, float]:
         """The means by name, with the one wait for the device, and begin anew."""
         if self.sums is None:
             return {}
-        means = dict(zip(self.names, (self.sums / self.weight).tolist(), strict=True))
-        self.sums, self.weight = None, 0.0
+        means = dict(zip(self.names, (self.sums / self.steps).tolist(), strict=True))
+        self.sums, self.steps = None, 0
         return means
 
     def finite(self) -> bool:
@@ -44,11 +44,11 @@ class Meter:
 
     def state_dict(self) -> dict[str, Any]:
         """For the checkpoint."""
-        return {"names": self.names, "sums": self.sums, "weight": self.weight}
+        return {"names": self.names, "sums": self.sums, "steps": self.steps}
 
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
         """From a checkpoint."""
-        self.names, self.weight = list(state["names"]), state["weight"]
+        self.names, self.steps = list(state["names"]), state["steps"]
         self.sums = None if state["sums"] is None else state["sums"].to(device)
 
 

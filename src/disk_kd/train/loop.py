@@ -4,35 +4,26 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import torch
 from timm.utils import unwrap_model
-from torch import Tensor, nn
+from torch import nn
 
-from disk_kd.data import Batch, Loader
-from disk_kd.errors import CheckpointError, RunError
+from disk_kd.data import Loader
+from disk_kd.errors import RunError
 from disk_kd.files import save_tensors
 from disk_kd.tasks import Phase, StudentTask
 from disk_kd.train.checkpoint import load_checkpoint, random_state, save_checkpoint, set_random_state
 from disk_kd.train.log import Display, Meter, MetricsLog
 from disk_kd.train.optim import load_optimizer, make_optimizer, make_scheduler
-from disk_kd.train.settings import TrainSettings
+from disk_kd.train.state import load_task_state, task_state
+from disk_kd.train.step import TrainStep
 
 CHECKPOINT = Path("last") / "checkpoint.safetensors"
 BEST = Path("best") / "student.safetensors"
-
-_AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-class Store(Protocol):
-    """Stored teacher outputs, met again by sample and view."""
-
-    def read(self, ids: Tensor, view: int, device: torch.device) -> dict[str, Tensor]:
-        """The outputs for these samples under this view."""
 
 
 class DivergenceError(RunError):
@@ -57,28 +48,24 @@ class Position:
 
 
 def fit(
-    task: StudentTask,
+    step: TrainStep,
     loader: Loader,
-    settings: TrainSettings,
     folder: Path,
     *,
     plan: list[Phase],
     validate: Callable[[], Mapping[str, float]] | None,
     display: Display,
-    store: Store | None = None,
     resume: bool = False,
 ) -> Position:
-    """Train `task` through the passes of `plan` and keep everything in `folder`.
+    """Train the task of `step` through the passes of `plan` and keep everything in `folder`.
 
     Args:
-        task: what is trained; the loop knows no method.
+        step: what is done with a batch, to which task, by which settings; the loop knows no method.
         loader: batches of the training split.
-        settings: of the optimiser, its schedule, and the bookkeeping.
         folder: the run directory; `last/` and `best/` in it.
         plan: the phase of each pass, as `disk_kd.tasks.plan_passes` gives it.
         validate: evaluates the student on the validation split; "top1" decides what is best. None: there is none.
         display: progress for a person.
-        store: stored teacher outputs; None: the teacher runs at each step.
         resume: go on from the checkpoint in `last/`, if there is one.
 
     Returns:
@@ -88,9 +75,7 @@ def fit(
         DivergenceError: the loss is not finite; the last checkpoint stays.
         CheckpointError: the checkpoint cannot be read, or is of another task.
     """
-    device = task.device
-    autocast = torch.autocast(device.type, dtype=_AUTOCAST[settings.precision], enabled=settings.precision != "fp32")
-    scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
+    task, settings = step.task, step.settings
     phases = {phase.name: phase for phase in plan}
     modules = {name: getattr(task, phase.module) for name, phase in phases.items()}
     optimizers = {name: make_optimizer(module, settings) for name, module in modules.items()}
@@ -108,7 +93,7 @@ def fit(
         return {
             "task": task_state(task),
             "optimizers": {name: optimizer.state_dict() for name, optimizer in optimizers.items()},
-            "scaler": scaler.state_dict(),
+            "scaler": step.scaler.state_dict(),
             "updates": updates,
             "position": asdict(at),
             "meter": meter.state_dict(),
@@ -121,10 +106,10 @@ def fit(
         load_task_state(task, saved["task"])
         for name, optimizer in optimizers.items():
             load_optimizer(optimizer, saved["optimizers"][name])
-        scaler.load_state_dict(saved["scaler"])
+        step.scaler.load_state_dict(saved["scaler"])
         updates.update(saved["updates"])
         at = Position(**saved["position"])
-        meter.load_state_dict(saved["meter"], device)
+        meter.load_state_dict(saved["meter"], task.device)
         set_random_state(saved["random"])
         log_bytes = saved["log_bytes"]
 
@@ -137,19 +122,7 @@ def fit(
             optimizer, scheduler, module = optimizers[phase.name], schedulers[phase.name], modules[phase.name]
             for batch in loader.batches(at.passes, start=at.step):
                 scheduler.step(max(0, updates[phase.name]))
-                for part in micro_batches(batch, settings.accumulate):
-                    share = len(part.targets) / len(batch.targets)
-                    outputs = None if store is None else store.read(part.ids, part.view, device)
-                    with autocast:
-                        result = task(part.images, part.targets, outputs)
-                    scaler.scale(result["loss"] * share).backward()
-                    meter.add(measures(result, part.targets), share)
-                if settings.clip_grad is not None:
-                    scaler.unscale_(optimizer)
-                    torch.nn.utils.clip_grad_norm_(module.parameters(), settings.clip_grad)
-                scaler.step(optimizer)
-                scaler.update()
-                optimizer.zero_grad()
+                meter.add(step(batch, optimizer, module))
                 updates[phase.name] += 1
                 if phase.trains_student:
                     task.update_ema(step=updates[phase.name])
@@ -187,38 +160,6 @@ def fit(
         save_checkpoint(folder / CHECKPOINT, state())
     log.close()
     return at
-
-
-def micro_batches(batch: Batch, parts: int) -> Iterator[Batch]:
-    """The batch in `parts` near-equal parts, along its samples."""
-    for images, targets, ids in zip(*(field.tensor_split(parts) for field in batch[:3]), strict=True):
-        yield Batch(images, targets, ids, batch.view)
-
-
-def measures(result: Mapping[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
-    """What the log shows of a step: the loss, its parts, and top-1 on the batch (percent)."""
-    scalars = {name: value for name, value in result.items() if value.ndim == 0}
-    return scalars | {"top1": (result["output"].argmax(1) == targets).float().mean() * 100}
-
-
-def task_state(task: StudentTask) -> dict[str, Tensor]:
-    """State of all that a run changes: student, helper, average, price. The teacher is not in it."""
-    return {name: value for name, value in task.state_dict().items() if not name.startswith("teacher.")}
-
-
-def load_task_state(task: StudentTask, state: Mapping[str, Tensor]) -> None:
-    """Put `task_state` back.
-
-    Raises:
-        CheckpointError: the names or shapes are another task's.
-    """
-    try:
-        missing, unexpected = task.load_state_dict(state, strict=False)
-    except RuntimeError as error:
-        raise CheckpointError(f"the checkpoint is of another model: {str(error).splitlines()[-1].strip()}") from None
-    wrong = [name for name in missing if not name.startswith("teacher.")] + unexpected
-    if wrong:
-        raise CheckpointError(f"the checkpoint is of another method or model: {wrong[0]} does not fit")
 
 
 def evaluated(task: StudentTask) -> nn.Module:

@@ -30,7 +30,9 @@ class TrainSettings:
         ema_decay: decay of a running average of the weights, which is then what is evaluated; null: none.
         precision: fp32, or autocast to bf16 or fp16 (with loss scaling).
         channels_last: memory format of images and convolutions.
-        compile: compile the student with torch.compile.
+        compile: compile student and loss together with torch.compile; auto: if the run is long enough and the compiled
+            step is measured to be faster. What was decided stands in the run's config.yaml.
+        compile_mode: of torch.compile; reduce-overhead replays CUDA graphs, max-autotune searches for kernels too.
         seed: of the initial weights, the order of the data and its augmentation.
         device: cpu, cuda, cuda:1, mps; auto takes the accelerator when there is one.
         log_every: steps between two lines of metrics.
@@ -55,8 +57,9 @@ class TrainSettings:
     clip_grad: float | None = None
     ema_decay: float | None = None
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    channels_last: bool = False
-    compile: bool = False
+    channels_last: bool = True
+    compile: Literal["auto"] | bool = "auto"
+    compile_mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = "default"
     seed: int = 0
     device: str = "auto"
     log_every: int = 50

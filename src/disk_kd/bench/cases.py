@@ -1,0 +1,193 @@
+"""Our cases: what a pass of each method costs, and what bounds it."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from disk_kd.bench.measure import Case
+from disk_kd.bench.workbench import Workbench
+from disk_kd.data import Batch
+from disk_kd.helpers import exact_helper
+from disk_kd.tasks import CETask, DiSKTask, KDTask, StudentTask
+from disk_kd.teacher import TeacherStore
+from disk_kd.train import Meter, TrainStep, make_optimizer
+
+Run = Callable[[], int]
+LOGITS = frozenset({"logits"})
+
+
+def bound(bench: Workbench) -> Run:
+    """Forward and backward of the student on one fixed batch: eager, contiguous, float32, no data work, no update."""
+    student, batch, steps = bench.student(channels_last=False), fixed_batch(bench), bench.loader.steps_per_pass
+    images = batch.images.contiguous()
+
+    def run() -> int:
+        for _ in range(steps):
+            F.cross_entropy(student(images), batch.targets).backward()
+            student.zero_grad()
+        return steps * len(images)
+
+    return run
+
+
+def ceiling(bench: Workbench) -> Run:
+    """The same forward and backward as our loop runs them: channels_last, compiled, in the precision asked for."""
+    task, batch, steps = CETask(bench.student()), fixed_batch(bench), bench.loader.steps_per_pass
+    step = TrainStep(task, bench.train)
+
+    def run() -> int:
+        for _ in range(steps):
+            step.gradients(batch)
+            task.zero_grad()
+        return steps * len(batch.targets)
+
+    return run
+
+
+def passes(bench: Workbench, task: StudentTask, store: TeacherStore | None = None, steps: int | None = None) -> Run:
+    """One pass of each phase of a task, as the training loop does it.
+
+    Args:
+        bench: gives loader and settings.
+        task: what is trained.
+        store: stored teacher outputs; None: the teacher runs at each step.
+        steps: of a pass, at most; None: the whole pass.
+    """
+    step, meter, numbers = TrainStep(task, bench.train, store=store), Meter(), itertools.count()
+    modules = {phase: getattr(task, phase.module) for phase in task.phases}
+    optimizers = {phase: make_optimizer(module, bench.train) for phase, module in modules.items()}
+    task.train()
+
+    def run() -> int:
+        images = 0
+        for phase in task.phases:
+            task.set_phase(phase.name)
+            for batch in itertools.islice(bench.loader.batches(next(numbers)), steps):
+                meter.add(step(batch, optimizers[phase], modules[phase]))
+                images += phase.trains_student * len(batch.targets)
+            meter.means()
+        return images
+
+    return run
+
+
+def ce(bench: Workbench, **options: Any) -> Run:
+    """Cross-entropy."""
+    return passes(bench, CETask(bench.student()), **options)
+
+
+def kd(bench: Workbench, teacher: str, stored: bool, **options: Any) -> Run:
+    """KD, with the teacher stored or at each step."""
+    task = KDTask(bench.student(), bench.teacher(teacher))
+    return passes(bench, task, bench.store(teacher, LOGITS) if stored else None, **options)
+
+
+def disk(bench: Workbench, teacher: str, stored: bool, **options: Any) -> Run:
+    """DiSK with the exact helper, with the teacher stored or at each step."""
+    task = DiSKTask(bench.student(), bench.teacher(teacher))
+    return passes(bench, task, bench.store(teacher, LOGITS) if stored else None, **options)
+
+
+def disk_network(bench: Workbench, teacher: str) -> Run:
+    """DiSK with a helper network: a pass of the student and a pass of the helper, with the teacher stored."""
+    task = DiSKTask(bench.student(), bench.teacher(teacher), helper="teacher-map")
+    return passes(bench, task, bench.store(teacher, task.needs))
+
+
+def teacher_alone(bench: Workbench, teacher: str) -> Run:
+    """The teacher's forward pass on one fixed batch, as our loop runs it."""
+    forward, batch = compiled(bench, bench.teacher(teacher)), fixed_batch(bench)
+    return repeated(lambda: forward(batch.images), bench)
+
+
+def helper_alone(bench: Workbench) -> Run:
+    """The exact helper on random logits, as our loop runs it."""
+    size, classes = bench.settings.batch_size, bench.settings.classes
+    student, teacher = (torch.randn(size, classes, device=bench.device) for _ in range(2))
+    targets, price = fixed_batch(bench).targets, torch.tensor(0.1, device=bench.device)
+    heat: dict[str, Any] = {"student_temperature": 2.0, "teacher_temperature": 2.0}
+    solve = compiled(bench, partial(exact_helper, top_k=min(10, classes), max_ce=5.0, **heat))
+    return repeated(lambda: solve(student, teacher, targets, price=price), bench)
+
+
+def store_view(bench: Workbench, teacher: str) -> Run:
+    """The making of a teacher store, one image under one view counted as one."""
+
+    def run() -> int:
+        folder = Path(mkdtemp(dir=bench.folder))
+        bench.stored(folder, teacher)
+        shutil.rmtree(folder)
+        return bench.views * bench.settings.samples
+
+    return run
+
+
+ALONE: dict[str, tuple[str, Callable[..., Run]]] = {
+    "bound": ("the bound: student, eager, one fixed batch", bound),
+    "bound_kept": ("the same, in a process that keeps its memory", bound),
+    "ceiling": ("student as we run it, one fixed batch", ceiling),
+    "ce": ("CE", ce),
+    "helper": ("exact helper alone", helper_alone),
+}
+"""Title and maker of the cases without a teacher."""
+
+TAUGHT: dict[str, tuple[str, Callable[..., Run]]] = {
+    "kd_stored": ("KD, stored teacher", partial(kd, stored=True)),
+    "disk_stored": ("DiSK, exact helper, stored teacher", partial(disk, stored=True)),
+    "disk_network": ("DiSK, helper network, stored teacher", disk_network),
+    "kd_online": ("KD, online teacher", partial(kd, stored=False)),
+    "disk_online": ("DiSK, exact helper, online teacher", partial(disk, stored=False)),
+    "teacher": ("teacher alone, one fixed batch", teacher_alone),
+    "store": ("storing one view", store_view),
+}
+"""Title and maker of the cases that depend on the teacher."""
+
+
+def make_case(bench: Workbench, key: str, teacher: str) -> Case:
+    """The case of that key; `teacher` is used where it matters."""
+    if key in ALONE:
+        title, make = ALONE[key]
+        return Case(key, title, make(bench))
+    title, make = TAUGHT[key]
+    return Case(key, title, make(bench, teacher), teacher)
+
+
+def our_cases(bench: Workbench) -> list[Case]:
+    """All our cases but the bound, which runs in a plain process; those with a teacher for each teacher."""
+    teachers = bench.settings.teachers
+    alone = [make_case(bench, key, teachers[0]) for key in ALONE if key != "bound"]
+    return alone + [make_case(bench, key, teacher) for teacher in teachers for key in TAUGHT]
+
+
+def fixed_batch(bench: Workbench) -> Batch:
+    """The first batch of the loader."""
+    return next(bench.loader.batches(0))
+
+
+def repeated(call: Callable[[], object], bench: Workbench) -> Run:
+    """As many calls as a pass has steps."""
+    steps = bench.loader.steps_per_pass
+
+    def run() -> int:
+        for _ in range(steps):
+            call()
+        return steps * bench.settings.batch_size
+
+    return run
+
+
+def compiled(bench: Workbench, function: Callable[..., Any]) -> Callable[..., Tensor | dict[str, Tensor]]:
+    """The function, compiled as a training step is where the settings say so."""
+    if not bench.settings.compile:
+        return function
+    return torch.compile(function, dynamic=False, mode=bench.settings.compile_mode)

@@ -1,0 +1,215 @@
+"""The same training as others do it: images decoded and augmented one by one in worker processes, eager steps.
+
+All have our operations (crop, flip, AutoAugment, a painted square) in torchvision's form, and plain SGD with momentum.
+Models are contiguous and not compiled.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from timm.task import LogitDistillationTask
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, RandomSampler
+from torchvision import transforms
+
+from disk_kd.bench.cases import Run
+from disk_kd.bench.measure import Case
+from disk_kd.bench.workbench import Workbench
+
+SGD: dict[str, Any] = {"lr": 1e-3, "momentum": 0.9, "weight_decay": 5e-4}
+
+
+class PILImages(Dataset[tuple[Any, int]]):
+    """Images as torchvision's CIFAR100 keeps them: one array, made a PIL image at each access.
+
+    Args:
+        images_NCHW: uint8.
+        targets: labels.
+        transform: of a PIL image.
+    """
+
+    def __init__(self, images_NCHW: Tensor, targets: Tensor, transform: Callable[[Image.Image], Tensor]) -> None:
+        self.data = images_NCHW.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        self.targets = targets.tolist()
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(Image.fromarray(self.data[index])), self.targets[index]
+
+
+class Peers:
+    """The cases of others.
+
+    Args:
+        bench: the workbench that our cases share.
+    """
+
+    def __init__(self, bench: Workbench) -> None:
+        self.bench = bench
+        self._loaders: list[DataLoader] = []
+        dataset = PILImages(bench.split.images, bench.split.targets, self._transform())
+        self._loader = DataLoader(dataset, shuffle=True, **self._loading())
+        self._loaders.append(self._loader)
+        self._dataset = dataset
+
+    def cases(self) -> list[Case]:
+        """Cross-entropy, then for each teacher timm's task in both kinds of loader, and torchdistill if installed."""
+        cases = [Case("plain_ce", "plain PyTorch, CE, DataLoader", self._cross_entropy())]
+        for name in self.bench.settings.teachers:
+            cases.append(Case("timm", "timm LogitDistillationTask, DataLoader", self._timm(name, self._loader), name))
+            ours = _PassesOfOurs(self.bench)
+            cases.append(Case("timm_ours", "timm LogitDistillationTask, our loader", self._timm(name, ours), name))
+            if torchdistill_installed():
+                cases.append(Case("torchdistill", "torchdistill KDLoss, its loop", self._torchdistill(name), name))
+        return cases
+
+    def close(self) -> None:
+        """End the worker processes."""
+        for loader in self._loaders:
+            workers: Any = loader._iterator
+            if workers is not None and loader.num_workers:
+                workers._shutdown_workers()
+                loader._iterator = None
+
+    def _transform(self) -> Callable[[Image.Image], Tensor]:
+        augment, size = self.bench.augment, self.bench.settings.image_size
+        share = (augment.cutout / size) ** 2
+        policy = transforms.AutoAugmentPolicy.CIFAR10
+        auto_augment = [transforms.AutoAugment(policy)] if self.bench.settings.auto_augment else []
+        return transforms.Compose(
+            [
+                transforms.RandomCrop(size, padding=augment.crop_padding),
+                transforms.RandomHorizontalFlip(),
+                *auto_augment,
+                transforms.ToTensor(),
+                transforms.Normalize(self.bench.mean, self.bench.std),
+                transforms.RandomErasing(p=1.0, scale=(share, share), ratio=(1.0, 1.0)),
+            ]
+        )
+
+    def _loading(self) -> dict[str, Any]:
+        workers = self.bench.settings.workers
+        workers = cores() if workers is None else workers
+        return {
+            "batch_size": self.bench.settings.batch_size,
+            "num_workers": workers,
+            "persistent_workers": workers > 0,
+            "pin_memory": self.bench.device.type != "cpu",
+            "drop_last": True,
+        }
+
+    def _cross_entropy(self) -> Run:
+        student = self.bench.student(channels_last=False)
+        return self._passes(lambda x, y: F.cross_entropy(student(x), y), student, self._loader)
+
+    def _timm(self, teacher: str, loader: Iterable[tuple[Tensor, Tensor]]) -> Run:
+        student = self.bench.student(channels_last=False)
+        plain = self.bench.plain_teacher(teacher)
+        task = LogitDistillationTask(student, plain, temperature=2.0, device=self.bench.device, verbose=False).train()
+        return self._passes(lambda x, y: task(x, y)["loss"], student, loader)
+
+    def _passes(
+        self, loss: Callable[[Tensor, Tensor], Tensor], student: nn.Module, loader: Iterable[tuple[Tensor, Tensor]]
+    ) -> Run:
+        optimizer, device = torch.optim.SGD(student.parameters(), **SGD), self.bench.device
+
+        def run() -> int:
+            images = 0
+            for x, y in loader:
+                x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
+                optimizer.zero_grad()
+                loss(x, y).backward()
+                optimizer.step()
+                images += len(y)
+            return images
+
+        return run
+
+    def _torchdistill(self, teacher: str) -> Run:
+        """A pass as in torchdistill's example of image classification, `train_one_epoch`."""
+        from torchdistill.core.distillation import DistillationBox  # type: ignore[import, unused-ignore]
+        from torchdistill.misc.log import MetricLogger, SmoothedValue  # type: ignore[import, unused-ignore]
+
+        device = self.bench.device
+        box = DistillationBox(
+            self.bench.plain_teacher(teacher),
+            self.bench.student(channels_last=False),
+            {"train": self._dataset},
+            _torchdistill_config(self._loading()),
+            device,
+            device_ids=None,
+            distributed=False,
+            lr_factor=1,
+        )
+        self._loaders.append(box.train_data_loader)
+
+        def run() -> int:
+            box.pre_epoch_process()
+            log = MetricLogger(delimiter="  ")
+            log.add_meter("lr", SmoothedValue(window_size=1, fmt="{value}"))
+            images = 0
+            for x, y, supplement in log.log_every(box.train_data_loader, 50):
+                x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
+                loss = box.forward_process(x, y, supplement)
+                box.post_forward_process(loss=loss)
+                log.update(loss=loss.item(), lr=box.optimizer.param_groups[0]["lr"])
+                images += len(y)
+            box.post_epoch_process()
+            return images
+
+        return run
+
+
+class _PassesOfOurs:
+    """Our loader behind a DataLoader's face: each iteration is the next pass."""
+
+    def __init__(self, bench: Workbench) -> None:
+        self._loader = bench.batches(channels_last=False)
+        self._pass = 0
+
+    def __iter__(self) -> Any:
+        number, self._pass = self._pass, self._pass + 1
+        return ((batch.images, batch.targets) for batch in self._loader.batches(number))
+
+
+def _torchdistill_config(loading: dict[str, Any]) -> dict[str, Any]:
+    """What a YAML file of torchdistill's would say: KD at temperature 2 with its default optimiser form."""
+    place = {
+        "student_module_path": ".",
+        "student_module_io": "output",
+        "teacher_module_path": ".",
+        "teacher_module_io": "output",
+    }
+    kd = {"key": "KDLoss", "kwargs": {**place, "temperature": 2.0, "alpha": 0.5, "reduction": "batchmean"}}
+    return {
+        "num_epochs": 1,
+        "train_data_loader": {
+            "dataset_id": "train",
+            "sampler": {"class_or_func": RandomSampler},
+            "kwargs": dict(loading),
+        },
+        "teacher": {"forward_proc": "forward_batch_only", "requires_grad": False},
+        "student": {"forward_proc": "forward_batch_only", "requires_grad": True},
+        "optimizer": {"key": "SGD", "kwargs": dict(SGD)},
+        "criterion": {"key": "WeightedSumLoss", "kwargs": {"sub_terms": {"kd": {"criterion": kd, "weight": 1.0}}}},
+    }
+
+
+def torchdistill_installed() -> bool:
+    """Whether its case can run."""
+    return find_spec("torchdistill") is not None
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,83 @@
+"""The figure of a benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import BytesIO
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from disk_kd.bench.measure import Rate
+from disk_kd.bench.sweeps import KEYS, KEYS_OF_SAMPLES, Point
+
+LABELS = {"batch_size": "batch size (images)", "classes": "classes", "samples": "training images"}
+"""Axis of each sweep."""
+_NOT_BARS = ("helper", "store")
+"""No passes of a model: the helper alone is so fast that it would press the others together."""
+
+
+def svg(drawing: Figure) -> bytes:
+    """The figure as an SVG whose text stays text."""
+    file = BytesIO()
+    with rc_context({"svg.fonttype": "none"}):
+        FigureCanvasSVG(drawing).print_svg(file, metadata={"Date": None})
+    return file.getvalue()
+
+
+def figure(rates: Sequence[Rate], points: Sequence[Point]) -> Figure:
+    """Passes as bars, and each sweep as a panel of lines."""
+    sweeps = [name for name in LABELS if any(point.sweep == name for point in points)]
+    bars = [rate for rate in rates if rate.key not in _NOT_BARS]
+    heights = [1 + 0.3 * len(bars), *([4.5] if sweeps else [])]
+    drawing = Figure(figsize=(12, sum(heights)), layout="constrained")
+    above, *below = drawing.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+    _bars(above.subplots(), bars)
+    for panels in below:
+        each = panels.subplots(1, len(sweeps), squeeze=False)[0]
+        for axes, name in zip(each, sweeps, strict=True):
+            _lines(axes, name, [point for point in points if point.sweep == name])
+        lines = {str(line.get_label()): line for axes in each for line in axes.get_lines()}
+        panels.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=len(lines))
+    return drawing
+
+
+def _bars(axes: Axes, rates: Sequence[Rate]) -> None:
+    """Images a second; the whiskers reach from the slowest to the fastest repetition."""
+    names = [rate.title if rate.teacher is None else f"{rate.title} ({rate.teacher})" for rate in rates]
+    medians = [rate.median for rate in rates]
+    whiskers = [
+        [rate.median - rate.low for rate in rates],
+        [rate.high - rate.median for rate in rates],
+    ]
+    axes.barh(range(len(rates)), medians, xerr=whiskers, color="tab:blue", ecolor="black", capsize=2)
+    for place, rate in enumerate(rates):
+        axes.annotate(f"{rate.median:,.0f}", (rate.high, place), (5, 0), textcoords="offset points", va="center")
+    bound = next(rate.median for rate in rates if rate.key == "bound")
+    axes.axvline(bound, color="black", linestyle=":", linewidth=1)
+    axes.set_yticks(range(len(rates)), names)
+    axes.invert_yaxis()
+    axes.margins(x=0.1)
+    axes.set_xlabel("images/s (dotted: the bound)")
+
+
+def _lines(axes: Axes, name: str, points: Sequence[Point]) -> None:
+    """Microseconds an image, a line for each case."""
+    keys = dict.fromkeys((*KEYS, *KEYS_OF_SAMPLES))
+    for place, key in enumerate(keys):
+        line = [point for point in points if point.rate.key == key]
+        if line:
+            xs, ys = [point.rate.x for point in line], [point.us_per_image for point in line]
+            axes.loglog(xs, ys, marker="o", color=f"C{place}", label=line[0].rate.title)
+    values = sorted({point.rate.x for point in points})
+    axes.set_xticks(values, [f"{value:,}" for value in values], rotation=45)
+    axes.set_xticks([], minor=True)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel(LABELS[name])
+    axes.set_ylabel("µs per image")
+    axes.grid(alpha=0.3)

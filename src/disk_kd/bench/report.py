@@ -1,0 +1,166 @@
+"""The tables of a benchmark: for a terminal, as Markdown, as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from disk_kd.bench.measure import Rate
+from disk_kd.bench.peak import Peak
+from disk_kd.bench.settings import BenchSettings
+from disk_kd.bench.sweeps import Point
+from disk_kd.bench.targets import GIB, Target
+
+COLUMNS = ("case", "images/s", "range", "/ bound", "/ our CE", "host GiB", "device GiB")
+LEGEND = (
+    "Median and range of {repetitions} interleaved passes of every case; / bound and / our CE are ratios of medians."
+    " The bound and the peers run in processes of PyTorch as it comes, eager, contiguous, float32; ours in one that"
+    " keeps freed memory. The images are noise; all passes, the peers' too, crop, flip, augment, paint a square and"
+    " update by SGD with momentum. Images are the student's; the helper network's case is a pass of the student and a"
+    " pass of the helper. Peak memory is of a process of its own with {memory_samples:,} training images in memory, the"
+    " making of the teacher store included."
+)
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that a benchmark measured.
+
+    Attributes:
+        settings: what was asked for.
+        environment: hardware and versions.
+        rates: of the passes.
+        peaks: memory of some of the cases.
+        store_bytes: of one view of stored logits, by teacher.
+        targets: those that apply.
+        points: of the sweeps.
+    """
+
+    settings: BenchSettings
+    environment: Mapping[str, Any]
+    rates: Sequence[Rate]
+    peaks: Sequence[Peak]
+    store_bytes: Mapping[str, int]
+    targets: Sequence[Target]
+    points: Sequence[Point]
+
+
+def rows(results: Results) -> list[dict[str, Any]]:
+    """A row for each case, with its ratios and memory."""
+    speed = {(rate.key, rate.teacher): rate.median for rate in results.rates}
+    peaks = {(peak.key, peak.teacher): peak for peak in results.peaks}
+    table = []
+    for rate in results.rates:
+        peak = peaks.get((rate.key, rate.teacher))
+        table.append(
+            {
+                "case": rate.key,
+                "title": rate.title,
+                "teacher": rate.teacher,
+                "images_per_s": rate.median,
+                "lowest": rate.low,
+                "highest": rate.high,
+                "to_bound": rate.median / speed["bound", None],
+                "to_ce": rate.median / speed["ce", None],
+                "peak_host_bytes": peak and peak.host_bytes,
+                "peak_device_bytes": peak and peak.device_bytes,
+                "stored_bytes_per_view": results.store_bytes.get(rate.teacher or "") if rate.key == "store" else None,
+            }
+        )
+    return table
+
+
+def sweep_rows(points: Sequence[Point]) -> list[dict[str, Any]]:
+    """A row for each measurement of the sweeps."""
+    return [
+        {
+            "sweep": point.sweep,
+            "x": point.rate.x,
+            "case": point.rate.key,
+            "title": point.rate.title,
+            "teacher": point.rate.teacher,
+            "images_per_s": point.rate.median,
+            "lowest": point.rate.low,
+            "highest": point.rate.high,
+            "us_per_image": point.us_per_image,
+            "stored_bytes_per_view": point.bytes_per_view,
+        }
+        for point in points
+    ]
+
+
+def csv_text(table: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as CSV; what is None is left blank."""
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(table[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
+    return file.getvalue()
+
+
+def title(results: Results) -> str:
+    """What was measured on what, in a line."""
+    s, where = results.settings, results.environment
+    models = f"{s.student} from {', '.join(s.teachers)}"
+    sizes = f"{s.classes:,} classes, 3x{s.image_size}x{s.image_size}, batch {s.batch_size}, {s.precision}"
+    steps = f"compiled ({s.compile_mode})" if s.compile else "eager"
+    return f"{models}; {sizes}, our steps {steps}; {where['hardware']}, {where['threads']} threads"
+
+
+def tables(results: Results) -> list[Table]:
+    """Cases and targets for a terminal."""
+    cases = Table(*COLUMNS, title=title(results), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    cases.columns[0].min_width = 24
+    targets = Table("target", "measured", "wanted", "", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for table in (cases, targets):
+        for column in table.columns[1:]:
+            column.justify, column.no_wrap = "right", True
+    for row in rows(results):
+        cases.add_row(*_cells(row))
+    if not any(row["peak_device_bytes"] for row in rows(results)):
+        cases.columns.pop()
+    for target in results.targets:
+        targets.add_row(*_target_cells(target))
+    return [cases, targets]
+
+
+def markdown(results: Results) -> str:
+    """Cases, stored bytes, targets and the legend."""
+    versions = ", ".join(f"{name} {number}" for name, number in results.environment["versions"].items())
+    parts = [f"# {title(results)}", "", f"{versions}; {results.environment['git_revision']}", ""]
+    parts += _markdown_table(COLUMNS, [_cells(row) for row in rows(results)])
+    parts += ["", LEGEND.format(**vars(results.settings)), ""]
+    for teacher, size in results.store_bytes.items():
+        parts.append(f"Stored logits of {teacher}: {size / results.settings.samples:,.0f} bytes an image and view.")
+    parts += ["", *_markdown_table(("target", "measured", "wanted", ""), [_target_cells(t) for t in results.targets])]
+    return "\n".join(parts) + "\n"
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    name = row["title"] if row["teacher"] is None else f"{row['title']} ({row['teacher']})"
+    memory = [row["peak_host_bytes"], row["peak_device_bytes"]]
+    return [
+        name,
+        f"{row['images_per_s']:,.0f}",
+        f"{row['lowest']:,.0f} - {row['highest']:,.0f}",
+        f"{row['to_bound']:.2f}",
+        f"{row['to_ce']:.2f}",
+        *("" if size is None else f"{size / GIB:.2f}" for size in memory),
+    ]
+
+
+def _target_cells(target: Target) -> list[str]:
+    sign = ">=" if target.at_least else "<="
+    wanted = f"{sign} {target.limit:g}{target.unit}"
+    return [target.what, f"{target.value:.3g}{target.unit}", wanted, "met" if target.met else "NOT MET"]
+
+
+def _markdown_table(titles: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
+    return lines + ["| " + " | ".join(cells) + " |" for cells in body]

@@ -1,0 +1,163 @@
+"""How stored outputs are laid down: in half precision, and logits of many classes as their K largest and a rest.
+
+An encoding turns a batch of outputs into rows of a file and back. `item` is the NumPy type of one row, as the
+file's header names it; `encode` and `decode` work on tensors of any device.
+
+Shape letters: B batch, C classes, K classes that are kept, R bytes of a row, T temperatures.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from disk_kd.errors import ConfigError
+
+HALF_MAX = 65504.0
+"""Largest number of half precision."""
+
+TEMPERATURES = (1.0, 2.0, 4.0)
+"""Where the error of stored logits is measured."""
+
+_NUMPY = {torch.float16: "<f2", torch.float32: "<f4"}
+_UINT16_CLASSES = 1 << 16
+_FAR = 1e30
+
+
+class Encoding(Protocol):
+    """What a file of rows needs to know.
+
+    Attributes:
+        shape: of one sample's output.
+        item: one row of the file.
+    """
+
+    shape: tuple[int, ...]
+    item: np.dtype
+
+    def encode(self, output: Tensor) -> Tensor:
+        """Rows to store, (B, ...), of outputs (B, ...)."""
+
+    def decode(self, rows: Tensor) -> Tensor:
+        """Outputs, float32 (B, ...), of rows as `encode` makes them."""
+
+
+class Plain:
+    """Every number as it is, rounded to `dtype`; too large ones become the largest.
+
+    Args:
+        shape: of one sample's output.
+        dtype: float16 or float32.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float16) -> None:
+        self.shape, self.dtype = shape, dtype
+        self.item = np.dtype((_NUMPY[dtype], shape))
+
+    def encode(self, output: Tensor) -> Tensor:
+        largest = torch.finfo(self.dtype).max
+        return output.clamp(-largest, largest).to(self.dtype)
+
+    def decode(self, rows: Tensor) -> Tensor:
+        return rows.float()
+
+
+class TopK:
+    """The K largest logits of C, their classes, and one number for all the others.
+
+        rest = log sum_{c not kept} exp(z_c);   every class that is not kept reads as rest - log(C - K)
+
+    So the softmax at temperature 1 is exact, but for half precision, on the K classes and in the sum of the
+    others; how the others share that sum is lost, and at other temperatures their sum is an approximation.
+
+    A row is R = 4 K + 2 bytes up to 65,536 classes, 6 K + 2 above: values (float16), classes (uint16 or int32),
+    rest (float16). Half precision does for the rest: it is of the size of the logits, and so is its error.
+
+    Args:
+        num_classes: C.
+        k: K.
+
+    Raises:
+        ConfigError: K is not from 1 to C - 1.
+    """
+
+    def __init__(self, num_classes: int, k: int) -> None:
+        if not 1 <= k < num_classes:
+            raise ConfigError(f"top_k is expected from 1 to {num_classes - 1} for {num_classes} classes, got {k}")
+        self.shape: tuple[int, ...] = (num_classes,)
+        self.k = k
+        # torch computes little with uint16: the same 16 bits are held as int16.
+        self._short = num_classes <= _UINT16_CLASSES
+        class_type = "<u2" if self._short else "<i4"
+        self.item = np.dtype([("values", "<f2", (k,)), ("classes", class_type, (k,)), ("rest", "<f2")])
+
+    def encode(self, output: Tensor) -> Tensor:
+        """Rows (B, R) of bytes, of logits (B, C)."""
+        values_BK, classes_BK = output.topk(self.k, dim=1)
+        rest_B1 = output.scatter(1, classes_BK, -math.inf).logsumexp(1, keepdim=True)
+        parts = (_half(values_BK), classes_BK.to(torch.int16 if self._short else torch.int32), _half(rest_B1))
+        return torch.cat([part.contiguous().view(torch.uint8) for part in parts], dim=1)
+
+    def decode(self, rows: Tensor) -> Tensor:
+        """Logits (B, C), of rows (B, R) of bytes."""
+        ends = 2 * self.k, rows.shape[1] - 2
+        values_BK = _as(rows[:, : ends[0]], torch.float16).float()
+        classes_BK = _as(rows[:, ends[0] : ends[1]], torch.int16 if self._short else torch.int32).long()
+        if self._short:
+            classes_BK &= _UINT16_CLASSES - 1
+        rest_B1 = _as(rows[:, ends[1] :], torch.float16).float()
+        (num_classes,) = self.shape
+        other_B1 = rest_B1 - math.log(num_classes - self.k)
+        return other_B1.repeat(1, num_classes).scatter_(1, classes_BK, values_BK)
+
+
+def encoding_of(need: str, shape: Sequence[int], top_k: int | None) -> Encoding:
+    """How outputs named `need`, of `shape` per sample, are stored: logits as their `top_k` largest, if it is given.
+
+    Raises:
+        ConfigError: `top_k` does not fit the classes.
+    """
+    if need == "logits" and top_k is not None:
+        return TopK(math.prod(shape), top_k)
+    return Plain(tuple(shape))
+
+
+def kl_of_storing(logits_BC: Tensor, stored_BC: Tensor) -> Tensor:
+    """What storing changed, per sample and temperature of `TEMPERATURES`, in nats.
+
+        p = softmax(logits / T),  q = softmax(stored / T),  d = log p - log q
+        KL(p || q) = sum_c p_c d_c = sum_c p_c (exp(-d_c) - 1 + d_c)
+
+    The second form, in which p and q sum to one, adds terms that are not negative, so that float32 shows
+    divergences far below its own rounding.
+
+    Args:
+        logits_BC: (B, C), the teacher's.
+        stored_BC: (B, C), as they read back.
+
+    Returns:
+        float32 (B, T).
+    """
+    # An infinite logit is stored as the largest number; here it may be any other that float32 can subtract.
+    logits_BC = logits_BC.float().clamp(-_FAR, _FAR)
+    kl = []
+    for temperature in TEMPERATURES:
+        log_p, log_q = (z.div(temperature).log_softmax(1) for z in (logits_BC, stored_BC))
+        p, d = log_p.exp(), log_p - log_q
+        # Where q is far above p, exp(-d) may overflow, and the plain difference is exact enough.
+        terms = torch.where(d > -1, p * (torch.expm1(-d) + d), log_q.exp() - p + p * d)
+        kl.append(terms.sum(1))
+    return torch.stack(kl, dim=1)
+
+
+def _half(values: Tensor) -> Tensor:
+    return values.clamp(-HALF_MAX, HALF_MAX).half()
+
+
+def _as(bytes_BR: Tensor, dtype: torch.dtype) -> Tensor:
+    return bytes_BR.contiguous().view(dtype)

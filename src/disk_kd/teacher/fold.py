@@ -1,0 +1,164 @@
+"""Batch norms folded into the convolutions before them, for a model that stays in eval mode.
+
+There a batch norm is y = (x - mean) / sqrt(var + eps) * weight + bias with constants per channel, which the
+convolution that makes x can hold in its own weight and bias. One pass over the activations less for each.
+
+Shape letters: B batch, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import torch
+from timm.layers import BatchNormAct2d, Conv2dSame
+from timm.utils import unwrap_model
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from disk_kd.errors import ModelError
+from disk_kd.teacher.features import features_and_map
+
+TOLERANCE = 1e-4
+"""Greatest difference that folding may make to an output, in units of the output's greatest magnitude."""
+
+# Types, not subclasses: another subclass may do something else to its weight or its input.
+_CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
+_NORMS = (nn.BatchNorm2d, BatchNormAct2d)
+
+Pair = tuple[str, str]
+"""Names of a convolution and of the batch norm that reads it."""
+
+
+@torch.no_grad()
+def fold_batch_norms(model: nn.Module, example_images: Tensor) -> int:
+    """Fold, in place, every batch norm that reads nothing but a convolution's output, and check the result.
+
+    The pairs are found by running the model. Those that would change its logits, features or map by more than
+    `TOLERANCE` are left alone: a convolution whose output is read elsewhere too, a module that serves twice.
+    This is tried on a float32 copy on the CPU, so neither the model's precision nor its device blurs the check.
+
+    In the norm's place stays what else it did: nothing, or the dropout and activation of timm's
+    `BatchNormAct2d`. Names of modules, memory formats, types and devices stay; names in the state do not.
+
+    Args:
+        model: in eval mode, to stay there; plain, or wrapped around the plain model that is folded.
+        example_images: (B, C, H, W), a few images as the model takes them, of more than one colour.
+
+    Returns:
+        How many norms were folded.
+
+    Raises:
+        ModelError: the model is in train mode.
+    """
+    plain = unwrap_model(model)
+    if plain.training:
+        raise ModelError(f"{type(plain).__name__} is in train mode, where batch norms cannot be folded; call eval()")
+    if not any(type(module) in _NORMS for module in plain.modules()):
+        return 0
+    images_BCHW = example_images.to("cpu", torch.float32)
+    trial = copy.deepcopy(plain).to("cpu", torch.float32)
+    pairs = _harmless(trial, images_BCHW, _pairs(trial, images_BCHW))
+    for pair in pairs:
+        _fold(plain, pair)
+    return len(pairs)
+
+
+def _pairs(model: nn.Module, images_BCHW: Tensor) -> list[Pair]:
+    """Each batch norm whose input is a convolution's output, untouched in between, when both run once."""
+    calls: Counter[str] = Counter()
+    made: dict[int, tuple[str, Tensor, int]] = {}  # holds the tensors, so that no id comes twice
+    pairs: list[Pair] = []
+
+    def after_convolution(name: str, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        calls[name] += 1
+        made[id(output)] = (name, output, output._version)
+
+    def before_norm(name: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        calls[name] += 1
+        source = made.get(id(args[0])) if args else None
+        if source is not None and source[1]._version == source[2]:
+            pairs.append((source[0], name))
+
+    handles = []
+    for name, module in model.named_modules():
+        if _is_convolution(module):
+            handles.append(module.register_forward_hook(partial(after_convolution, name)))
+        elif _is_norm(module):
+            handles.append(module.register_forward_pre_hook(partial(before_norm, name)))
+    try:
+        model(images_BCHW)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [pair for pair in pairs if all(calls[name] == 1 for name in pair)]
+
+
+def _is_convolution(module: nn.Module) -> bool:
+    # A weight that is no parameter is computed anew for each call: weight norm, spectral norm.
+    return type(module) in _CONVOLUTIONS and isinstance(module.weight, nn.Parameter)
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return type(module) in _NORMS and not module.training and module.running_var is not None
+
+
+def _harmless(model: nn.Module, images_BCHW: Tensor, pairs: Sequence[Pair]) -> list[Pair]:
+    """All the pairs if the model's outputs stay when they are folded; else those that stand the test one by one."""
+    expected = _outputs(model, images_BCHW)
+    if _keeps(model, images_BCHW, pairs, expected):
+        return list(pairs)
+    kept: list[Pair] = []
+    for pair in pairs:
+        if _keeps(model, images_BCHW, [*kept, pair], expected):
+            kept.append(pair)
+    return kept
+
+
+def _keeps(model: nn.Module, images_BCHW: Tensor, pairs: Sequence[Pair], expected: Sequence[Tensor]) -> bool:
+    """Whether a copy of the model gives the expected outputs with these pairs folded."""
+    folded = copy.deepcopy(model)
+    for pair in pairs:
+        _fold(folded, pair)
+    try:
+        outputs = _outputs(folded, images_BCHW)
+    except AttributeError:  # the model reads something of the norm itself
+        return False
+    return len(outputs) == len(expected) and all(
+        bool((ours - theirs).abs().max() <= TOLERANCE * theirs.abs().max())
+        for ours, theirs in zip(outputs, expected, strict=True)
+    )
+
+
+def _outputs(model: nn.Module, images_BCHW: Tensor) -> list[Tensor]:
+    """All that a teacher may be asked for: the model's output, and its features and map if it has them."""
+    outputs = [model(images_BCHW)]
+    with suppress(ModelError):
+        outputs += features_and_map(model, images_BCHW)
+    parts = [part for output in outputs for part in (output if isinstance(output, tuple | list) else (output,))]
+    return [part for part in parts if isinstance(part, Tensor)]
+
+
+def _fold(model: nn.Module, pair: Pair) -> None:
+    """Give the convolution the norm's work, and the norm's place to what else it did."""
+    conv, norm = (_anything(model.get_submodule(name)) for name in pair)
+    dtype = torch.promote_types(conv.weight.dtype, torch.float32)
+    constants = (conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
+    wide: list[Any] = [constant.to(dtype) if isinstance(constant, Tensor) else constant for constant in constants]
+    weight, bias = fuse_conv_bn_weights(*wide)
+    trained = conv.weight.requires_grad
+    # copy_ keeps the memory format, which arithmetic need not.
+    conv.bias = nn.Parameter(bias.to(conv.weight.dtype), trained)
+    conv.weight = nn.Parameter(torch.empty_like(conv.weight).copy_(weight), trained)
+    rest = nn.Sequential(norm.drop, norm.act) if isinstance(norm, BatchNormAct2d) else nn.Identity()
+    model.set_submodule(pair[1], rest.train(norm.training))
+
+
+def _anything(module: nn.Module) -> Any:
+    """The module for the type checker, which does not know its kind."""
+    return module

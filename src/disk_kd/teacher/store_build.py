@@ -1,0 +1,217 @@
+"""Filling a teacher store: what is missing, view by view, going on where a build was stopped.
+
+Shape letters: N samples, B batch, T temperatures.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from disk_kd.errors import ConfigError, DataError, ModelError, RunError
+from disk_kd.teacher.encoding import TEMPERATURES, Encoding, Plain, encoding_of, kl_of_storing
+from disk_kd.teacher.frozen import Teacher
+from disk_kd.teacher.manifest import agreed_record, refuse_difference, write_manifest
+from disk_kd.teacher.store_files import map_file, missing_outputs, output_file, part_file, rows_of, write_blank
+
+Progress = Callable[[int, int], None]
+
+_ERRORS = "errors"
+"""What storing changed in the logits of each sample: a file beside theirs until the view is whole."""
+
+_ERROR_ROWS = Plain((len(TEMPERATURES),), torch.float32)
+_SAVE_EVERY_S = 30.0
+
+
+class Batches(Protocol):
+    """What a store is built from: `disk_kd.data.Loader` with shuffle=False and drop_last=False."""
+
+    batch_size: int
+    steps_per_pass: int
+
+    @property
+    def split(self) -> Any:
+        """The samples; of it the `ids` (N,) are read."""
+
+    def batches(self, pass_index: int, start: int = 0) -> Iterable[Any]:
+        """Batches (images, targets, ids, view) of a pass from a step on; pass v has the augmentation of view v."""
+
+
+class _Part(NamedTuple):
+    """An unfinished file: how it is laid down, the file in memory, and its rows."""
+
+    encoding: Encoding
+    file: np.memmap
+    rows: np.ndarray
+
+
+def build_missing(
+    path: Path, teacher: Teacher, loader: Batches, facts: dict[str, Any], views: int, progress: Progress | None
+) -> None:
+    """Make what the folder, whose lock is held, lacks of the teacher's `needs` under views 0 to `views` - 1.
+
+    Raises:
+        As `TeacherStore.build`.
+    """
+    record = agreed_record(path, facts)
+    order_N = _checked_order(loader, facts["samples"])
+    for leftover in path.glob("*.tmp"):  # of a process that was killed while it wrote one
+        leftover.unlink()
+    for view in range(views):
+        needs = missing_outputs(path, teacher.needs, view)
+        if needs:
+            asked = copy.copy(teacher)
+            asked.needs = frozenset(needs)
+            _ViewBuild(path, record, view, needs).run(asked, loader, order_N, views, progress)
+
+
+class _ViewBuild:
+    """The outputs of one view in the making.
+
+    Args:
+        path: the store's folder.
+        record: its manifest; shapes, errors and times are added.
+        view: which view.
+        needs: outputs that it lacks.
+    """
+
+    def __init__(self, path: Path, record: dict[str, Any], view: int, needs: list[str]) -> None:
+        self.path, self.record, self.view, self.needs = path, record, view, needs
+        self.names = needs + [_ERRORS] * ("logits" in needs)
+        begun = [name for name in self.names if part_file(path, name, view).exists()]
+        self.parts = {name: self._open(name) for name in begun}
+        self.about = record["views"].setdefault(str(view), {"build_s": 0.0})
+        self.saved_at = time.monotonic()
+
+    def run(
+        self, teacher: Teacher, loader: Batches, order_N: np.ndarray, views: int, progress: Progress | None
+    ) -> None:
+        """Fill all parts from the first step that lacks a row on, then put them in their places."""
+        size, steps = loader.batch_size, loader.steps_per_pass
+        start = self._first_unwritten(order_N, size)
+        try:
+            for step, batch in enumerate(loader.batches(self.view, start=start), start):
+                rows_B = batch.ids.cpu().numpy()
+                _check_batch(batch.view, self.view, rows_B, order_N[step * size : (step + 1) * size], step)
+                self._write(teacher(batch.images), rows_B)
+                if time.monotonic() > self.saved_at + _SAVE_EVERY_S:
+                    self._save()
+                if progress is not None:
+                    progress(self.view * steps + step + 1, views * steps)
+        finally:
+            self._save()
+        self._finish(order_N)
+
+    def _first_unwritten(self, order_N: np.ndarray, batch_size: int) -> int:
+        """The first step of the pass of which some row is NaN in some part."""
+        if len(self.parts) < len(self.names):
+            return 0
+        for first in range(0, len(order_N), batch_size):
+            rows_B = order_N[first : first + batch_size]
+            if any(part.encoding.decode(_take(part, rows_B)).isnan().any() for part in self.parts.values()):
+                return first // batch_size
+        return -(-len(order_N) // batch_size)
+
+    def _write(self, outputs: Mapping[str, Tensor], rows_B: np.ndarray) -> None:
+        """Put the outputs of a batch into their rows, and what this changes in the logits."""
+        if len(self.parts) < len(self.names):
+            self._lay_out(outputs)
+        for need in self.needs:
+            part, output = self.parts[need], outputs[need]
+            encoded = part.encoding.encode(output)
+            stored = part.encoding.decode(encoded)
+            _check_written(stored, need, rows_B)
+            part.rows[rows_B] = encoded.cpu().numpy()
+            if need == "logits":
+                self.parts[_ERRORS].rows[rows_B] = kl_of_storing(output, stored).cpu().numpy()
+
+    def _lay_out(self, outputs: Mapping[str, Tensor]) -> None:
+        """Write the shapes into the manifest, then the parts that are not there yet, blank."""
+        facts, known = self.record["facts"], self.record["shapes"]
+        shapes = {need: list(outputs[need].shape[1:]) for need in self.needs}
+        encodings = {need: encoding_of(need, shape, facts["top_k"]) for need, shape in shapes.items()}
+        refuse_difference(self.path, known, shapes, known.keys() & shapes.keys())
+        known.update(shapes)
+        new = {name: encodings.get(name, _ERROR_ROWS) for name in self.names if name not in self.parts}
+        try:
+            write_manifest(self.path, self.record)
+            for name, encoding in new.items():
+                write_blank(part_file(self.path, name, self.view), encoding, facts["samples"])
+        except OSError as error:
+            needed_mib = facts["samples"] * sum(encoding.item.itemsize for encoding in new.values()) / 2**20
+            raise RunError(
+                f"cannot write view {self.view} of the teacher store {self.path}, {needed_mib:.0f} MiB: "
+                f"{error.strerror}; make room or give another path"
+            ) from None
+        self.parts |= {name: self._open(name) for name in new}
+
+    def _open(self, name: str) -> _Part:
+        facts, shapes = self.record["facts"], self.record["shapes"]
+        encoding = _ERROR_ROWS if name == _ERRORS else encoding_of(name, shapes[name], facts["top_k"])
+        file = map_file(part_file(self.path, name, self.view), encoding, facts["samples"], "r+")
+        return _Part(encoding, file, rows_of(file))
+
+    def _save(self) -> None:
+        """Wait until all that is written is on the disk, and note the time it took."""
+        now = time.monotonic()
+        self.about["build_s"] += now - self.saved_at
+        self.saved_at = now
+        if self.parts:
+            for part in self.parts.values():
+                part.file.flush()
+            write_manifest(self.path, self.record)
+
+    def _finish(self, order_N: np.ndarray) -> None:
+        """Note the errors, then rename the parts: a build that stops in between finds them full."""
+        if _ERRORS in self.parts:
+            self.about["errors"] = _summary(self.parts[_ERRORS].rows[order_N])
+            write_manifest(self.path, self.record)
+        for need in self.needs:
+            part_file(self.path, need, self.view).replace(output_file(self.path, need, self.view))
+        part_file(self.path, _ERRORS, self.view).unlink(missing_ok=True)
+
+
+def _take(part: _Part, rows_B: np.ndarray) -> Tensor:
+    return torch.from_numpy(part.rows.take(rows_B, axis=0))
+
+
+def _summary(errors_NT: np.ndarray) -> dict[str, dict[str, float]]:
+    """By temperature, mean and greatest of the errors of the samples, in nats."""
+    mean_T, max_T = errors_NT.mean(0, dtype=np.float64), errors_NT.max(0)
+    return {
+        f"{temperature:g}": {"mean": float(mean), "max": float(greatest)}
+        for temperature, mean, greatest in zip(TEMPERATURES, mean_T, max_T, strict=True)
+    }
+
+
+def _checked_order(loader: Batches, samples: int) -> np.ndarray:
+    """The ids of the split's samples, in the order in which a pass is to meet them."""
+    order_N = loader.split.ids.cpu().numpy()
+    if not len(order_N):
+        raise DataError("there are no samples to store a teacher's outputs for; give a split that is not empty")
+    if order_N.max() >= samples:
+        raise DataError(f"sample id {order_N.max()} has no row in a teacher store of {samples} samples")
+    if loader.steps_per_pass * loader.batch_size < len(order_N):
+        raise ConfigError("the loader leaves out the last samples of a pass; a teacher store needs drop_last=False")
+    return order_N
+
+
+def _check_batch(view: int, expected: int, rows_B: np.ndarray, expected_B: np.ndarray, step: int) -> None:
+    if view != expected:
+        raise ConfigError(f"pass {expected} of the loader has view {view}; give it as many views as the store")
+    if not np.array_equal(rows_B, expected_B):
+        raise ConfigError(f"step {step} of the loader is not in the split's order; a teacher store needs shuffle=False")
+
+
+def _check_written(stored: Tensor, need: str, rows_B: np.ndarray) -> None:
+    """Refuse NaN, which marks what is not written."""
+    bad_B = stored.isnan().flatten(1).any(1).cpu().numpy()
+    if bad_B.any():
+        raise ModelError(f"the teacher's {need} are NaN for sample {rows_B[bad_B][0]}; check its weights and precision")

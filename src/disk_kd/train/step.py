@@ -1,0 +1,111 @@
+"""One step of training: forward, backward, update."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from disk_kd.data import Batch
+from disk_kd.tasks import StudentTask
+from disk_kd.train.settings import TrainSettings
+
+_AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Store(Protocol):
+    """Stored teacher outputs, met again by sample and view."""
+
+    def read(self, ids: Tensor, view: int, device: torch.device) -> dict[str, Tensor]:
+        """The outputs for these samples under this view."""
+
+
+class TrainStep:
+    """A step on one batch: the task, its precision, its stored teacher outputs.
+
+    Student, loss and what the log shows run as one function of tensors, so that they compile as one.
+
+    Args:
+        task: what is trained.
+        settings: precision, accumulation, clipping, compilation ("auto" counts as false; see `compile_where_it_pays`).
+        store: stored teacher outputs; None: the teacher runs at each step.
+    """
+
+    def __init__(self, task: StudentTask, settings: TrainSettings, store: Store | None = None) -> None:
+        self.task, self.settings, self.store = task, settings, store
+        dtype = _AUTOCAST[settings.precision]
+        self._autocast = torch.autocast(task.device.type, dtype=dtype, enabled=dtype is not None)
+        self.scaler = torch.amp.GradScaler(task.device.type, enabled=settings.precision == "fp16")
+        self._forward = self._eager
+        self.compiled = False
+        if settings.compile is True:
+            self.compile()
+
+    def __call__(self, batch: Batch, optimizer: Optimizer, module: nn.Module) -> dict[str, Tensor]:
+        """Move the parameters by one step.
+
+        Args:
+            batch: of the loader.
+            optimizer: of the phase.
+            module: what the phase trains; its gradients are clipped.
+
+        Returns:
+            The loss, its parts and top-1 (percent) on the batch: detached 0-dim tensors.
+        """
+        measured = self.gradients(batch)
+        if self.settings.clip_grad is not None:
+            self.scaler.unscale_(optimizer)
+            torch.nn.utils.clip_grad_norm_(module.parameters(), self.settings.clip_grad)
+        self.scaler.step(optimizer)
+        self.scaler.update()
+        optimizer.zero_grad()
+        return measured
+
+    def gradients(self, batch: Batch) -> dict[str, Tensor]:
+        """Add the gradients of a batch, in micro-batches; returns what `__call__` does."""
+        total: dict[str, Tensor] = {}
+        for part in micro_batches(batch, self.settings.accumulate):
+            share = len(part.targets) / len(batch.targets)
+            outputs = None if self.store is None else self.store.read(part.ids, part.view, self.task.device)
+            if self.compiled:
+                torch.compiler.cudagraph_mark_step_begin()
+            with self._autocast:
+                loss, measured = self._forward(part.images, part.targets, outputs)
+            self.scaler.scale(loss * share).backward()
+            if share == 1:
+                return measured
+            total = {name: total.get(name, 0.0) + share * value for name, value in measured.items()}
+        return total
+
+    def compile(self) -> None:
+        """Compile student and loss together; nothing is compiled before the first step."""
+        # Sizes are fixed, and one graph a size is faster than one for all.
+        options: dict[str, Any] = {"dynamic": False, "mode": self.settings.compile_mode}
+        self._forward = torch.compile(self._eager, **options)
+        self.compiled = True
+
+    def run_eagerly(self) -> None:
+        """Undo `compile`."""
+        self._forward = self._eager
+        self.compiled = False
+
+    def _eager(
+        self, images: Tensor, targets: Tensor, outputs: dict[str, Tensor] | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        result = self.task(images, targets, outputs)
+        return result["loss"], measures(result, targets)
+
+
+def micro_batches(batch: Batch, parts: int) -> Iterator[Batch]:
+    """The batch in `parts` near-equal parts, along its samples."""
+    for images, targets, ids in zip(*(field.tensor_split(parts) for field in batch[:3]), strict=True):
+        yield Batch(images, targets, ids, batch.view)
+
+
+def measures(result: Mapping[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
+    """What the log shows of a step: the loss, its parts, and top-1 on the batch (percent)."""
+    scalars = {name: value.detach() for name, value in result.items() if value.ndim == 0}
+    return scalars | {"top1": (result["output"].argmax(1) == targets).float().mean() * 100}

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from disk_kd.bench import BenchSettings
+from disk_kd.bench.workbench import Workbench
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def settings() -> BenchSettings:
+    """A benchmark of three steps a pass: 36 images of 8x8 pixels in batches of 10."""
+    return BenchSettings(
+        student="cifar_resnet10_xxxs",
+        teachers=["cifar_resnet10_xxs"],
+        classes=5,
+        image_size=8,
+        samples=36,
+        batch_size=10,
+        repetitions=2,
+        workers=0,
+        memory_samples=40,
+        sweep_batch_sizes=[5, 50],
+        sweep_classes=[5, 20],
+        sweep_samples=[10, 30],
+        compile=False,
+        device="cpu",
+    )
+
+
+@pytest.fixture
+def bench(settings: BenchSettings, tmp_path: Path) -> Workbench:
+    return Workbench(settings, CPU, tmp_path)

@@ -1,0 +1,125 @@
+"""Compilation: tried without a trace, kept where it pays, left with one warning where it does not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+import yaml
+
+from disk_kd import DiSKTask
+from disk_kd.cli import main
+from disk_kd.data import Loader, load_dataset
+from disk_kd.tasks import plan_passes
+from disk_kd.train import TrainSettings, TrainStep, compile_where_it_pays, compiling
+from disk_kd.train.state import task_state
+
+
+@pytest.fixture
+def loader() -> Loader:
+    return Loader(load_dataset("digits", limit_train=40).train, batch_size=20, mean=(0.5,), std=(0.5,))
+
+
+def make_step(**settings: Any) -> TrainStep:
+    torch.manual_seed(0)
+    models = (timm.create_model(f"cifar_resnet10_{size}", num_classes=10, in_chans=1) for size in ("xxxs", "xxs"))
+    return TrainStep(DiSKTask(*models), TrainSettings(batch_size=20, **settings))
+
+
+def slow_compile(delay_s: float) -> Callable[..., Any]:
+    """A compiler whose result takes that much longer than the function itself."""
+
+    def compile(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+        def run(*arguments: Any) -> Any:
+            time.sleep(delay_s)
+            return function(*arguments)
+
+        return run
+
+    return compile
+
+
+def decide(step: TrainStep, loader: Loader, steps: int = 1000) -> tuple[bool, list[str]]:
+    said: list[str] = []
+    phases = list(dict.fromkeys(plan_passes(step.task.phases, 1)))
+    return compile_where_it_pays(step, loader, phases, steps, said.append), said
+
+
+def test_a_short_run_is_not_compiled_and_hears_nothing(loader: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", None)
+    assert decide(make_step(), loader, steps=10) == (False, [])
+
+
+def test_a_slower_step_is_left_with_one_warning(loader: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiling, "WORTH_TRYING_S", 0.0)
+    monkeypatch.setattr(torch, "compile", slow_compile(0.2))
+    compiled, said = decide(make_step(), loader)
+    assert not compiled
+    assert len(said) == 1
+    assert "instead of" in said[0]
+
+
+def test_a_faster_step_is_kept(loader: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiling, "WORTH_TRYING_S", 0.0)
+    monkeypatch.setattr(torch, "compile", slow_compile(0.0))
+    slow = make_step()
+    eager = slow._eager
+    slow._eager = lambda *arguments: (time.sleep(0.2), eager(*arguments))[1]  # type: ignore[method-assign]
+    # what is compiled is the function without the delay
+    monkeypatch.setattr(torch, "compile", lambda function, **options: eager)
+    assert decide(slow, loader) == (True, [])
+
+
+@pytest.mark.parametrize("compile", ["auto", True])
+def test_a_compiler_that_fails_is_left_with_one_warning(
+    loader: Loader, monkeypatch: pytest.MonkeyPatch, compile: str | bool
+) -> None:
+    def broken(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+        def run(*arguments: Any) -> Any:
+            raise RuntimeError("no C++ compiler\nwith a long story")
+
+        return run
+
+    monkeypatch.setattr(compiling, "WORTH_TRYING_S", 0.0)
+    monkeypatch.setattr(torch, "compile", broken)
+    step = make_step(compile=compile)
+    compiled, said = decide(step, loader)
+    assert not compiled
+    assert said == ["warning: torch.compile failed (RuntimeError: no C++ compiler); going on without"]
+    assert step.gradients(next(loader.batches(0)))["loss"].isfinite()
+
+
+def test_the_trial_leaves_no_trace(loader: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiling, "WORTH_TRYING_S", 0.0)
+    monkeypatch.setattr(torch, "compile", slow_compile(0.0))
+    step = make_step()
+    before, random = {k: v.clone() for k, v in task_state(step.task).items()}, torch.get_rng_state()
+    decide(step, loader)
+    for name, value in task_state(step.task).items():
+        assert torch.equal(value, before[name]), name
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(parameter.grad is None for parameter in step.task.parameters())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
+def test_a_compiled_run_follows_the_eager_one_and_resumes_as_it_was(tiny: Sequence[str], tmp_path: Path) -> None:
+    teacher = tmp_path / "teacher"
+    assert main(["train", *tiny, f"--output={teacher}"]) == 0
+    losses = {}
+    for compile in ("false", "true"):
+        run = tmp_path / compile
+        options = [f"--teacher.weights={teacher}", "--teacher.name=cifar_resnet10_xxxs", f"--train.compile={compile}"]
+        command = ["distill", *tiny, *options, f"--output={run}", f"--runs={tmp_path}", "--train.log_every=1"]
+        assert main(command) == 0
+        losses[compile] = [json.loads(line).get("loss") for line in (run / "metrics.jsonl").read_text().splitlines()]
+        assert yaml.safe_load((run / "config.yaml").read_text())["train"]["compile"] is (compile == "true")
+    found, expected = ([loss for loss in losses[key] if loss is not None] for key in ("true", "false"))
+    assert found == pytest.approx(expected, rel=1e-3)
