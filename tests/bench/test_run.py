@@ -24,6 +24,7 @@ def test_one_call_measures_prints_and_writes_all(settings: BenchSettings, tmp_pa
         "sweeps.csv",
         "bench.svg",
         "table.md",
+        "profile.md",
         "environment.json",
     }
     environment = json.loads((folder / "environment.json").read_text())

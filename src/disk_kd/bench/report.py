@@ -40,6 +40,7 @@ class Results:
         store_bytes: of one view of stored logits, by teacher.
         targets: those that apply.
         points: of the sweeps.
+        profile: where the time of a step goes, as Markdown; empty where that was not asked for.
     """
 
     settings: BenchSettings
@@ -49,6 +50,7 @@ class Results:
     store_bytes: Mapping[str, int]
     targets: Sequence[Target]
     points: Sequence[Point]
+    profile: str = ""
 
 
 def rows(results: Results) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ from disk_kd.bench.peak import CASES, Peak, peak_memory
 from disk_kd.bench.peers import torchdistill_installed
 from disk_kd.bench.plain import PlainProcess
 from disk_kd.bench.plots import LABELS, figure, svg
+from disk_kd.bench.profiling import profiles
 from disk_kd.bench.report import Results, csv_text, markdown, rows, sweep_rows, tables
 from disk_kd.bench.settings import BenchSettings, check_models
 from disk_kd.bench.sweeps import Point, sweep
@@ -47,9 +48,12 @@ def bench(settings: BenchSettings, console: Console) -> None:
     peaks = _peaks(settings, console) if settings.memory else []
     with TemporaryDirectory(prefix="disk-kd-bench-") as folder:
         rates, store_bytes = _rates(settings, device, Path(folder), console)
+        profile = profiles(Workbench(settings, device, Path(folder)), settings.teachers[0]) if settings.profile else ""
         points = _points(settings, device, Path(folder), console) if settings.sweeps else []
     targets = judge(rates, peaks, settings, on_cpu=device.type == "cpu")
-    results = Results(settings, _environment(device, settings.peers), rates, peaks, store_bytes, targets, points)
+    results = Results(
+        settings, _environment(device, settings.peers), rates, peaks, store_bytes, targets, points, profile
+    )
     for table in tables(results):
         console.print(table)
     if settings.output is not None:
@@ -66,6 +70,8 @@ def write(results: Results, folder: Path) -> None:
     if results.points:
         write_text(folder / "sweeps.csv", csv_text(sweep_rows(results.points)))
     write_text(folder / "table.md", markdown(results))
+    if results.profile:
+        write_text(folder / "profile.md", results.profile)
     with replacing(folder / "bench.svg") as temporary:
         temporary.write_bytes(svg(figure(results.rates, results.points)))
 

@@ -28,6 +28,7 @@ class BenchSettings:
         workers: worker processes of the peers' DataLoader; null: one a core.
         memory: also measure peak memory, each case in a process of its own.
         memory_samples: training images in memory there.
+        profile: also list the operators that take most time.
         sweeps: also time against batch size, classes and dataset size, without compilation.
         sweep_batch_sizes: batch sizes of the first sweep.
         sweep_classes: numbers of classes of the second.
@@ -36,7 +37,7 @@ class BenchSettings:
         compile_mode: of torch.compile; reduce-overhead replays CUDA graphs.
         precision: of our steps and our teacher: fp32, or autocast to bf16 or fp16. The bound and the peers have fp32.
         device: cpu, cuda, cuda:1, mps; auto takes the accelerator when there is one.
-        output: folder for passes.csv, sweeps.csv, bench.svg, table.md and environment.json; null: print only.
+        output: folder for passes.csv, sweeps.csv, bench.svg, table.md, profile.md and environment.json; null: print only.
 
     Raises:
         ConfigError: a value out of its range.
@@ -46,18 +47,19 @@ class BenchSettings:
     teachers: list[str] = field(default_factory=lambda: ["cifar_resnet10_l"])
     classes: int = 100
     image_size: int = 32
-    samples: int = 2000
+    samples: int = 1000
     batch_size: int = 200
     auto_augment: bool = True
-    repetitions: int = 9
+    repetitions: int = 5
     peers: bool = True
     workers: int | None = None
     memory: bool = True
     memory_samples: int = 50_000
+    profile: bool = True
     sweeps: bool = True
     sweep_batch_sizes: list[int] = field(default_factory=lambda: [25, 50, 100, 200, 400, 800])
     sweep_classes: list[int] = field(default_factory=lambda: [10, 100, 1000, 10_000])
-    sweep_samples: list[int] = field(default_factory=lambda: [1000, 5000, 50_000])
+    sweep_samples: list[int] = field(default_factory=lambda: [1000, 5000, 20_000])
     compile: bool = True
     compile_mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = "default"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"

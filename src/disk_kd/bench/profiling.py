@@ -1,0 +1,47 @@
+"""Where the time of a step goes, by torch's profiler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from disk_kd.bench.cases import make_case
+from disk_kd.bench.workbench import Workbench
+
+PROFILED = ("bound", "disk_stored", "disk_online")
+_ROWS = 8
+
+
+def profiles(bench: Workbench, teacher: str) -> str:
+    """Markdown: for some cases the operators that take most time in a pass, after one pass to warm up."""
+    sections = []
+    for key in PROFILED:
+        case = make_case(bench, key, teacher)
+        case.run()
+        sections += [f"## {case.title}", "", *_table(_shares(case.run, bench.device)), ""]
+    return "\n".join(sections)
+
+
+def _shares(run: Callable[[], int], device: torch.device) -> list[tuple[str, float]]:
+    """Operators and their share of the time that the profiler saw, largest first."""
+    on_device = device.type == "cuda"
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_device
+    with profile(activities=activities) as seen:
+        run()
+    attribute = "self_device_time_total" if on_device else "self_cpu_time_total"
+    times = {event.key: getattr(event, attribute) for event in seen.key_averages()}
+    total = sum(times.values())
+    return sorted(((name, time / total) for name, time in times.items()), key=lambda entry: -entry[1])
+
+
+def _table(shares: list[tuple[str, float]]) -> list[str]:
+    rows = [f"| {_short(name)} | {100 * share:.1f} |" for name, share in shares[:_ROWS]]
+    rest = sum(share for _, share in shares[_ROWS:])
+    return ["| operator | % of the time |", "|---|---|", *rows, f"| {len(shares[_ROWS:])} others | {100 * rest:.1f} |"]
+
+
+def _short(name: str) -> str:
+    """Compiled graphs are named by a hash."""
+    return "compiled graph (fused pointwise and reductions)" if "CompiledFxGraph" in name else name
