@@ -10,11 +10,12 @@ import pytest
 import disk_kd
 
 SOURCE = Path(disk_kd.__file__).parent
-LEAVES = {"errors", "files", "memory", "support"}
+LEAVES = {"errors", "files", "memory", "plugins", "support"}
 ALLOWED = {
     "errors": set(),
     "files": set(),
     "memory": set(),
+    "plugins": set(),
     "support": set(),
     "losses": set(),
     "helpers": set(),
@@ -22,10 +23,11 @@ ALLOWED = {
     "data": set(),
     "evaluate": set(),
     "teacher": set(),
-    "tasks": {"losses", "helpers", "teacher"},
+    "hints": {"losses", "models", "teacher"},
+    "tasks": {"losses", "helpers", "teacher", "hints"},
     "train": {"data", "teacher", "tasks"},  # of tasks the protocol alone: StudentTask and Phase
-    "config": {"tasks", "models", "data", "teacher", "train"},
-    "build": {"config", "tasks", "models", "data", "teacher", "train"},
+    "config": {"hints", "tasks", "models", "data", "teacher", "train"},
+    "build": {"config", "hints", "tasks", "models", "data", "teacher", "train"},
     "summary": {"build", "config", "tasks", "models", "data", "train"},
     "run": {"build", "summary", "config", "tasks", "models", "data", "teacher", "train", "evaluate"},
     "compare": {"config", "run", "summary"},

@@ -14,11 +14,22 @@ from rich.console import Console
 from timm.utils import unwrap_model
 from torch import nn
 
-from disk_kd.config import DataConfig, ModelConfig, RunConfig, recipe_of, resolve_weights, settle
+from disk_kd.config import (
+    DataConfig,
+    ModelConfig,
+    RunConfig,
+    find_hint,
+    find_method,
+    has_teacher,
+    recipe_of,
+    resolve_weights,
+    settle,
+)
 from disk_kd.data import Dataset, Loader, Split, check_labels, load_dataset
 from disk_kd.errors import CheckpointError, ConfigError, ModelError
-from disk_kd.models import create_model, read_metadata
-from disk_kd.tasks import METHODS, StudentTask
+from disk_kd.hints import Context, Hint
+from disk_kd.models import create_model, load_weights, read_metadata
+from disk_kd.tasks import StudentTask
 from disk_kd.teacher import Teacher, TeacherStore, store_bytes, teacher_facts
 from disk_kd.train import Display
 
@@ -143,19 +154,50 @@ def build_task(config: RunConfig, dataset: Dataset, device: torch.device) -> Stu
     settings = config.train
     layout = torch.channels_last if settings.channels_last else torch.contiguous_format
     student = build_model(config, "student", dataset).to(device).to(memory_format=layout)
-    method = METHODS[config.method]
+    method = find_method(config.method)
     if config.teacher is None:
         task = method(student, **config.method_options)
     else:
         model = build_model(config, "teacher", dataset).to(device).to(memory_format=layout)
+        if config.hint is not None:
+            student = find_hint(config.hint).prepare(student, model, config.hint_options)
+            student = student.to(device).to(memory_format=layout)
         precision = config.teacher.precision
         if precision == "auto":
             precision = "fp32" if device.type == "cpu" else "bf16"
         teacher = Teacher.of(model, student, image_size=config.teacher.image_size, precision=precision, fold=True)
-        task = method(student, teacher, **config.method_options)
+        task = (
+            method(student, teacher, **config.method_options)
+            if has_teacher(method)
+            else method(student, **config.method_options)
+        )
+        if config.hint is not None:
+            task.add_hint(build_hint(config, student, teacher, dataset), teacher)
     if settings.ema_decay is not None:
         task.setup_ema(decay=settings.ema_decay)
     return task
+
+
+def build_hint(config: RunConfig, student: nn.Module, teacher: Teacher, dataset: Dataset) -> Hint:
+    """The config's feature method, for these models.
+
+    Raises:
+        ConfigError, ModelError: its layers do not fit the models.
+    """
+    assert config.hint is not None
+    train = dataset.train
+    targets = train.targets.new_full((int(train.ids.max()) + 1,), -1).scatter(0, train.ids, train.targets)
+    context = Context(
+        student=student,
+        teacher=teacher.model,
+        in_chans=dataset.in_chans,
+        image_size=dataset.image_size,
+        teacher_image_size=teacher.image_size[0] if teacher.image_size else dataset.image_size,
+        targets=targets,
+    )
+    # Each hint has keywords of its own, which the base class does not know.
+    hint: Any = find_hint(config.hint)
+    return hint(context, **config.hint_options)
 
 
 def settle_store(config: RunConfig, task: StudentTask, split: Split, passes: int, console: Console) -> RunConfig:
@@ -302,9 +344,41 @@ def student_metadata(config: RunConfig, dataset: Dataset) -> dict[str, str]:
                 "in_chans": dataset.in_chans,
                 "image_size": dataset.image_size,
                 "classes": dataset.class_names,
+                **_grafted(config),
             }
         )
     }
+
+
+def _grafted(config: RunConfig) -> dict[str, Any]:
+    """How the trained model is made of student and teacher, where a hint makes another model of the student."""
+    if config.hint is None or config.teacher is None or find_hint(config.hint).keeps_student():
+        return {}
+    teacher = {"name": config.teacher.name, "options": config.teacher.options}
+    return {"hint": {"name": config.hint, "options": config.hint_options, "teacher": teacher}}
+
+
+def trained_model(
+    name: str, options: dict[str, Any], weights: Path, num_classes: int, in_chans: int, hint: dict[str, Any] | None
+) -> nn.Module:
+    """The model that a file of weights is for.
+
+    Args:
+        name, options: of the student.
+        weights: the file.
+        num_classes, in_chans: of the data.
+        hint: what `read_about` says of a hint that made another model of the student; None: none did.
+
+    Raises:
+        ModelError, CheckpointError: the name is unknown, or the weights do not fit.
+    """
+    sizes: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_chans}
+    if hint is None:
+        return create_model(name, weights=weights, **sizes, **options)
+    teacher = create_model(hint["teacher"]["name"], **sizes, **hint["teacher"]["options"])
+    student = find_hint(hint["name"]).prepare(create_model(name, **sizes, **options), teacher, hint["options"])
+    load_weights(student, weights)
+    return student
 
 
 def read_about(weights: Path) -> dict[str, Any]:

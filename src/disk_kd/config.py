@@ -21,6 +21,8 @@ from jsonargparse import ArgumentParser, Namespace
 
 from disk_kd.data import Augment
 from disk_kd.errors import ConfigError, DiskKDError, nearest
+from disk_kd.hints import HINTS, Hint
+from disk_kd.plugins import find_class
 from disk_kd.tasks import METHODS, StudentTask
 from disk_kd.train.settings import TrainSettings
 
@@ -28,9 +30,9 @@ Settings = TypeVar("Settings")
 
 RECIPES = resources.files("disk_kd") / "recipes"
 
-_PARTS = ("data", "student", "teacher", "method", "train")
+_PARTS = ("data", "student", "teacher", "method", "hint", "train")
 
-_SHORT = {"--method": "--method.name", "--views": "--data.views"}
+_SHORT = {"--method": "--method.name", "--hint": "--hint.name", "--views": "--data.views"}
 
 _RECIPE_HELP = (
     "RECIPE is a name of `disk-kd list recipes`, a YAML file or a run's config.yaml; options override it."
@@ -142,6 +144,8 @@ class RunConfig:
     teacher: TeacherConfig | None
     method: str
     method_options: dict[str, Any]
+    hint: str | None
+    hint_options: dict[str, Any]
     train: TrainSettings
     description: str
     published: float | None
@@ -168,8 +172,11 @@ def parse_run(command: str, arguments: Sequence[str]) -> RunConfig:
         arguments = [re.sub(rf"^{short}(?=$|=)", option, argument) for argument in arguments]
     recipe_path = find_recipe(arguments.pop(0)) if arguments and not arguments[0].startswith("-") else None
     recipe = {} if recipe_path is None else load_recipe(recipe_path)
-    method = _method_name(command, recipe, arguments)
-    parser = run_parser(command, method)
+    method = part_name("method", recipe, arguments) or ("ce" if command == "train" else "disk")
+    hint = part_name("hint", recipe, arguments)
+    if command == "train" and (method != "ce" or hint is not None):
+        raise ConfigError(f"disk-kd train is for cross-entropy; run {hint or method} with disk-kd distill")
+    parser = run_parser(command, method, hint)
     with _one_line_errors(parser):
         parsed = parser.parse_object(recipe, defaults=True)
         parsed = parser.parse_args(list(arguments), namespace=parsed)
@@ -185,9 +192,11 @@ def parse_run(command: str, arguments: Sequence[str]) -> RunConfig:
             parsed[part].weights = str(Path(weights).absolute())
     for name in ("runs", "resume", "quiet"):
         parsed.pop(name)
+    hint_options = {} if hint is None else vars(values.hint)
+    hint_options.pop("name", None)
     options = vars(values.method)
     options.pop("name")
-    options = METHODS[method].with_defaults(options)
+    options = find_method(method).with_defaults(options)
     for name, value in options.items():
         if parsed.method[name] is None:
             parsed.method[name] = asdict(value) if is_dataclass(value) else value  # type: ignore[arg-type]
@@ -198,6 +207,8 @@ def parse_run(command: str, arguments: Sequence[str]) -> RunConfig:
         teacher=values.get("teacher"),
         method=method,
         method_options=options,
+        hint=hint,
+        hint_options=hint_options,
         train=values.train,
         description=values.description,
         published=values.published,
@@ -329,9 +340,27 @@ def resolve_weights(weights: str, part: str, runs: Path, seed: int) -> str:
     return str(runs / recipe_name(find_recipe(recipe)) / f"seed{0 if part == 'teacher' else seed}")
 
 
-def run_parser(command: str, method: str) -> ArgumentParser:
-    """The parser of `train` and `distill`, with the options of one method."""
-    task = METHODS[method]
+def find_method(name: str) -> type[StudentTask]:
+    """The task of a method's name, or of my_module:MyTask.
+
+    Raises:
+        ConfigError: there is no such class.
+    """
+    return find_class(name, METHODS, StudentTask, "method")
+
+
+def find_hint(name: str) -> type[Hint]:
+    """The hint of a feature method's name, or of my_module:MyHint.
+
+    Raises:
+        ConfigError: there is no such class.
+    """
+    return find_class(name, HINTS, Hint, "hint")
+
+
+def run_parser(command: str, method: str, hint: str | None = None) -> ArgumentParser:
+    """The parser of `train` and `distill`, with the options of one method, and of one hint if there is one."""
+    task = find_method(method)
     parser = ArgumentParser(
         prog=f"disk-kd {command}",
         usage=f"disk-kd {command} [RECIPE] [options]",
@@ -340,10 +369,16 @@ def run_parser(command: str, method: str) -> ArgumentParser:
     )
     parser.add_class_arguments(DataConfig, "data")
     parser.add_class_arguments(StudentConfig, "student")
-    if has_teacher(task):
+    if has_teacher(task) or hint is not None:
         parser.add_class_arguments(TeacherConfig, "teacher")
-    parser.add_argument("--method.name", type=str, default=method, help=f"one of {', '.join(METHODS)}")
+    parser.add_argument(
+        "--method.name", type=str, default=method, help=f"one of {', '.join(METHODS)}, or my_module:MyTask"
+    )
     parser.add_class_arguments(task, "method", skip={"student", "teacher", "steps_per_pass"}, instantiate=False)
+    hints = f"one of {', '.join(HINTS)}, or my_module:MyHint; a loss between features, added to the method's"
+    parser.add_argument("--hint.name", type=str | None, default=hint, help=hints)
+    if hint is not None:
+        parser.add_class_arguments(find_hint(hint), "hint", skip={"context"}, instantiate=False)
     parser.add_class_arguments(TrainSettings, "train")
     parser.add_argument("--description", type=str, default="", help="what the run is for")
     parser.add_argument("--published", type=float | None, default=None, help="top-1 that a paper reports, percent")
@@ -359,18 +394,14 @@ def has_teacher(task: type[StudentTask]) -> bool:
     return "teacher" in inspect.signature(task).parameters
 
 
-def _method_name(command: str, recipe: dict[str, Any], arguments: Sequence[str]) -> str:
-    """The method, needed before the parser can know its options."""
-    name = recipe.get("method", {}).get("name", "ce" if command == "train" else "disk")
+def part_name(part: str, recipe: dict[str, Any], arguments: Sequence[str]) -> str | None:
+    """The name of "method" or "hint", needed before the parser can know its options; None where none is given."""
+    name = recipe.get(part, {}).get("name")
     for index, argument in enumerate(arguments):
-        if argument.startswith("--method.name"):
-            _, equals, value = argument.partition("=")
+        option, equals, value = argument.partition("=")
+        if option == f"--{part}.name":
             name = value if equals else next(iter(arguments[index + 1 :]), "")
-    if name not in METHODS:
-        raise ConfigError(f"unknown method {name!r}; {nearest(str(name), METHODS)}")
-    if command == "train" and name != "ce":
-        raise ConfigError(f"disk-kd train is for cross-entropy; run method {name!r} with disk-kd distill")
-    return name
+    return None if name in (None, "null", "None") else str(name)
 
 
 def _output(parsed: Namespace, recipe_path: Path | None, method: str) -> Path:

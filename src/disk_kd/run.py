@@ -29,13 +29,14 @@ from disk_kd.build import (
     settle_store,
     student_metadata,
     train_loader,
+    trained_model,
 )
 from disk_kd.config import EvaluationConfig, RunConfig, settle, undecided
 from disk_kd.data import Loader, Split, check_labels
 from disk_kd.errors import CheckpointError, ConfigError, DataError, ModelError, RunError
 from disk_kd.evaluate import Metrics, evaluate
 from disk_kd.files import save_tensors, write_text
-from disk_kd.models import create_model, load_state_dict
+from disk_kd.models import load_state_dict
 from disk_kd.summary import SUMMARY, last_metrics, model_sizes, summarise
 from disk_kd.tasks import StudentTask, plan_passes
 from disk_kd.teacher import TeacherStore
@@ -159,7 +160,7 @@ def evaluate_weights(config: EvaluationConfig) -> dict[str, Any]:
     split: Split | None = getattr(dataset, config.split)
     if split is None:
         raise DataError(f"{config.data.name} has no {config.split} split")
-    model = create_model(name, num_classes=dataset.num_classes, in_chans=dataset.in_chans, weights=path, **options)
+    model = trained_model(name, options, path, dataset.num_classes, dataset.in_chans, about.get("hint"))
     if "classes" in about:
         check_labels(dataset.class_names, about["classes"])
     return evaluate_split(model.to(device), place(split, device), device).as_dict()

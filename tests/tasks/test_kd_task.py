@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import timm
 import torch
+from timm.utils import unwrap_model
 from torch import nn
 
 from disk_kd import CETask, KDTask
@@ -65,7 +66,7 @@ def test_compiled_student_computes_the_same_and_stays_plain() -> None:
     assert task.student is student
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "timm-token"])
 def test_every_method_averages_weights_by_timm(name: str) -> None:
     student, teacher = models()
     task = METHODS[name](student) if name == "ce" else METHODS[name](student, teacher)
@@ -74,7 +75,7 @@ def test_every_method_averages_weights_by_timm(name: str) -> None:
     with torch.no_grad():
         student.linear.weight.add_(1)
     task.update_ema()
-    averaged = task.get_eval_model(ema=True).module.linear.weight
+    averaged = unwrap_model(task.get_eval_model(ema=True)).linear.weight
     assert torch.allclose(averaged, before + 0.5)
 
 

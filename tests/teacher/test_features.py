@@ -177,7 +177,7 @@ def test_what_a_model_lacks_is_named() -> None:
     with pytest.raises(ModelError, match="Plain has one stage, so no map before the last"):
         forward_with_map(model, x)
     model.feature_info = [{"num_chs": 4, "module": "nowhere"}] * 2
-    with pytest.raises(ModelError, match="nowhere of Plain gives no map"):
+    with pytest.raises(ModelError, match="Plain has no module nowhere"):
         forward_with_map(model, x)
 
 

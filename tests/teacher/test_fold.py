@@ -14,7 +14,7 @@ from torch.nn.utils import parametrizations
 
 import disk_kd  # noqa: F401  registers cifar_* with timm
 from disk_kd.errors import ModelError
-from disk_kd.teacher.features import features_and_map
+from disk_kd.teacher.features import forward_with_features
 from disk_kd.teacher.fold import fold_batch_norms
 
 
@@ -110,11 +110,13 @@ def test_models_of_timm_give_the_same(name: str, folded: int, left: int) -> None
     names = {name for name, _ in model.named_modules()}
     images = pixels(batch=3)
     with torch.no_grad():
-        logits, (features, map_BCHW) = model(images), features_and_map(model, images)
+        logits, before = model(images), forward_with_features(model, images, ("last", "map"))
         assert fold_batch_norms(model, pixels()) == folded
         assert len(norms(model)) == left
         assert_close(model(images), logits)
-        for ours, theirs in zip(features_and_map(model, images), (features, map_BCHW), strict=True):
+        for ours, theirs in zip(
+            forward_with_features(model, images, ("last", "map")).values(), before.values(), strict=True
+        ):
             assert_close(ours, theirs)
     assert {info["module"] for info in model.feature_info} <= {name for name, _ in model.named_modules()}
     assert {name for name in names if not name.endswith((".drop", ".act"))} <= {n for n, _ in model.named_modules()}

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from disk_kd.errors import ConfigError, ModelError
 from disk_kd.teacher import Teacher
-from disk_kd.teacher.frozen import NEEDS
 from disk_kd.teacher.hashing import weights_hash
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+
+ALL = ("logits", "pooled", "map")
 
 
 class Classifier(nn.Module):
@@ -47,7 +48,7 @@ def model() -> nn.Module:
 
 
 def test_it_stays_in_eval_mode_without_gradients(model: nn.Module) -> None:
-    teacher = Teacher.of(model.train(), model, needs=NEEDS)
+    teacher = Teacher.of(model.train(), model, needs=ALL)
     task = nn.ModuleDict({"teacher": teacher, "other": nn.Dropout()}).train()
     assert task["other"].training
     assert not any(module.training for module in teacher.modules())
@@ -63,7 +64,7 @@ def test_it_gives_exactly_what_is_needed_in_one_pass(model: nn.Module) -> None:
     passes: list[int] = []
     model.conv1[0].register_forward_hook(lambda *_: passes.append(1))
     images = pixels(size=32)
-    teacher = Teacher.of(model, model, needs=NEEDS)
+    teacher = Teacher.of(model, model, needs=ALL)
     outputs = teacher(images)
     assert len(passes) == 1
     features = model.forward_features(images)
@@ -142,7 +143,7 @@ def test_it_sees_its_own_resolution(size: int) -> None:
 
 def test_a_transformer_of_one_size_sees_that_size() -> None:
     vit = timm.create_model("test_vit", img_size=48, num_classes=5, dynamic_img_size=False)
-    teacher = Teacher.of(vit, vit, needs=NEEDS)
+    teacher = Teacher.of(vit, vit, needs=ALL)
     outputs = teacher(pixels(size=32))
     assert teacher.image_size == (48, 48)
     assert outputs["map"].shape == (2, 64, 3, 3)
@@ -161,7 +162,7 @@ def test_a_teacher_keeps_its_settings_when_it_meets_another_method(model: nn.Mod
 def test_outputs_are_float32_whatever_the_model_computes_in(model: nn.Module) -> None:
     images = pixels(size=32)
     exact = Teacher.of(model, model)(images)["logits"]
-    half = Teacher.of(copy.deepcopy(model).to(torch.bfloat16), model, needs=NEEDS)(images)
+    half = Teacher.of(copy.deepcopy(model).to(torch.bfloat16), model, needs=ALL)(images)
     assert {output.dtype for output in half.values()} == {torch.float32}
     torch.testing.assert_close(half["logits"], exact, rtol=0.1, atol=0.1)
 
@@ -173,14 +174,14 @@ def test_channels_last_stays(model: nn.Module) -> None:
 
 
 def test_a_copy_works_alone_and_buffers_stay_out_of_the_state(model: nn.Module) -> None:
-    teacher = Teacher(model, input_mean=MEAN, input_std=STD, needs=NEEDS)
+    teacher = Teacher(model, input_mean=MEAN, input_std=STD, needs=ALL)
     images = pixels(size=32)
     torch.testing.assert_close(copy.deepcopy(teacher)(images), teacher(images), rtol=0, atol=0)
     assert teacher.state_dict().keys() == {f"model.{name}" for name in model.state_dict()}
 
 
 @pytest.mark.parametrize("settings", [{}, {"precision": "bf16", "fold": True}])
-@pytest.mark.parametrize("needs", [{"logits"}, set(NEEDS)])
+@pytest.mark.parametrize("needs", [{"logits"}, set(ALL)])
 def test_it_compiles(model: nn.Module, needs: set[str], settings: dict) -> None:
     teacher = Teacher(model, input_mean=MEAN, input_std=STD, needs=needs, **settings)
     images = pixels(size=32)
@@ -211,7 +212,7 @@ def norms(model: nn.Module) -> list[nn.BatchNorm2d]:
 
 def test_folding_keeps_outputs_and_leaves_the_callers_model_alone(trained: nn.Module) -> None:
     state = copy.deepcopy(trained.state_dict())
-    folded = Teacher.of(trained, trained, needs=NEEDS, fold=True)
+    folded = Teacher.of(trained, trained, needs=ALL, fold=True)
     assert not norms(folded)
     assert not folded.model.training
     assert not any(p.requires_grad for p in folded.parameters())
@@ -221,7 +222,7 @@ def test_folding_keeps_outputs_and_leaves_the_callers_model_alone(trained: nn.Mo
     assert trained.state_dict().keys() == state.keys()
     assert all(torch.equal(value, state[name]) for name, value in trained.state_dict().items())
     images = pixels(size=32)
-    expected = Teacher.of(copy.deepcopy(trained), trained, needs=NEEDS)(images)
+    expected = Teacher.of(copy.deepcopy(trained), trained, needs=ALL)(images)
     for name, output in folded(images).items():
         torch.testing.assert_close(output, expected[name], rtol=0, atol=1e-5 * float(expected[name].abs().max()))
 
@@ -258,8 +259,8 @@ def test_precision_is_what_the_model_computes_in(precision: str, dtype: torch.dt
     computed = []
     model.conv1[0].register_forward_hook(lambda module, args, output: computed.append(output.dtype))
     images = pixels(size=32)
-    exact = Teacher.of(model, model, needs=NEEDS)(images)
-    teacher = Teacher.of(model, model, needs=NEEDS, precision=precision)
+    exact = Teacher.of(model, model, needs=ALL)(images)
+    teacher = Teacher.of(model, model, needs=ALL, precision=precision)
     outputs = teacher(images)
     assert computed == [torch.float32, dtype]
     assert {p.dtype for p in teacher.parameters()} == {torch.float32}
@@ -284,7 +285,7 @@ def test_an_unknown_precision_is_refused(model: nn.Module) -> None:
 
 
 def test_an_unknown_output_is_refused(model: nn.Module) -> None:
-    with pytest.raises(ConfigError, match="a teacher has no output 'maps'; nearest: map"):
+    with pytest.raises(ModelError, match="ResNet has no output or module 'maps'; give pooled, last, map, stage0"):
         Teacher.of(model, model, needs={"maps"})
 
 

@@ -3,19 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 from disk_kd.bench.cases import make_case
+from disk_kd.bench.settings import BenchSettings
 from disk_kd.bench.workbench import Workbench
+from disk_kd.build import pick_device
+from disk_kd.errors import RunError
+from disk_kd.memory import keep_memory
 
 PROFILED = ("bound", "disk_stored", "disk_online")
 _ROWS = 8
 
 
-def profiles(bench: Workbench, teacher: str) -> str:
-    """Markdown: for some cases the operators that take most time in a pass, after one pass to warm up."""
+def profiles(settings: BenchSettings) -> str:
+    """Markdown: for some cases the operators that take most time in a pass, after one pass to warm up.
+
+    In a process of its own, where the profiler finds nothing but the case.
+
+    Raises:
+        RunError: the process died.
+    """
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        try:
+            return pool.submit(_profiles, settings).result()
+        except BrokenProcessPool:
+            raise RunError("the profiler's process died; set profile off") from None
+
+
+def _profiles(settings: BenchSettings) -> str:
+    keep_memory()
+    with TemporaryDirectory() as folder:
+        bench = Workbench(settings, pick_device(settings.device), Path(folder))
+        return _sections(bench, settings.teachers[0])
+
+
+def _sections(bench: Workbench, teacher: str) -> str:
     sections = []
     for key in PROFILED:
         case = make_case(bench, key, teacher)

@@ -45,10 +45,10 @@ def bench(settings: BenchSettings, console: Console) -> None:
     check_models(settings)
     _make_folder(settings.output)
     settings = replace(settings, compile=settings.compile and _compiles(device, console))
+    profile = profiles(settings) if settings.profile else ""
     peaks = _peaks(settings, console) if settings.memory else []
     with TemporaryDirectory(prefix="disk-kd-bench-") as folder:
         rates, store_bytes = _rates(settings, device, Path(folder), console)
-        profile = profiles(Workbench(settings, device, Path(folder)), settings.teachers[0]) if settings.profile else ""
         points = _points(settings, device, Path(folder), console) if settings.sweeps else []
     targets = judge(rates, peaks, settings, on_cpu=device.type == "cpu")
     results = Results(

@@ -37,7 +37,7 @@ class BenchSettings:
         compile_mode: of torch.compile; reduce-overhead replays CUDA graphs.
         precision: of our steps and our teacher: fp32, or autocast to bf16 or fp16. The bound and the peers have fp32.
         device: cpu, cuda, cuda:1, mps; auto takes the accelerator when there is one.
-        output: folder for passes.csv, sweeps.csv, bench.svg, table.md, profile.md and environment.json; null: print only.
+        output: folder for the tables, figure, profile and environment; null: print only.
 
     Raises:
         ConfigError: a value out of its range.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -10,6 +11,8 @@ from timm.utils import unwrap_model
 from torch import Tensor, nn
 
 from disk_kd.errors import ConfigError
+from disk_kd.hints import Hint, StudentAndHint
+from disk_kd.losses.standardise import standardise
 from disk_kd.tasks.phase import Phase
 from disk_kd.teacher import Teacher
 
@@ -23,7 +26,7 @@ class StudentTask(TrainingTask):
     Args:
         student: the model to train.
         teacher: a trained model of the same classes; it is frozen. None: the method has no teacher.
-        needs: teacher outputs that `forward` reads: any of "logits", "pooled", "map".
+        needs: teacher outputs that `forward` reads, such as "logits" (`disk_kd.teacher.features` has the names).
         phases: kinds of passes, in the order of one round.
 
     Raises:
@@ -32,10 +35,14 @@ class StudentTask(TrainingTask):
 
     trainable_module: nn.Module
     teacher: Teacher | None
+    step: Tensor
+    """Calls that trained the student so far: the clock of schedules and warm-ups."""
     steps_per_pass = 1
     """Calls in a pass over the data, which turns steps into passes for schedules; a loop that knows sets it."""
     top_logits = 0
     """How many of the teacher's largest logits it tells apart; stored outputs that keep fewer are refused."""
+    standardise = False
+    """Whether `pair` standardises logits."""
     micro_batches = 1
     """Calls in one step of the optimiser; a loop that accumulates gradients sets it."""
 
@@ -53,6 +60,7 @@ class StudentTask(TrainingTask):
         self.phase: str | None = None
         self.trainable_module = student
         self.teacher = None if teacher is None else Teacher.of(teacher, student, needs)
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64, device=self.device))
 
     @classmethod
     def with_defaults(cls, options: dict[str, Any]) -> dict[str, Any]:
@@ -65,7 +73,52 @@ class StudentTask(TrainingTask):
     @property
     def student(self) -> nn.Module:
         """The plain model: nothing of the method is needed to use or export it."""
-        return unwrap_model(self.trainable_module)
+        module = unwrap_model(self.trainable_module)
+        return module.student if isinstance(module, StudentAndHint) else module
+
+    @property
+    def hint(self) -> Hint | None:
+        """The feature method that is added to this one, if there is one."""
+        module = unwrap_model(self.trainable_module)
+        return module.hint if isinstance(module, StudentAndHint) else None
+
+    @property
+    def needs_ids(self) -> bool:
+        """Whether `teacher` must hold the samples' "ids" too."""
+        return self.hint is not None and self.hint.needs_ids
+
+    def add_hint(self, hint: Hint, teacher: nn.Module | None = None) -> None:
+        """Add the weighted loss of a feature method to this method's own, and train its parameters too.
+
+        Args:
+            hint: built for this student and teacher.
+            teacher: where this method has none of its own.
+
+        Raises:
+            ConfigError: the student's forward pass is taken up by a helper network, or there is no teacher.
+            ModelError: the teacher has no such output.
+        """
+        if self.trainable_module is not self.student:
+            raise ConfigError("a helper network and a hint exclude each other; take helper exact, or leave the hint")
+        teacher = self.teacher if teacher is None else teacher
+        if teacher is None:
+            raise ConfigError(f"the hint {type(hint).__name__} needs a teacher; give one")
+        self.needs |= frozenset(hint.teacher)
+        self.teacher = Teacher.of(teacher, self.student, self.needs)
+        self.phases = tuple(
+            replace(phase, module="trainable_module") if phase.module == "student" else phase for phase in self.phases
+        )
+        self.trainable_module = StudentAndHint(self.student, hint.to(self.device))
+
+    def get_eval_model(self, module: nn.Module | None = None, ema: bool = False) -> nn.Module | None:
+        """The student, or its running average: what is validated and saved."""
+        model = super().get_eval_model(module, ema)
+        inner = unwrap_model(model)
+        return inner.student if isinstance(inner, StudentAndHint) else model
+
+    @property
+    def _student_moves(self) -> bool:
+        return any(phase.trains_student for phase in self.phases if self.phase in (None, phase.name))
 
     def set_phase(self, name: str | None) -> None:
         """Select what the coming passes train, and put that part alone into train mode.
@@ -85,16 +138,40 @@ class StudentTask(TrainingTask):
         return self
 
     def teach(self, input: Tensor, stored: dict[str, Tensor] | None) -> dict[str, Tensor]:
-        """The teacher's outputs for a batch: the stored ones, or those of its forward pass.
+        """The teacher's outputs for a batch: the stored ones; where some are missing, those of its forward pass.
 
         Raises:
             ConfigError: there are neither.
         """
-        if stored is not None:
+        stored = stored or {}
+        if self.needs <= stored.keys():
             return stored
         if self.teacher is None:
             raise ConfigError("the task has neither a teacher nor stored outputs of one; give one of them")
-        return self.teacher(input)
+        return {**self.teacher(input), **stored}
+
+    def look(self, input: Tensor, target: Tensor, teacher: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+        """The student's logits (B, C), and the hint's weighted loss if there is a hint."""
+        if self.hint is None:
+            return self.trainable_module(input), None
+        logits_BC, hint_loss = self.trainable_module(input, target, teacher)
+        return logits_BC, self.ramp(self.hint.warmup_passes) * hint_loss
+
+    def ramp(self, passes: float) -> Tensor | float:
+        """A weight's warm-up: from 0 to 1 over so many student passes, by the step."""
+        return 1.0 if not passes else ((self.step + 1) / (passes * self.steps_per_pass)).clamp(max=1)
+
+    def pair(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of student and teacher, (B, C), each row standardised where the method's option asks for it."""
+        return (standardise(student), standardise(teacher)) if self.standardise else (student, teacher)
+
+    def result(self, loss: Tensor, logits: Tensor, hint_loss: Tensor | None, **parts: Tensor) -> dict[str, Tensor]:
+        """What `forward` returns: the loss with the hint's, the logits, and the parts for the log, detached."""
+        if self.training and torch.is_grad_enabled() and self._student_moves:
+            self.step += 1
+        if hint_loss is not None:
+            loss, parts = loss + hint_loss, {**parts, "hint_loss": hint_loss}
+        return {"loss": loss, "output": logits, **{name: part.detach() for name, part in parts.items()}}
 
     def compile(self, backend: str = "inductor", mode: str | None = None, **options: Any) -> nn.Module:  # type: ignore[override]
         """Compile the student's forward pass, as timm's tasks do; `student` stays the plain model.

@@ -6,24 +6,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from disk_kd.tasks.base import StudentTask
-from disk_kd.tasks.checks import fraction
+from disk_kd.tasks.checks import fraction, non_negative
 
 
 class CETask(StudentTask):
     """Plain supervised training.
 
-    loss = mean_i cross_entropy(s(x_i), y_i), with label smoothing
+    loss = ce_weight mean_i cross_entropy(s(x_i), y_i), with label smoothing
 
     Args:
         student: the model to train.
+        ce_weight: 0 leaves the training to a hint.
         label_smoothing: mass moved from the label to the uniform distribution, in [0, 1).
 
     Raises:
-        ConfigError: `label_smoothing` is outside [0, 1).
+        ConfigError: `label_smoothing` is outside [0, 1), or the weight is negative.
     """
 
-    def __init__(self, student: nn.Module, *, label_smoothing: float = 0.0) -> None:
+    def __init__(self, student: nn.Module, *, ce_weight: float = 1.0, label_smoothing: float = 0.0) -> None:
         super().__init__(student)
+        self.ce_weight = non_negative("ce_weight", ce_weight)
         self.label_smoothing = fraction("label_smoothing", label_smoothing)
 
     def forward(self, input: Tensor, target: Tensor, teacher: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
@@ -32,11 +34,11 @@ class CETask(StudentTask):
         Args:
             input: (B, C, H, W), normalised for the student.
             target: (B,) class indices.
-            teacher: ignored.
+            teacher: stored outputs for a hint, if there is one.
 
         Returns:
-            `loss` (scalar) and `output`, the student's logits (B, classes).
+            `loss` (scalar), `output`, the student's logits (B, classes), and for the log `ce_loss`.
         """
-        logits = self.trainable_module(input)
-        loss = F.cross_entropy(logits.float(), target, label_smoothing=self.label_smoothing)
-        return {"loss": loss, "output": logits}
+        logits, hint_loss = self.look(input, target, self.teach(input, teacher))
+        ce = F.cross_entropy(logits.float(), target, label_smoothing=self.label_smoothing)
+        return self.result(self.ce_weight * ce, logits, hint_loss, ce_loss=ce)

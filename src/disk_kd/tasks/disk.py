@@ -101,7 +101,6 @@ class DiSKTask(StudentTask):
         >>> task(torch.randn(4, 3, 32, 32), torch.arange(4))["loss"].backward()
     """
 
-    step: Tensor
     price: Tensor
     excess: Tensor
     calls: Tensor
@@ -164,7 +163,6 @@ class DiSKTask(StudentTask):
         self.label_smoothing = fraction("label_smoothing", label_smoothing)
         self.steps_per_pass = steps_per_pass
         start = settings.price.start if isinstance(settings.price, Cosine) else settings.price
-        self.register_buffer("step", torch.zeros((), dtype=torch.int64, device=self.device))
         self.register_buffer("price", torch.tensor(float(start), device=self.device))
         # Help beyond the budget so far in a step of several micro-batches, and the calls that count them.
         self.register_buffer("excess", torch.zeros((), device=self.device))
@@ -183,7 +181,7 @@ class DiSKTask(StudentTask):
     def student(self) -> nn.Module:
         """The plain model: nothing of the method is needed to use or export it."""
         module = unwrap_model(self.trainable_module)
-        return module.student if isinstance(module, StudentAndHelper) else module
+        return module.student if isinstance(module, StudentAndHelper) else super().student
 
     @property
     def helper(self) -> nn.Module | None:
@@ -214,7 +212,7 @@ class DiSKTask(StudentTask):
         budget = scheduled(self.settings.budget, passes)
         # A copy, because the dual ascent moves the buffer before the backward pass reads the price.
         price = self.price.clone() if self.settings.price_rate else scheduled(self.settings.price, passes)
-        logits_BC, helper_B = self._student_and_helper(input, target, teacher, price)
+        logits_BC, helper_B, hint_loss = self._student_and_helper(input, target, teacher, price)
         ce = F.cross_entropy(logits_BC.float(), target, label_smoothing=self.label_smoothing)
         joint = self.variant == "imagenet"
         batch = (logits_BC, teacher["logits"], target, helper_B)
@@ -235,26 +233,28 @@ class DiSKTask(StudentTask):
         used = self._budget_used((logits_BC.detach(), *batch[1:3], helper_B))
         if self.training and torch.is_grad_enabled():
             self._advance(used, budget)
-        return {
-            "loss": loss,
-            "output": logits_BC,
-            "ce_loss": ce.detach(),
-            "scaffold_loss": scaffold.detach(),
-            "budget": budget,
-            "budget_used": used,
-            "price": price,
-            "helped": (helper_B > HELPED).float().mean(),
-            "helper_mean": helper_B.mean(),
-        }
+        return self.result(
+            loss,
+            logits_BC,
+            hint_loss,
+            ce_loss=ce,
+            scaffold_loss=scaffold,
+            budget=budget,
+            budget_used=used,
+            price=price,
+            helped=(helper_B > HELPED).float().mean(),
+            helper_mean=helper_B.mean(),
+        )
 
     def _student_and_helper(
         self, input: Tensor, target: Tensor, teacher: dict[str, Tensor], price: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Logits (B, C), g (B,), and the loss of a hint if there is one."""
         if self.helper is not None:
-            return self.trainable_module(input, teacher, self.phase)
-        logits_BC = self.trainable_module(input)
+            return *self.trainable_module(input, teacher, self.phase), None
+        logits_BC, hint_loss = self.look(input, target, teacher)
         if self.settings.helper != "exact":
-            return logits_BC, torch.full_like(target, float(self.settings.helper), dtype=torch.float32)
+            return logits_BC, torch.full_like(target, float(self.settings.helper), dtype=torch.float32), hint_loss
         helper_B = exact_helper(
             logits_BC,
             teacher["logits"],
@@ -263,7 +263,7 @@ class DiSKTask(StudentTask):
             max_ce=self.settings.max_ce,
             **self._support_and_temperatures(),
         )
-        return logits_BC, helper_B
+        return logits_BC, helper_B, hint_loss
 
     def _scaffold(self, batch: ScaffoldInputs) -> Tensor:
         """The student's divergence from the teacher, with help and with the temperatures' factor."""
@@ -301,9 +301,7 @@ class DiSKTask(StudentTask):
 
     @torch.no_grad()
     def _advance(self, used: Tensor, budget: Tensor) -> None:
-        """Move the clock of the schedules with the student, and the price with the helper."""
-        if self.phase != "helper":
-            self.step += 1
+        """Move the price with the helper."""
         if self.settings.price_rate and (self.helper is None or self.phase != "student"):
             self.excess += (used - budget) / self.micro_batches
             self.calls += 1

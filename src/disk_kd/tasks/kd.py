@@ -24,6 +24,8 @@ class KDTask(StudentTask):
         teacher_temperature: T_t.
         kd_weight: weight of the divergence.
         ce_weight: weight of the cross-entropy on the labels.
+        standardise: bring each row of logits to mean 0 and deviation 1 first (Sun et al., "Logit Standardization in
+            Knowledge Distillation", CVPR 2024, who take temperature 2 and weight 9 then).
         label_smoothing: of that cross-entropy, in [0, 1).
 
     Raises:
@@ -40,6 +42,7 @@ class KDTask(StudentTask):
         teacher_temperature: float | None = None,
         kd_weight: float = 0.9,
         ce_weight: float = 0.1,
+        standardise: bool = False,
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__(student, teacher, needs=frozenset({"logits"}))
@@ -49,6 +52,7 @@ class KDTask(StudentTask):
         self.teacher_temperature = positive("teacher_temperature", teacher_temperature)
         self.kd_weight = non_negative("kd_weight", kd_weight)
         self.ce_weight = non_negative("ce_weight", ce_weight)
+        self.standardise = standardise
         self.label_smoothing = fraction("label_smoothing", label_smoothing)
 
     def forward(self, input: Tensor, target: Tensor, teacher: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
@@ -63,13 +67,13 @@ class KDTask(StudentTask):
             `loss`, `output` (the student's logits), and for the log `ce_loss` and `kd_loss`.
         """
         teacher = self.teach(input, teacher)
-        logits = self.trainable_module(input)
+        logits, hint_loss = self.look(input, target, teacher)
+        pair = self.pair(logits, teacher["logits"])
         kd = kd_loss(
-            logits,
-            teacher["logits"],
+            *pair,
             student_temperature=self.student_temperature,
             teacher_temperature=self.teacher_temperature,
         )
         ce = F.cross_entropy(logits.float(), target, label_smoothing=self.label_smoothing)
         loss = self.ce_weight * ce + self.kd_weight * kd
-        return {"loss": loss, "output": logits, "ce_loss": ce.detach(), "kd_loss": kd.detach()}
+        return self.result(loss, logits, hint_loss, ce_loss=ce, kd_loss=kd)

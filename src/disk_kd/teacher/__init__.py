@@ -1,6 +1,6 @@
 """The frozen teacher, its stored outputs, and the features that helpers read."""
 
-from disk_kd.teacher.features import feature_sizes, forward_with_map
+from disk_kd.teacher.features import feature_shapes, feature_sizes, forward_with_features, forward_with_map
 from disk_kd.teacher.frozen import Teacher
 from disk_kd.teacher.hashing import weights_hash
 from disk_kd.teacher.manifest import teacher_facts
@@ -9,7 +9,9 @@ from disk_kd.teacher.store import TeacherStore, store_bytes
 __all__ = [
     "Teacher",
     "TeacherStore",
+    "feature_shapes",
     "feature_sizes",
+    "forward_with_features",
     "forward_with_map",
     "store_bytes",
     "teacher_facts",

@@ -1,7 +1,13 @@
 """Maps and pooled features of timm models, in the same pass that makes the logits.
 
-"The map" is the output of the stage before the last, `feature_info[-2]`: what the helpers of DiSK read.
-Of a transformer it is the output of the block before the last, laid out as an image.
+Outputs have names:
+    "logits"                  (B, classes)
+    "pooled"                  (B, F), before the classifier
+    "last"                    before pooling, as `forward_features` gives it
+    "stage0", "stage1", ...   maps (B, C, H, W), of the entries of `feature_info`
+    "map"                     of the entry before the last: what the helpers of DiSK read
+    "layer1.0.conv2", ...     of the module of that path
+The stages of a transformer are its blocks, their tokens laid out as an image.
 
 A plain model is typed `Any`: what is read of it is timm's protocol, which `nn.Module` does not know.
 
@@ -10,7 +16,8 @@ Shape letters: B batch, C channels, H height, W width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,23 +26,77 @@ from timm.utils import unwrap_model
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from disk_kd.errors import ModelError
+from disk_kd.errors import ModelError, nearest
 
 BEFORE_LAST = -2
+_STAGE = re.compile(r"stage(\d+)")
+_HEADS = {"logits", "pooled", "last"}
+
+
+def forward_with_features(model: nn.Module, images_BCHW: Tensor, names: Collection[str]) -> dict[str, Tensor]:
+    """Outputs of a model by name, in one pass, with gradients.
+
+    Of a compiled model the plain one runs, since compiled code keeps no intermediate output. To compile this pass
+    too, or to train it on many devices, wrap the module whose forward calls this function.
+
+    Args:
+        model: a timm model, or any module where `names` are "logits" and paths of modules.
+        images_BCHW: (B, C, H, W), normalised for the model.
+        names: of the outputs, as above.
+
+    Raises:
+        ModelError: the model has no such output.
+    """
+    plain: Any = unwrap_model(model)
+    for name in names:
+        check_features(plain, name)
+    stages = {name: stage_of(plain, name) for name in names if _is_stage(name)}
+    paths = [name for name in names if not _is_stage(name) and name not in _HEADS]
+    with _module_outputs(plain, paths) as caught:
+        if not stages and not {"pooled", "last"} & set(names):
+            outputs = {"logits": plain(images_BCHW)}
+        else:
+            features, maps = _features_and_stages(plain, images_BCHW, sorted(set(stages.values())))
+            outputs = {name: maps[stage] for name, stage in stages.items()} | {"last": features}
+            if "pooled" in names:
+                outputs["pooled"] = plain.forward_head(features, pre_logits=True)
+            if "logits" in names:
+                outputs["logits"] = plain.forward_head(features)
+    return {name: outputs[name] if name in outputs else _only(plain, name, caught[name]) for name in names}
+
+
+@torch.no_grad()
+def feature_shapes(
+    model: nn.Module, names: Collection[str], in_chans: int | None = None, image_size: int | None = None
+) -> dict[str, tuple[int, ...]]:
+    """Shapes, without the batch, of a model's outputs; found by a pass over a blank image, in eval mode.
+
+    Args:
+        model: a timm model, plain or wrapped.
+        names: of the outputs.
+        in_chans: channels of its images; None: as the model says.
+        image_size: height and width of its images; None: as the model says.
+
+    Raises:
+        ModelError: the model has no such output.
+    """
+    plain: Any = unwrap_model(model)
+    height, width = fixed_image_size(plain) or (image_size or usual_image_size(plain),) * 2
+    blank = next(plain.parameters()).new_zeros(1, in_chans or input_channels(plain), height, width)
+    modes = {module: module.training for module in plain.modules()}
+    plain.eval()
+    try:
+        outputs = forward_with_features(plain, blank, names)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    return {name: tuple(output.shape[1:]) for name, output in outputs.items()}
 
 
 def forward_with_map(model: nn.Module, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits and the map before the last stage, in one pass, with gradients.
+    """Logits (B, classes) and the map (B, C, H, W) before the last stage, in one pass, with gradients.
 
-    Of a compiled model the plain one runs, since compiled code keeps no intermediate output. To compile this
-    pass too, compile the module whose forward calls this function.
-
-    Args:
-        model: a timm model, plain, compiled, or in `DistributedDataParallel`.
-        images_BCHW: (B, C, H, W), normalised for the model.
-
-    Returns:
-        Logits (B, classes) and the map (B, C', H', W').
+    As `forward_with_features`; and the model may itself be in `DistributedDataParallel`.
 
     Raises:
         ModelError: the model lacks what timm's models have, or its map cannot be reached.
@@ -44,26 +105,13 @@ def forward_with_map(model: nn.Module, images_BCHW: Tensor) -> tuple[Tensor, Ten
     if isinstance(model, DistributedDataParallel):
         # Only its own forward prepares the reduction of gradients, so the map is caught on the way.
         check_features(plain, "map")
-        with _stage_output(plain) as caught:
+        stage = stage_of(plain, "map")
+        path = plain.feature_info[stage]["module"]
+        with _module_outputs(plain, [path]) as caught:
             logits_BC = model(images_BCHW)
-        return logits_BC, _caught_map(plain, caught)
-    features, map_BCHW = features_and_map(plain, images_BCHW)
-    return plain.forward_head(features), map_BCHW
-
-
-def features_and_map(model: Any, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-    """What `forward_features` of a plain model gives, and its map before the last stage, in one pass.
-
-    Raises:
-        ModelError: as `forward_with_map`.
-    """
-    check_features(model, "map")
-    if hasattr(model, "forward_intermediates"):
-        features, (map_BCHW,) = model.forward_intermediates(images_BCHW, indices=[BEFORE_LAST])
-        return features, map_BCHW
-    with _stage_output(model) as caught:
-        features = model.forward_features(images_BCHW)
-    return features, _caught_map(model, caught)
+        return logits_BC, _only_map(plain, stage, caught[path])
+    outputs = forward_with_features(plain, images_BCHW, ("logits", "map"))
+    return outputs["logits"], outputs["map"]
 
 
 @torch.no_grad()
@@ -84,38 +132,50 @@ def feature_sizes(model: nn.Module, in_chans: int | None = None, image_size: int
     plain: Any = unwrap_model(model)
     if hasattr(plain, "sizes"):
         return plain.sizes(in_chans, image_size)
-    height, width = fixed_image_size(plain) or (image_size or usual_image_size(plain),) * 2
-    blank = next(plain.parameters()).new_zeros(1, in_chans or input_channels(plain), height, width)
-    modes = {module: module.training for module in plain.modules()}
-    plain.eval()
-    try:
-        features, map_BCHW = features_and_map(plain, blank)
-        pooled_BF, logits_BC = plain.forward_head(features, pre_logits=True), plain.forward_head(features)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-    return {"logits": logits_BC.shape[1], "pooled": pooled_BF.shape[1], "map": map_BCHW.shape[1]}
+    shapes = feature_shapes(plain, ("logits", "pooled", "map"), in_chans, image_size)
+    return {name: shape[0] for name, shape in shapes.items()}
 
 
-def check_features(model: Any, need: str) -> None:
-    """Refuse a plain model that cannot give its pooled features or its map, and name what it lacks.
+def stage_of(model: Any, name: str) -> int:
+    """Index in `feature_info` that "map" or "stage3" stands for."""
+    return len(model.feature_info) + BEFORE_LAST if name == "map" else int(name.removeprefix("stage"))
+
+
+def _is_stage(name: str) -> bool:
+    return name == "map" or _STAGE.fullmatch(name) is not None
+
+
+def check_features(model: Any, name: str) -> None:
+    """Refuse a plain model that cannot give an output, and name what it lacks.
 
     Args:
         model: a plain model.
-        need: "pooled" or "map".
+        name: of the output.
 
     Raises:
-        ModelError: a method or `feature_info` is missing.
+        ModelError: a method, an entry of `feature_info` or a module is missing.
     """
-    wanted = ["forward_features", "forward_head"] + ["feature_info"] * (need == "map")
+    if name == "logits":
+        return
+    if name not in _HEADS and not _is_stage(name):
+        paths = [path for path, _ in model.named_modules() if path]
+        if name not in paths:
+            raise ModelError(
+                f"{type(model).__name__} has no output or module {name!r}; give pooled, last, map, stage0 ... or"
+                f" a module's path, {nearest(name, paths)}"
+            )
+        return
+    wanted = ["forward_features", "forward_head"] + ["feature_info"] * _is_stage(name)
     missing = [name for name in wanted if not hasattr(model, name)]
     if missing:
         raise ModelError(
-            f"{type(model).__name__} has no {' and no '.join(missing)}, from which its {need} output is read; "
+            f"{type(model).__name__} has no {' and no '.join(missing)}, from which its {name} output is read; "
             "use a timm model, or a method that reads logits only"
         )
-    if need == "map" and len(model.feature_info) < 2:
+    if name == "map" and len(model.feature_info) < 2:
         raise ModelError(f"{type(model).__name__} has one stage, so no map before the last; use another model")
+    if _is_stage(name) and stage_of(model, name) >= len(model.feature_info):
+        raise ModelError(f"{type(model).__name__} has stage0 to stage{len(model.feature_info) - 1}, not {name}")
 
 
 def input_channels(model: Any) -> int:
@@ -148,33 +208,56 @@ def _pretrained_cfg(model: Any) -> dict[str, Any]:
     return getattr(model, "pretrained_cfg", None) or {}
 
 
+def _features_and_stages(model: Any, images_BCHW: Tensor, stages: list[int]) -> tuple[Tensor, dict[int, Tensor]]:
+    """What `forward_features` gives, and the maps of some stages, in one pass."""
+    if not stages:
+        return model.forward_features(images_BCHW), {}
+    if hasattr(model, "forward_intermediates"):
+        features, maps = model.forward_intermediates(images_BCHW, indices=stages)
+        return features, dict(zip(stages, maps, strict=True))
+    paths = {stage: model.feature_info[stage]["module"] for stage in stages}
+    with _module_outputs(model, paths.values()) as caught:
+        features = model.forward_features(images_BCHW)
+    return features, {stage: _only_map(model, stage, caught[path]) for stage, path in paths.items()}
+
+
 @contextmanager
-def _stage_output(model: Any) -> Iterator[list[Any]]:
-    """Collects what the stage before the last gives inside the block."""
-    caught: list[Any] = []
+def _module_outputs(model: Any, paths: Collection[str]) -> Iterator[dict[str, list[Any]]]:
+    """Collects, by path, what modules give inside the block."""
+    caught: dict[str, list[Any]] = {path: [] for path in paths}
+    handles = []
     try:
-        stage = model.get_submodule(model.feature_info[BEFORE_LAST]["module"])
-    except AttributeError:
-        raise _no_map(model) from None
-    handle = stage.register_forward_hook(lambda module, args, output: caught.append(output))
-    try:
+        for path, outputs in caught.items():
+            try:
+                module = model.get_submodule(path)
+            except AttributeError:
+                raise ModelError(
+                    f"{type(model).__name__} has no module {path}, which its feature_info names; use another model"
+                ) from None
+            handles.append(module.register_forward_hook(lambda module, args, out, outputs=outputs: outputs.append(out)))
         yield caught
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
-def _caught_map(model: Any, caught: list[Any]) -> Tensor:
+def _only(model: Any, path: str, caught: list[Any]) -> Tensor:
+    """The one tensor that a module gave."""
+    if len(caught) == 1 and isinstance(caught[0], Tensor):
+        return caught[0]
+    raise ModelError(
+        f"module {path} of {type(model).__name__} gave {len(caught)} outputs, not one tensor; name another module"
+    )
+
+
+def _only_map(model: Any, stage: int, caught: list[Any]) -> Tensor:
     """The one output in `caught`, if it is a map (B, C, H, W) of the channels that the model announces."""
+    about = model.feature_info[stage]
     if len(caught) == 1 and isinstance(caught[0], Tensor) and caught[0].ndim == 4:
         (map_BCHW,) = caught
-        if map_BCHW.shape[1] == model.feature_info[BEFORE_LAST]["num_chs"]:
+        if map_BCHW.shape[1] == about["num_chs"]:
             return map_BCHW
-    raise _no_map(model)
-
-
-def _no_map(model: Any) -> ModelError:
-    stage = model.feature_info[BEFORE_LAST]
-    return ModelError(
-        f"{stage['module']} of {type(model).__name__} gives no map (B, {stage['num_chs']}, H, W) here; use "
+    raise ModelError(
+        f"{about['module']} of {type(model).__name__} gives no map (B, {about['num_chs']}, H, W) here; use "
         "another model, or wrap the module that calls forward_with_map for training on many devices"
     )

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from disk_kd.errors import ModelError
-from disk_kd.teacher.features import features_and_map
+from disk_kd.teacher.features import forward_with_features
 
 TOLERANCE = 1e-4
 """Greatest difference that folding may make to an output, in units of the output's greatest magnitude."""
@@ -139,7 +139,7 @@ def _outputs(model: nn.Module, images_BCHW: Tensor) -> list[Tensor]:
     """All that a teacher may be asked for: the model's output, and its features and map if it has them."""
     outputs = [model(images_BCHW)]
     with suppress(ModelError):
-        outputs += features_and_map(model, images_BCHW)
+        outputs += forward_with_features(model, images_BCHW, ("last", "map")).values()
     parts = [part for output in outputs for part in (output if isinstance(output, tuple | list) else (output,))]
     return [part for part in parts if isinstance(part, Tensor)]
 

@@ -19,17 +19,14 @@ from disk_kd.errors import ConfigError, ModelError, nearest
 from disk_kd.teacher.features import (
     check_features,
     feature_sizes,
-    features_and_map,
     fixed_image_size,
+    forward_with_features,
     input_channels,
     normalisation,
     usual_image_size,
 )
 from disk_kd.teacher.fold import fold_batch_norms
 from disk_kd.teacher.hashing import weights_hash
-
-NEEDS = ("logits", "pooled", "map")
-"""What a teacher can give: logits (B, classes), pooled features (B, F), and a map (B, C, H, W)."""
 
 Precision = Literal["fp32", "bf16", "fp16"]
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -46,7 +43,7 @@ class Teacher(nn.Module):
         input_mean: mean of each channel that the images were normalised with: the student's. Three values
             for images of one channel are averaged.
         input_std: standard deviation, likewise.
-        needs: outputs to give, any of `NEEDS`.
+        needs: outputs to give, named as in `disk_kd.teacher.features`.
         image_size: height and width that the teacher sees, when not the batch's. None: the only size that the
             model takes, or the batch's.
         fold: fold batch norms into convolutions (`fold_batch_norms`) in a plain copy of the model. Its outputs stay,
@@ -55,7 +52,7 @@ class Teacher(nn.Module):
             weights, bf16 and fp16 run it under autocast and leave the weights.
 
     Raises:
-        ConfigError: `needs` or `precision` has an unknown name.
+        ConfigError: `precision` has an unknown name.
         ModelError: the model cannot give what `needs` names, or cannot be run to fold it.
     """
 
@@ -71,10 +68,10 @@ class Teacher(nn.Module):
         precision: Precision = "fp32",
     ) -> None:
         super().__init__()
-        self.needs = _checked_needs(needs)
+        self.needs = frozenset(needs)
         self.precision = _checked_precision(precision)
         plain = unwrap_model(model)
-        for need in self.needs - {"logits"}:
+        for need in self.needs:
             check_features(plain, need)
         self.image_size = fixed_image_size(plain) if image_size is None else to_2tuple(image_size)
         self._given_sha256 = weights_hash(plain) if fold else None
@@ -156,7 +153,7 @@ class Teacher(nn.Module):
             images_BCHW: (B, C, H, W), normalised with `input_mean` and `input_std`.
 
         Returns:
-            By name, what `needs` asks for: "logits" (B, classes), "pooled" (B, F), "map" (B, C, H, W).
+            By name, what `needs` asks for.
         """
         images_BCHW = self._as_own(images_BCHW)
         dtype = _AUTOCAST.get(self.precision)
@@ -168,17 +165,7 @@ class Teacher(nn.Module):
         """What `needs` asks for, in one pass of the model."""
         if self.needs <= {"logits"}:
             return {"logits": self.model(images_BCHW)}
-        model = unwrap_model(self.model)
-        outputs = {}
-        if "map" in self.needs:
-            features, outputs["map"] = features_and_map(model, images_BCHW)
-        else:
-            features = model.forward_features(images_BCHW)
-        if "pooled" in self.needs:
-            outputs["pooled"] = model.forward_head(features, pre_logits=True)
-        if "logits" in self.needs:
-            outputs["logits"] = model.forward_head(features)
-        return outputs
+        return forward_with_features(self.model, images_BCHW, sorted(self.needs))
 
     def sizes(self, in_chans: int | None = None, image_size: int | None = None) -> dict[str, int]:
         """Sizes of all outputs, as `feature_sizes` gives them."""
@@ -192,13 +179,6 @@ class Teacher(nn.Module):
             images_BCHW = F.interpolate(images_BCHW, self.image_size, mode="bilinear", antialias=True)
         dtype = next((p.dtype for p in self.model.parameters()), images_BCHW.dtype)
         return images_BCHW.to(dtype)
-
-
-def _checked_needs(needs: Collection[str]) -> frozenset[str]:
-    for need in needs:
-        if need not in NEEDS:
-            raise ConfigError(f"a teacher has no output {need!r}; {nearest(need, NEEDS)}")
-    return frozenset(needs)
 
 
 def _checked_precision(precision: Precision) -> Precision:

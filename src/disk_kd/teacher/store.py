@@ -17,7 +17,7 @@ from torch import Tensor
 
 from disk_kd.errors import CheckpointError, RunError
 from disk_kd.teacher.encoding import TEMPERATURES, encoding_of
-from disk_kd.teacher.frozen import NEEDS, Teacher
+from disk_kd.teacher.frozen import Teacher
 from disk_kd.teacher.manifest import (
     MANIFEST,
     agreed_record,
@@ -28,6 +28,8 @@ from disk_kd.teacher.manifest import (
 )
 from disk_kd.teacher.store_build import Batches, Progress, build_missing
 from disk_kd.teacher.store_files import map_file, missing_outputs, output_file, rows_of
+
+_FIRST_VIEW = ".view0.npy"
 
 
 class TeacherStore:
@@ -134,7 +136,7 @@ class TeacherStore:
         """
         path = Path(path)
         # Files first: the manifest tells of each view before its files have their names.
-        stored = [need for need in NEEDS if not missing_outputs(path, [need], 0)]
+        stored = sorted(file.name.removesuffix(_FIRST_VIEW) for file in path.glob(f"*{_FIRST_VIEW}"))
         needs = stored if needs is None else sorted(needs)
         whole = _whole_views(path, needs)
         record = read_manifest(path)

@@ -44,14 +44,27 @@ def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
 
 
 def make_scheduler(optimizer: Optimizer, settings: TrainSettings, passes: int, steps_per_pass: int) -> Scheduler:
-    """Cosine cycles with warm-up, a function of the step alone.
+    """Cosine cycles or steps down, with warm-up: a function of the step alone.
 
     Args:
         optimizer: whose learning rate it sets.
-        settings: peak, warm-up, cycles and least learning rate.
+        settings: kind, peak, warm-up, cycles or milestones, and least learning rate.
         passes: length of all cycles together. A warm-up that is longer than half a cycle is cut to that.
         steps_per_pass: optimiser steps in a pass.
     """
+    if settings.schedule == "multistep":
+        scheduler, _ = create_scheduler_v2(
+            optimizer,
+            sched="multistep",
+            num_epochs=passes * steps_per_pass,
+            # timm decays one update before the milestone it is given.
+            decay_milestones=[milestone * steps_per_pass + 1 for milestone in settings.milestones],
+            decay_rate=settings.decay,
+            warmup_epochs=round(settings.warmup_passes * steps_per_pass),
+            warmup_lr=settings.lr / 100,
+            step_on_epochs=True,
+        )
+        return scheduler
     cycle = max(1, math.ceil(passes * steps_per_pass / settings.cycles))
     scheduler, _ = create_scheduler_v2(
         optimizer,

@@ -24,7 +24,10 @@ class TrainSettings:
         weight_decay: of the optimiser.
         decay_norm_and_bias: whether weight decay covers norms and biases too.
         warmup_passes: passes of linear warm-up, part of the first cycle, at most half of it.
+        schedule: of the learning rate: cosine, or multistep, which is multiplied by `decay` at each milestone.
         cycles: cosine cycles, each begun again from `lr`.
+        milestones: student passes after which multistep decays.
+        decay: factor of multistep.
         min_lr: learning rate at a cycle's end.
         clip_grad: greatest norm of the gradient; null: unlimited.
         ema_decay: decay of a running average of the weights, which is then what is evaluated; null: none.
@@ -52,7 +55,10 @@ class TrainSettings:
     weight_decay: float = 5e-4
     decay_norm_and_bias: bool = True
     warmup_passes: float = 0.0
+    schedule: Literal["cosine", "multistep"] = "cosine"
     cycles: int = 1
+    milestones: tuple[int, ...] = ()
+    decay: float = 0.1
     min_lr: float = 0.0
     clip_grad: float | None = None
     ema_decay: float | None = None
@@ -73,6 +79,12 @@ class TrainSettings:
             _at_least(name, getattr(self, name), 0)
         if not self.lr > 0:
             raise ConfigError(f"train.lr must be positive, not {self.lr}")
+        if self.schedule == "multistep" and (not self.milestones or min(self.milestones) < 1):
+            raise ConfigError(
+                f"train.schedule multistep needs train.milestones, passes from 1 on, not {list(self.milestones)}"
+            )
+        if not 0 < self.decay <= 1:
+            raise ConfigError(f"train.decay must be above 0 and at most 1, not {self.decay}")
         if self.batch_size % self.accumulate:
             raise ConfigError(f"train.accumulate {self.accumulate} must divide train.batch_size {self.batch_size}")
         if self.clip_grad is not None and not self.clip_grad > 0:

@@ -69,7 +69,9 @@ class TrainStep:
         total: dict[str, Tensor] = {}
         for part in micro_batches(batch, self.settings.accumulate):
             share = len(part.targets) / len(batch.targets)
-            outputs = None if self.store is None else self.store.read(part.ids, part.view, self.task.device)
+            outputs = {} if self.store is None else self.store.read(part.ids, part.view, self.task.device)
+            if self.task.needs_ids:
+                outputs = {**outputs, "ids": part.ids}
             if self.compiled:
                 torch.compiler.cudagraph_mark_step_begin()
             with self._autocast:
@@ -92,9 +94,7 @@ class TrainStep:
         self._forward = self._eager
         self.compiled = False
 
-    def _eager(
-        self, images: Tensor, targets: Tensor, outputs: dict[str, Tensor] | None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def _eager(self, images: Tensor, targets: Tensor, outputs: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         result = self.task(images, targets, outputs)
         return result["loss"], measures(result, targets)
 

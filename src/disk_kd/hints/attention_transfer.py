@@ -1,0 +1,44 @@
+"""Attention transfer: where the student looks, stage by stage, is where the teacher looks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from disk_kd.hints.base import Context, Hint, all_stages
+from disk_kd.losses.attention_transfer import attention_transfer_loss
+
+
+class AttentionTransferHint(Hint):
+    """Zagoruyko and Komodakis, "Paying More Attention to Attention", ICLR 2017.
+
+    `disk_kd.losses.attention_transfer` has the formula.
+
+    Args:
+        context: student and teacher.
+        weight: of the loss.
+        student_layers: outputs of the student, maps; null: all stages.
+        teacher_layers: outputs of the teacher, as many; null: all stages.
+
+    Raises:
+        ConfigError: not as many outputs of the one as of the other.
+        ModelError: a model has no such output, or it is no map.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        *,
+        weight: float = 1000.0,
+        student_layers: list[str] | None = None,
+        teacher_layers: list[str] | None = None,
+    ) -> None:
+        super().__init__(weight, *all_stages(context, student_layers, teacher_layers))
+        context.shapes(self.student, self.teacher, maps=True)
+
+    def forward(
+        self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], target: Tensor, ids: Tensor | None
+    ) -> Tensor:
+        ours = [student[name] for name in self.student]
+        return attention_transfer_loss(ours, [teacher[name] for name in self.teacher])

@@ -1,0 +1,155 @@
+"""What every feature method shares: which outputs it reads, and a loss of them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from timm.utils import unwrap_model
+from torch import Tensor, nn
+
+from disk_kd.errors import ConfigError, ModelError
+from disk_kd.teacher import feature_shapes, forward_with_features
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a hint is built for.
+
+    Attributes:
+        student, teacher: plain models.
+        in_chans: channels of the images.
+        image_size: height and width of the student's images.
+        teacher_image_size: height and width of the teacher's images.
+        targets: int64 (N,) labels of the training samples by id, -1 where there is no such sample; None: not known.
+    """
+
+    student: nn.Module
+    teacher: nn.Module
+    in_chans: int
+    image_size: int
+    teacher_image_size: int
+    targets: Tensor | None = None
+
+    def shapes(
+        self, student: Collection[str], teacher: Collection[str], maps: bool = False
+    ) -> tuple[list[Any], list[Any]]:
+        """Shapes, without the batch, of outputs of student and teacher.
+
+        Args:
+            student, teacher: their names.
+            maps: whether all must be maps (C, H, W).
+
+        Raises:
+            ModelError: a model has no such output, or it is no map.
+        """
+        of_student = feature_shapes(self.student, student, self.in_chans, self.image_size)
+        of_teacher = feature_shapes(self.teacher, teacher, self.in_chans, self.teacher_image_size)
+        for model, shapes in ((self.student, of_student), (self.teacher, of_teacher)):
+            for name, shape in shapes.items():
+                if maps and len(shape) != 3:
+                    raise ModelError(
+                        f"{name} of {type(model).__name__} is expected to be a map (channels, height, width), it is"
+                        f" {shape}; name another output"
+                    )
+        return [of_student[name] for name in student], [of_teacher[name] for name in teacher]
+
+
+def all_stages(
+    context: Context, student: Sequence[str] | None, teacher: Sequence[str] | None, pooled: bool = False
+) -> tuple[list[str], list[str]]:
+    """Names of outputs to pair; where none are given, all stages, the last ones where one model has fewer.
+
+    Args:
+        context: student and teacher.
+        student, teacher: names that were given.
+        pooled: whether the pooled features come after the stages.
+
+    Raises:
+        ConfigError: not as many outputs of the one as of the other.
+        ModelError: a model does not tell its stages.
+    """
+    counts = [_stages(model) for model in (context.student, context.teacher)]
+    named = []
+    for names, count in zip((student, teacher), counts, strict=True):
+        stages = [f"stage{stage}" for stage in range(count - min(counts), count)]
+        named.append(list(names) if names else stages + ["pooled"] * pooled)
+    if len(named[0]) != len(named[1]):
+        raise ConfigError(
+            f"as many outputs of the student as of the teacher are expected, got {named[0]} and {named[1]}; name them"
+        )
+    return named[0], named[1]
+
+
+def _stages(model: nn.Module) -> int:
+    try:
+        return len(unwrap_model(model).feature_info)
+    except (AttributeError, TypeError):
+        raise ModelError(f"{type(model).__name__} does not tell its stages; name the modules to read") from None
+
+
+def one(outputs: Mapping[str, Tensor], names: tuple[str, ...]) -> Tensor:
+    """The only output that a hint reads."""
+    return outputs[names[0]]
+
+
+class Hint(nn.Module):
+    """A loss between features of student and teacher, added to the loss of any method with a weight.
+
+    Its parameters (regressors, embeddings) train with the student and are dropped with the hint.
+
+    Args:
+        weight: of the loss.
+        warmup_passes: student passes over which the weight rises from 0.
+        student: names of the student's outputs that it reads (`disk_kd.teacher.features`).
+        teacher: names of the teacher's.
+
+    Attributes:
+        needs_ids: whether `forward` reads the samples' ids.
+    """
+
+    needs_ids = False
+
+    def __init__(
+        self, weight: float, student: Sequence[str], teacher: Sequence[str], warmup_passes: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.weight, self.warmup_passes = weight, warmup_passes
+        self.student, self.teacher = tuple(student), tuple(teacher)
+
+    @classmethod
+    def prepare(cls, student: nn.Module, teacher: nn.Module, options: Mapping[str, Any]) -> nn.Module:
+        """The model to train in the place of the student; most methods leave it alone."""
+        return student
+
+    @classmethod
+    def keeps_student(cls) -> bool:
+        """Whether the trained model is the student itself."""
+        return cls.prepare.__func__ is Hint.prepare.__func__  # type: ignore[attr-defined]
+
+    def forward(
+        self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], target: Tensor, ids: Tensor | None
+    ) -> Tensor:
+        """The loss of a batch, without the weight.
+
+        Args:
+            student: outputs by name, (B, ...).
+            teacher: likewise, without gradients.
+            target: (B,) class indices.
+            ids: (B,) sample ids; None unless `needs_ids`.
+        """
+        raise NotImplementedError
+
+
+class StudentAndHint(nn.Module):
+    """Student and hint behind one forward pass, as data-parallel wrappers need it."""
+
+    def __init__(self, student: nn.Module, hint: Hint) -> None:
+        super().__init__()
+        self.student, self.hint = student, hint
+
+    def forward(self, input: Tensor, target: Tensor, teacher: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Logits (B, C), and the hint's weighted loss."""
+        outputs = forward_with_features(self.student, input, ("logits", *self.hint.student))
+        return outputs["logits"], self.hint.weight * self.hint(outputs, teacher, target, teacher.get("ids"))

@@ -1,0 +1,69 @@
+"""Contrastive representation distillation: the student's view of an image finds the teacher's among many."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from disk_kd.errors import ConfigError
+from disk_kd.hints.base import Context, Hint, one
+from disk_kd.losses.crd import ContrastiveLoss
+
+
+class CRDHint(Hint):
+    """Tian et al., "Contrastive Representation Distillation", ICLR 2020. `disk_kd.losses.crd` has the formula.
+
+    Its memory banks hold two vectors for each training sample, and are saved with the run.
+
+    Args:
+        context: student, teacher and the labels of the training samples.
+        weight: of the loss.
+        dimensions: of the embeddings.
+        negatives: samples that each image is set against.
+        temperature: of the contrast.
+        momentum: of the memory.
+        seed: of the negatives.
+        student_layer: output of the student; flattened.
+        teacher_layer: output of the teacher; flattened.
+
+    Raises:
+        ConfigError: there are no labels of training samples.
+        ModelError: a model has no such output.
+    """
+
+    needs_ids = True
+
+    def __init__(
+        self,
+        context: Context,
+        *,
+        weight: float = 0.8,
+        dimensions: int = 128,
+        negatives: int = 16_384,
+        temperature: float = 0.07,
+        momentum: float = 0.5,
+        seed: int = 0,
+        student_layer: str = "pooled",
+        teacher_layer: str = "pooled",
+    ) -> None:
+        super().__init__(weight, [student_layer], [teacher_layer])
+        if context.targets is None:
+            raise ConfigError("crd needs the labels of all training samples; give them in the hint's context")
+        (student,), (teacher,) = context.shapes(self.student, self.teacher)
+        self.contrast = ContrastiveLoss(
+            student[0],
+            teacher[0],
+            context.targets,
+            dimensions=dimensions,
+            negatives=negatives,
+            temperature=temperature,
+            momentum=momentum,
+            seed=seed,
+        )
+
+    def forward(
+        self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], target: Tensor, ids: Tensor | None
+    ) -> Tensor:
+        assert ids is not None
+        return self.contrast(one(student, self.student), one(teacher, self.teacher), target, ids)

@@ -1,0 +1,55 @@
+"""ReviewKD: each stage of the teacher is learned from the student's stages up to it, reviewed from deep to shallow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from disk_kd.hints.base import Context, Hint, all_stages
+from disk_kd.losses.review_kd import ReviewKD
+
+
+class ReviewKDHint(Hint):
+    """Chen et al., "Distilling Knowledge via Knowledge Review", CVPR 2021. `disk_kd.losses.review_kd` has the formula.
+
+    Args:
+        context: student and teacher.
+        weight: of the loss.
+        warmup_passes: student passes over which the weight rises from 0.
+        student_layers: outputs of the student, from shallow to deep; null: all stages, then the pooled features.
+        teacher_layers: outputs of the teacher, as many; null: likewise.
+
+    Raises:
+        ConfigError: not as many outputs of the one as of the other.
+        ModelError: a model has no such output.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        *,
+        weight: float = 1.0,
+        warmup_passes: float = 20.0,
+        student_layers: list[str] | None = None,
+        teacher_layers: list[str] | None = None,
+    ) -> None:
+        layers = all_stages(context, student_layers, teacher_layers, pooled=True)
+        super().__init__(weight, *layers, warmup_passes=warmup_passes)
+        student, teacher = context.shapes(self.student, self.teacher)
+        self.review = ReviewKD([_as_map(shape) for shape in student], [_as_map(shape) for shape in teacher])
+
+    def forward(
+        self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], target: Tensor, ids: Tensor | None
+    ) -> Tensor:
+        ours = [_with_size(student[name]) for name in self.student]
+        return self.review(ours, [_with_size(teacher[name]) for name in self.teacher])
+
+
+def _as_map(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    return (shape[0], 1, 1) if len(shape) == 1 else (shape[0], shape[1], shape[2])
+
+
+def _with_size(features: Tensor) -> Tensor:
+    """Pooled features as maps of one pixel."""
+    return features[:, :, None, None] if features.ndim == 2 else features

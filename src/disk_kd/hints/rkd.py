@@ -1,0 +1,46 @@
+"""Relational KD: distances and angles between the images of a batch are the teacher's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from disk_kd.hints.base import Context, Hint, one
+from disk_kd.losses.rkd import rkd_loss
+
+
+class RKDHint(Hint):
+    """Park et al., "Relational Knowledge Distillation", CVPR 2019. `disk_kd.losses.rkd` has the formula.
+
+    Args:
+        context: student and teacher.
+        weight: of the loss.
+        distance_weight: of distances between two images.
+        angle_weight: of angles between three.
+        student_layer: output of the student; flattened.
+        teacher_layer: output of the teacher; flattened.
+
+    Raises:
+        ModelError: a model has no such output.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        *,
+        weight: float = 1.0,
+        distance_weight: float = 25.0,
+        angle_weight: float = 50.0,
+        student_layer: str = "pooled",
+        teacher_layer: str = "pooled",
+    ) -> None:
+        super().__init__(weight, [student_layer], [teacher_layer])
+        context.shapes(self.student, self.teacher)
+        self.distance_weight, self.angle_weight = distance_weight, angle_weight
+
+    def forward(
+        self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], target: Tensor, ids: Tensor | None
+    ) -> Tensor:
+        features = (one(student, self.student).flatten(1), one(teacher, self.teacher).flatten(1))
+        return rkd_loss(*features, distance_weight=self.distance_weight, angle_weight=self.angle_weight)

@@ -1,0 +1,40 @@
+"""SimKD: the student learns the teacher's last map through a projector, and takes over the teacher's classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from disk_kd.hints.base import Context, Hint
+from disk_kd.losses.simkd import simkd_loss
+from disk_kd.models.simkd import SimKDStudent
+
+
+class SimKDHint(Hint):
+    """Chen et al., "Knowledge Distillation with the Reused Teacher Classifier", CVPR 2022.
+
+    loss = mean squared difference of the projected map of the student and the teacher's last map
+
+    The student's own classifier gives way to projector and teacher's classifier, which stay: they cost parameters
+    and time at inference, told in the run's summary. Alone it needs no labels: method ce with ce_weight 0. With
+    method disk it is SimKD + DiSK.
+
+    Args:
+        context: student and teacher.
+        weight: of the loss.
+        factor: by which the projector's middle is narrower than the teacher's map.
+    """
+
+    def __init__(self, context: Context, *, weight: float = 1.0, factor: int = 2) -> None:
+        super().__init__(weight, ["projector"], ["last"])
+
+    @classmethod
+    def prepare(cls, student: nn.Module, teacher: nn.Module, options: Mapping[str, Any]) -> nn.Module:
+        return SimKDStudent(student, teacher, factor=options.get("factor", 2))
+
+    def forward(
+        self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], target: Tensor, ids: Tensor | None
+    ) -> Tensor:
+        return simkd_loss(student["projector"], teacher["last"])

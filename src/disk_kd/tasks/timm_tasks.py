@@ -1,0 +1,189 @@
+"""timm's own distillation tasks, in this project's loop. The teacher runs at each step: they read no stored outputs."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from timm.task import FeatureDistillationTask, LogitDistillationTask, TokenDistillationTask
+from timm.utils import unwrap_model
+from torch import Tensor, nn
+
+from disk_kd.errors import ConfigError, ModelError
+from disk_kd.hints import Hint
+from disk_kd.tasks.base import StudentTask
+from disk_kd.tasks.checks import non_negative, positive
+from disk_kd.tasks.phase import Phase
+from disk_kd.teacher import Teacher
+
+
+class _TimmTask(StudentTask):
+    """Around a task of timm's: its forward pass is what runs, its trainable module is what trains."""
+
+    def __init__(self, student: nn.Module, inner: Any) -> None:
+        super().__init__(student, phases=(Phase("student", "trainable_module"),))
+        self.trainable_module = inner.trainable_module
+        # Not registered: the teacher would enter the checkpoints, and the student twice.
+        self._inner = (inner,)
+
+    @property
+    def student(self) -> nn.Module:
+        """The plain model: nothing of the method is needed to use or export it."""
+        module = unwrap_model(self.trainable_module)
+        return getattr(module, "student", module)
+
+    def get_eval_model(self, module: nn.Module | None = None, ema: bool = False) -> nn.Module | None:
+        """The student, or its running average: what is validated and saved."""
+        model = super().get_eval_model(module, ema)
+        return getattr(unwrap_model(model), "student", model)
+
+    def add_hint(self, hint: Hint, teacher: nn.Module | None = None) -> None:
+        """Refused: timm's tasks run their student themselves.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError("a task of timm's takes no hint; add it to kd, ce or another method")
+
+    def forward(self, input: Tensor, target: Tensor, teacher: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Loss of a batch.
+
+        Args:
+            input: (B, C, H, W), normalised for the student.
+            target: (B,) class indices.
+            teacher: ignored.
+
+        Returns:
+            `loss`, `output` (the student's logits), and for the log `task_loss` and `distill_loss`.
+        """
+        (inner,) = self._inner
+        result = inner(input, target)
+        parts = {name: value for name, value in result.items() if name not in ("loss", "output")}
+        return self.result(result["loss"], result["output"], None, **parts)
+
+
+class TimmLogitTask(_TimmTask):
+    """timm.task.LogitDistillationTask: KD with one temperature.
+
+    loss = task_loss_weight cross_entropy(s, y) + distill_loss_weight T² KL(softmax(t / T) || softmax(s / T))
+
+    Args:
+        student: the model to train.
+        teacher: a trained model of the same classes; it is frozen.
+        temperature: T.
+        task_loss_weight: of the cross-entropy.
+        distill_loss_weight: of the divergence.
+
+    Raises:
+        ConfigError: the temperature is not positive, or a weight is negative.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        *,
+        temperature: float = 4.0,
+        task_loss_weight: float = 0.1,
+        distill_loss_weight: float = 0.9,
+    ) -> None:
+        inner = LogitDistillationTask(
+            student,
+            _plain(teacher),
+            temperature=positive("temperature", temperature),
+            task_loss_weight=non_negative("task_loss_weight", task_loss_weight),
+            distill_loss_weight=non_negative("distill_loss_weight", distill_loss_weight),
+            device=_device(student),
+            verbose=False,
+        )
+        super().__init__(student, inner)
+
+
+class TimmFeatureTask(_TimmTask):
+    """timm.task.FeatureDistillationTask: the student's pooled features, projected, imitate the teacher's.
+
+    loss = task_loss_weight cross_entropy(s, y) + distill_loss_weight mean_squared_error(projection(f_s), f_t)
+
+    Args:
+        student: the model to train.
+        teacher: a trained model of the same classes; it is frozen.
+        task_loss_weight: of the cross-entropy.
+        distill_loss_weight: of the features.
+
+    Raises:
+        ConfigError: a weight is negative.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        *,
+        task_loss_weight: float = 1.0,
+        distill_loss_weight: float = 1.0,
+    ) -> None:
+        inner = FeatureDistillationTask(
+            student,
+            _plain(teacher),
+            task_loss_weight=non_negative("task_loss_weight", task_loss_weight),
+            distill_loss_weight=non_negative("distill_loss_weight", distill_loss_weight),
+            device=_device(student),
+            verbose=False,
+        )
+        super().__init__(student, inner)
+
+
+class TimmTokenTask(_TimmTask):
+    """timm.task.TokenDistillationTask: DeiT's distillation token learns from the teacher, the class token from labels.
+
+    loss = task_loss_weight cross_entropy(s_class, y) + distill_loss_weight d(s_token, t), where d is
+    cross_entropy(s_token, argmax t) (hard, the paper's choice) or T² KL(softmax(t / T) || softmax(s_token / T)) (soft)
+
+    Source: Touvron et al., "Training data-efficient image transformers & distillation through attention", ICML 2021.
+
+    Args:
+        student: a model with a distillation token, such as deit_tiny_distilled_patch16_224.
+        teacher: a trained model of the same classes; it is frozen.
+        distill_type: "hard" or "soft".
+        temperature: T.
+        task_loss_weight: of the class token's loss.
+        distill_loss_weight: of the distillation token's loss.
+
+    Raises:
+        ConfigError: the temperature is not positive, or a weight is negative.
+        ModelError: the student has no distillation token.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        *,
+        distill_type: Literal["hard", "soft"] = "hard",
+        temperature: float = 1.0,
+        task_loss_weight: float = 0.5,
+        distill_loss_weight: float = 0.5,
+    ) -> None:
+        if not hasattr(unwrap_model(student), "set_distilled_training"):
+            raise ModelError(
+                f"{type(student).__name__} has no distillation token; take deit_tiny_distilled_patch16_224 or the like"
+            )
+        inner = TokenDistillationTask(
+            student,
+            _plain(teacher),
+            distill_type=distill_type,
+            temperature=positive("temperature", temperature),
+            task_loss_weight=non_negative("task_loss_weight", task_loss_weight),
+            distill_loss_weight=non_negative("distill_loss_weight", distill_loss_weight),
+            device=_device(student),
+            verbose=False,
+        )
+        super().__init__(student, inner)
+
+
+def _plain(teacher: nn.Module) -> nn.Module:
+    return (teacher.model if isinstance(teacher, Teacher) else teacher).requires_grad_(False).eval()
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
