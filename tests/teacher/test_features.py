@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from disk_kd.errors import ModelError
-from disk_kd.teacher import Teacher, feature_sizes, forward_with_map
+from disk_kd.teacher import Teacher, feature_shapes, feature_sizes, forward_with_features, forward_with_map
 
 FAMILIES = ("test_resnet", "test_efficientnet", "test_convnext", "test_mambaout", "test_vit")
 SIZE = 160
@@ -197,3 +197,38 @@ def test_a_transformers_map_is_laid_out_as_its_image() -> None:
     tokens = model.forward_intermediates(images, indices=[-2], output_fmt="NLC", intermediates_only=True)[0]
     assert math.prod(feature_map.shape[2:]) == tokens.shape[1]
     torch.testing.assert_close(feature_map[0, :, 1, 0], tokens[0, columns], rtol=0, atol=0)
+
+
+def test_outputs_have_names() -> None:
+    model = timm.create_model("cifar_resnet10_xxs", num_classes=5).eval()
+    images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    stages = len(model.feature_info)
+    names = ["logits", "pooled", "last", "map", "stage0", f"stage{stages - 2}", model.feature_info[0]["module"]]
+    outputs = forward_with_features(model, images, names)
+    assert list(outputs) == names
+    assert torch.equal(outputs["logits"], model(images))
+    assert torch.equal(outputs["last"], model.forward_features(images))
+    assert torch.equal(outputs["pooled"], model.forward_head(outputs["last"], pre_logits=True))
+    assert torch.equal(outputs["map"], outputs[f"stage{stages - 2}"])
+    assert torch.equal(outputs["stage0"], outputs[model.feature_info[0]["module"]])
+    shapes = feature_shapes(model, names, image_size=16)
+    assert shapes == {name: tuple(output.shape[1:]) for name, output in outputs.items()}
+
+
+def test_a_model_says_what_its_map_is() -> None:
+    model = timm.create_model("cifar_resnet8x4", num_classes=5).eval()
+    images = torch.randn(2, 3, 32, 32)
+    outputs = forward_with_features(model, images, ("logits", "map", "last"))
+    assert torch.equal(outputs["map"], outputs["last"])
+    assert forward_with_map(model, images)[1].shape == (2, 256, 8, 8)
+    assert feature_sizes(model)["map"] == 256
+
+
+def test_a_module_of_any_network_can_be_read() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 4), nn.Linear(4, 2))
+    outputs = forward_with_features(model, torch.ones(3, 3, 2, 2), ("logits", "1"))
+    assert outputs["1"].shape == (3, 4)
+    with pytest.raises(ModelError, match=r"Sequential has no output or module '7'; give pooled, last, map, stage0"):
+        forward_with_features(model, torch.ones(3, 3, 2, 2), ("7",))
+    with pytest.raises(ModelError, match="has stage0 to stage"):
+        forward_with_features(timm.create_model("cifar_resnet10_xxs"), torch.ones(1, 3, 8, 8), ("stage9",))

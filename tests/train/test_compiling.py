@@ -17,7 +17,7 @@ import yaml
 from disk_kd import DiSKTask
 from disk_kd.cli import main
 from disk_kd.data import Loader, load_dataset
-from disk_kd.tasks import plan_passes
+from disk_kd.tasks import METHODS, plan_passes
 from disk_kd.train import TrainSettings, TrainStep, compile_where_it_pays, compiling
 from disk_kd.train.state import task_state
 
@@ -123,3 +123,25 @@ def test_a_compiled_run_follows_the_eager_one_and_resumes_as_it_was(tiny: Sequen
         assert yaml.safe_load((run / "config.yaml").read_text())["train"]["compile"] is (compile == "true")
     found, expected = ([loss for loss in losses[key] if loss is not None] for key in ("true", "false"))
     assert found == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "timm-token"])
+def test_a_compiled_step_has_the_gradients_of_an_eager_one(
+    name: str, loader: Loader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, **options: real(function, backend="aot_eager"))
+    found = {}
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        student, teacher = (
+            timm.create_model(f"cifar_resnet10_{s}", num_classes=10, in_chans=1) for s in ("xxxs", "xxs")
+        )
+        task = METHODS[name](student) if name == "ce" else METHODS[name](student, teacher)
+        step = TrainStep(task.train(), TrainSettings(batch_size=20, compile=compiled))
+        measured = step.gradients(next(loader.batches(0)))
+        found[compiled] = measured, [p.grad for p in task.student.parameters()]
+    for name_of_part, value in found[False][0].items():
+        torch.testing.assert_close(found[True][0][name_of_part], value, rtol=1e-4, atol=1e-5)
+    for ours, theirs in zip(found[True][1], found[False][1], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)

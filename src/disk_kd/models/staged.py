@@ -50,6 +50,9 @@ class StagedNet(nn.Module):
         drop_rate: dropout before the classifier.
     """
 
+    map_output = "last"
+    """The output that helpers read as the map: the released helpers of these networks read the last one."""
+
     def __init__(
         self,
         stages: Sequence[Stage],
@@ -97,7 +100,7 @@ class StagedNet(nn.Module):
     def _forward_maps(
         self, x: Tensor, taken: Collection[int] = (), last: int | None = None
     ) -> tuple[Tensor, list[Tensor]]:
-        """Return the map of stage `last` (None: after the whole chain), and those of the stages in `taken`, in order."""
+        """Return the map of stage `last` (None: after the whole chain), and those of the stages in `taken`."""
         maps = []
         for index, names in enumerate(self._chain if last is None else self._chain[: last + 1]):
             for name in names:
@@ -129,7 +132,7 @@ class StagedNet(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Return what `forward_features` gives and the maps at `indices` of `feature_info` in one pass (timm's protocol).
+        """Return what `forward_features` gives and the maps at `indices` of `feature_info` (timm's protocol).
 
         Args:
             x: images (B, C, H, W).

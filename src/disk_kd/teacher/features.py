@@ -5,7 +5,8 @@ Outputs have names:
     "pooled"                  (B, F), before the classifier
     "last"                    before pooling, as `forward_features` gives it
     "stage0", "stage1", ...   maps (B, C, H, W), of the entries of `feature_info`
-    "map"                     of the entry before the last: what the helpers of DiSK read
+    "map"                     what the helpers of DiSK read: the output that the model names in its attribute
+                              `map_output`, else the map of the entry before the last
     "layer1.0.conv2", ...     of the module of that path
 The stages of a transformer are its blocks, their tokens laid out as an image.
 
@@ -50,6 +51,9 @@ def forward_with_features(model: nn.Module, images_BCHW: Tensor, names: Collecti
     plain: Any = unwrap_model(model)
     for name in names:
         check_features(plain, name)
+    if "map" in names and hasattr(plain, "map_output"):
+        outputs = forward_with_features(plain, images_BCHW, {*names, plain.map_output} - {"map"})
+        return {name: outputs[plain.map_output if name == "map" else name] for name in names}
     stages = {name: stage_of(plain, name) for name in names if _is_stage(name)}
     paths = [name for name in names if not _is_stage(name) and name not in _HEADS]
     with _module_outputs(plain, paths) as caught:
@@ -155,6 +159,8 @@ def check_features(model: Any, name: str) -> None:
     Raises:
         ModelError: a method, an entry of `feature_info` or a module is missing.
     """
+    if name == "map" and hasattr(model, "map_output"):
+        name = model.map_output
     if name == "logits":
         return
     if name not in _HEADS and not _is_stage(name):

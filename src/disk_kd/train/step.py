@@ -107,5 +107,7 @@ def micro_batches(batch: Batch, parts: int) -> Iterator[Batch]:
 
 def measures(result: Mapping[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
     """What the log shows of a step: the loss, its parts, and top-1 on the batch (percent)."""
-    scalars = {name: value.detach() for name, value in result.items() if value.ndim == 0}
-    return scalars | {"top1": (result["output"].argmax(1) == targets).float().mean() * 100}
+    scalars = {name: value.detach().float() for name, value in result.items() if value.ndim == 0}
+    scalars["top1"] = (result["output"].argmax(1) == targets).float().mean() * 100
+    # Stacked, they share no memory with the loss: a compiled function that gave the loss twice would lose its gradient.
+    return dict(zip(scalars, torch.stack(list(scalars.values())).unbind(), strict=True))

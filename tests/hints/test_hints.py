@@ -1,0 +1,166 @@
+"""Every feature method, alone and with every logit method: shapes, gradients, what stays of the student."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from disk_kd import CETask, DiSKTask, KDTask
+from disk_kd.errors import ConfigError, ModelError
+from disk_kd.hints import HINTS, Context, Hint
+from disk_kd.tasks import METHODS, StudentTask
+from disk_kd.teacher import Teacher
+
+IMAGES = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+TARGETS = torch.tensor([0, 1, 2, 3, 4, 0])
+IDS = torch.arange(6)
+OPTIONS: dict[str, dict[str, Any]] = {"crd": {"negatives": 8, "dimensions": 4}}
+
+
+def models() -> tuple[nn.Module, nn.Module]:
+    torch.manual_seed(0)
+    student, teacher = (timm.create_model(f"cifar_resnet10_{size}", num_classes=5) for size in ("xxxs", "s"))
+    return student, teacher
+
+
+def with_hint(name: str, method: str = "ce", **options: Any) -> tuple[StudentTask, nn.Module]:
+    student, teacher = models()
+    options = OPTIONS.get(name, {}) | options
+    student = HINTS[name].prepare(student, teacher, options)
+    task = METHODS[method](student) if method == "ce" else METHODS[method](student, teacher)
+    context = Context(student, teacher, 3, 32, 32, targets=TARGETS)
+    task.add_hint(HINTS[name](context, **options), teacher)
+    return task, student
+
+
+def parts(task: StudentTask) -> dict[str, Tensor]:
+    return task(IMAGES, TARGETS, {"ids": IDS} if task.needs_ids else None)
+
+
+@pytest.mark.parametrize("name", HINTS)
+def test_a_hint_is_lowered_by_training_and_leaves_a_plain_student(name: str) -> None:
+    task, student = with_hint(name, **({"warmup_passes": 0.0} if name == "reviewkd" else {}))
+    task.train()
+    optimizer = torch.optim.Adam(task.trainable_module.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(40):
+        result = parts(task)
+        losses.append(result["hint_loss"].item())
+        assert not result["hint_loss"].requires_grad
+        (result["loss"] - result["ce_loss"]).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert losses[-1] < 0.8 * losses[0]
+    assert task.student is student
+    assert task.student(IMAGES).shape == (6, 5)
+
+
+@pytest.mark.parametrize("name", HINTS)
+def test_gradients_reach_the_student_and_not_the_teacher(name: str) -> None:
+    task, student = with_hint(name)
+    task.train()
+    parts(task)["loss"].backward()
+    assert task.teacher is not None
+    assert all(p.grad is None for p in task.teacher.parameters())
+    stem = next(p for p in student.parameters() if p.requires_grad)
+    assert stem.grad is not None
+    assert stem.grad.abs().sum() > 0
+    if name != "simkd":  # whose projector is the student's own
+        trained = {id(p) for phase in task.phases for p in getattr(task, phase.module).parameters()}
+        assert {id(p) for p in task.hint.parameters()} <= trained
+
+
+@pytest.mark.parametrize("method", ["kd", "dkd", "nkd", "dist", "disk"])
+@pytest.mark.parametrize("name", ["fitnet", "at", "simkd"])
+def test_hints_add_their_loss_to_every_logit_method(name: str, method: str) -> None:
+    task, _ = with_hint(name, method)
+    task.eval()
+    result = parts(task)
+    assert result["hint_loss"] > 0
+    assert task.needs >= {"logits", *task.hint.teacher}
+    hint = task.hint
+    weight, hint.weight = hint.weight, 0.0
+    without = parts(task)
+    assert result["loss"].item() == pytest.approx(without["loss"].item() + result["hint_loss"].item(), rel=1e-5)
+    assert weight > 0
+
+
+def test_stored_outputs_do_for_a_hint() -> None:
+    task, _ = with_hint("fitnet")
+    task.eval()
+    online = parts(task)["loss"]
+    assert task.teacher is not None
+    stored = task.teacher(IMAGES)
+    task.teacher = None
+    assert torch.equal(task(IMAGES, TARGETS, stored)["loss"], online)
+    with pytest.raises(ConfigError, match="neither a teacher nor stored outputs"):
+        task(IMAGES, TARGETS, {})
+
+
+def test_the_weight_rises_over_the_warm_up() -> None:
+    task, _ = with_hint("reviewkd", warmup_passes=2.0)
+    task.steps_per_pass = 2
+    task.train()
+    plain = task.hint.weight
+    weights = [task.ramp(task.hint.warmup_passes) * plain for _ in range(6) if parts(task)]
+    assert [float(w) for w in weights] == pytest.approx([0.5 * plain, 0.75 * plain, plain, plain, plain, plain])
+
+
+def test_layers_are_named_by_stage_or_by_module() -> None:
+    for layer in ("stage1", "map", "layer2"):
+        task, _ = with_hint("fitnet", student_layer=layer, teacher_layer="stage2")
+        assert parts(task)["loss"].isfinite()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("fitnet", {"student_layer": "layer9"}, r"no output or module 'layer9'.*nearest: layer"),
+        ("fitnet", {"teacher_layer": "stage9"}, "stage0 to stage"),
+        ("fitnet", {"student_layer": "pooled"}, "pooled of ResNet is expected to be a map"),
+        ("at", {"student_layers": ["stage0"]}, "as many outputs of the student as of the teacher"),
+    ],
+)
+def test_layers_that_do_not_fit_are_named(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises((ConfigError, ModelError), match=message):
+        with_hint(name, **options)
+
+
+def test_a_feature_method_without_features() -> None:
+    student = nn.Sequential(nn.Flatten(), nn.Linear(3072, 5))
+    with pytest.raises(ModelError, match="does not tell its stages"):
+        HINTS["at"](Context(student, models()[1], 3, 32, 32))
+
+
+def test_a_hint_needs_a_teacher_and_a_plain_student() -> None:
+    student, teacher = models()
+    context = Context(student, teacher, 3, 32, 32)
+    with pytest.raises(ConfigError, match="FitNetHint needs a teacher"):
+        CETask(student).add_hint(HINTS["fitnet"](context))
+    with pytest.raises(ConfigError, match="helper network and a hint exclude each other"):
+        DiSKTask(student, teacher, helper="teacher-pooled").add_hint(HINTS["fitnet"](context))
+
+
+def test_simkd_reuses_the_classifier_and_tells_its_cost() -> None:
+    task, student = with_hint("simkd")
+    cost = student.added_cost()
+    assert cost["parameters"] > 0
+    assert cost["multiply_adds"] > 0
+    _, teacher = models()
+    classifier = teacher.get_classifier().weight
+    assert any(torch.equal(p, classifier) and not p.requires_grad for p in student.parameters())
+    assert isinstance(task.hint, Hint)
+
+
+def test_a_hint_does_not_change_a_teacher_that_was_given() -> None:
+    student, teacher = models()
+    frozen = Teacher.of(teacher, student)
+    task = KDTask(student, frozen)
+    task.add_hint(HINTS["fitnet"](Context(student, teacher, 3, 32, 32)))
+    assert frozen.needs == {"logits"}
+    assert task.teacher is not None
+    assert task.teacher.needs == {"logits", "map"}

@@ -1,0 +1,109 @@
+"""DKD, NKD, DIST, logit standardisation, and timm's tasks: each is its loss plus the labels'."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+
+from disk_kd import KDTask
+from disk_kd.errors import ConfigError, ModelError
+from disk_kd.losses import dist_loss, dkd_loss, kd_loss, nkd_loss, standardise
+from disk_kd.tasks import METHODS
+
+IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+TARGETS = torch.tensor([0, 1, 2, 1])
+LOSSES: dict[str, Any] = {
+    "dkd": lambda s, t: dkd_loss(s, t, TARGETS, alpha=1.0, beta=8.0, temperature=4.0),
+    "nkd": lambda s, t: nkd_loss(s, t, TARGETS, gamma=1.5, temperature=1.0),
+    "dist": lambda s, t: dist_loss(s, t, inter_weight=2.0, intra_weight=2.0, temperature=4.0),
+}
+
+
+def make(name: str, **options: Any) -> Any:
+    torch.manual_seed(0)
+    student, teacher = (timm.create_model(f"cifar_resnet10_{size}", num_classes=3) for size in ("xxxs", "xxs"))
+    return METHODS[name](student, teacher, **options).eval()
+
+
+@pytest.mark.parametrize("standardised", [False, True])
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_loss_is_the_published_one_plus_the_labels(name: str, standardised: bool) -> None:
+    task = make(name, ce_weight=0.5, standardise=standardised, warmup_passes=0.0)
+    result = task(IMAGES, TARGETS)
+    pair = (result["output"], task.teacher(IMAGES)["logits"])
+    published = LOSSES[name](*(map(standardise, pair) if standardised else pair))
+    expected = 0.5 * F.cross_entropy(result["output"], TARGETS) + published
+    assert result["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
+    assert result[f"{name}_loss"].item() == pytest.approx(published.item(), rel=1e-5)
+
+
+def test_standardised_kd() -> None:
+    task = make("kd", temperature=2.0, kd_weight=9.0, ce_weight=0.1, standardise=True)
+    result = task(IMAGES, TARGETS)
+    pair = (standardise(result["output"]), standardise(task.teacher(IMAGES)["logits"]))
+    kd = kd_loss(*pair, student_temperature=2.0, teacher_temperature=2.0)
+    assert result["kd_loss"].item() == pytest.approx(kd.item(), rel=1e-5)
+
+
+def test_dkd_warms_up() -> None:
+    task = make("dkd", warmup_passes=2.0)
+    task.steps_per_pass, seen = 2, []
+    task.train()
+    for _ in range(5):
+        result = task(IMAGES, TARGETS)
+        seen.append(((result["loss"] - result["ce_loss"]) / result["dkd_loss"]).item())
+    assert seen == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("dkd", {"temperature": 0.0}, "temperature must be a positive number, not 0.0"),
+        ("dkd", {"beta": -1.0}, "beta must be a number not below 0"),
+        ("nkd", {"gamma": -1.0}, "gamma must be a number not below 0"),
+        ("dist", {"dist_weight": float("nan")}, "dist_weight must be a number not below 0"),
+    ],
+)
+def test_bad_settings_are_named(name: str, options: dict[str, float], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make(name, **options)
+
+
+def test_timms_kd_is_ours() -> None:
+    timms = make("timm-logits", temperature=4.0, task_loss_weight=0.1, distill_loss_weight=0.9)
+    ours = KDTask(timms.student, timms._inner[0].teacher.model).eval()
+    result = timms(IMAGES, TARGETS)
+    assert result["loss"].item() == pytest.approx(ours(IMAGES, TARGETS)["loss"].item(), rel=1e-5)
+    assert {"task_loss", "distill_loss"} <= result.keys()
+
+
+def test_timms_feature_task_trains_its_projection_and_keeps_the_student() -> None:
+    task = make("timm-features")
+    module = getattr(task, task.phases[0].module)
+    assert module.projection.weight.requires_grad
+    task.train()
+    task(IMAGES, TARGETS)["loss"].backward()
+    assert module.projection.weight.grad is not None
+    assert task.student(IMAGES).shape == (4, 3)
+    assert not any("teacher" in name for name in task.state_dict())
+
+
+def test_the_distillation_token_learns_from_the_teacher() -> None:
+    torch.manual_seed(0)
+    sizes = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
+    student = timm.create_model("deit_tiny_distilled_patch16_224", num_classes=3, **sizes)
+    teacher = timm.create_model("cifar_resnet10_xxs", num_classes=3)
+    task = METHODS["timm-token"](student, teacher).train()
+    result = task(IMAGES, TARGETS)
+    result["loss"].backward()
+    assert student.head_dist.weight.grad.abs().sum() > 0
+    task.eval()
+    assert task.student(IMAGES).shape == (4, 3)
+    with pytest.raises(ModelError, match="has no distillation token"):
+        make("timm-token")
+    with pytest.raises(ConfigError, match="takes no hint"):
+        task.add_hint(None)

@@ -1,0 +1,48 @@
+"""Schedules of the learning rate, update by update."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from disk_kd.errors import ConfigError
+from disk_kd.train import TrainSettings
+from disk_kd.train.optim import make_optimizer, make_scheduler
+
+
+def rates(passes: int, steps_per_pass: int, **settings: Any) -> list[float]:
+    chosen = TrainSettings(lr=1.0, optimizer="momentum", **settings)
+    optimizer = make_optimizer(torch.nn.Linear(1, 1), chosen)
+    scheduler = make_scheduler(optimizer, chosen, passes, steps_per_pass)
+    found = []
+    for update in range(passes * steps_per_pass):
+        scheduler.step(update)
+        found.append(optimizer.param_groups[0]["lr"])
+    return found
+
+
+def test_multistep_falls_at_its_milestones() -> None:
+    found = rates(5, 3, schedule="multistep", milestones=(2, 4), decay=0.1)
+    assert found == pytest.approx([1.0] * 6 + [0.1] * 6 + [0.01] * 3)
+
+
+def test_cosine_falls_to_its_end_and_begins_again() -> None:
+    found = rates(4, 10, cycles=2)
+    assert found[0] == found[20] == 1.0
+    assert found[:20] == pytest.approx(found[20:])
+    assert all(a > b for a, b in zip(found[:19], found[1:20], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"schedule": "multistep"}, "multistep needs train.milestones"),
+        ({"schedule": "multistep", "milestones": (0, 3)}, r"passes from 1 on, not \[0, 3\]"),
+        ({"decay": 0.0}, "train.decay must be above 0"),
+    ],
+)
+def test_bad_schedules_are_named(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        TrainSettings(**settings)
