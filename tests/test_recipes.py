@@ -5,41 +5,70 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from disk_kd.config import list_recipes, parse_run, recipe_of, resolve_weights
+from disk_kd.config import ModelConfig, list_recipes, parse_run, recipe_of, resolve_weights
 from disk_kd.files import save_tensors
 from disk_kd.models import create_model
 from disk_kd.run import execute
 
+RECIPES = list_recipes()
+CLASSES = 20
 SHORT = ["--train.passes=1", "--train.cycles=1", "--train.warmup_passes=0", "--train.log_every=1", "--quiet"]
+# Recipes do not compile, and a trial of it takes longer than the two steps.
+SHORT += ["--train.compile=false", "--train.batch_size=40"]
 
 
-@pytest.mark.parametrize("recipe", sorted(list_recipes()))
-def test_recipe_runs_two_steps(recipe: str, class_folders: Path, tmp_path: Path) -> None:
-    options = [*SHORT, f"--runs={tmp_path}"]
-    if recipe.startswith("digits/"):
-        classes, channels = 10, 1
-        options += ["--data.limit_train=40", "--train.batch_size=20"]
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class folders: four images each to train on, one to validate and one to test, 16x16 noise of their own colour."""
+    root = tmp_path_factory.mktemp("images")
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 5), ("test", 1)):
+        for label in range(CLASSES):
+            folder = root / split / f"class{label:02d}"
+            folder.mkdir(parents=True)
+            for index in range(count):
+                pixels = generator.integers(0, 80, (16, 16, 3)) + generator.integers(0, 175, 3)
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{index}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shared, so that teachers, starts and stored outputs are made once."""
+    return tmp_path_factory.mktemp("runs")
+
+
+def make_weights(model: ModelConfig, part: str, runs: Path, num_classes: int, in_chans: int) -> None:
+    """Random weights, where the run of the recipe that `model` names would have left its own."""
+    assert model.weights is not None
+    assert recipe_of(model.weights) in RECIPES
+    folder = Path(resolve_weights(model.weights, part, runs, 0))
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        made = create_model(model.name, num_classes=num_classes, in_chans=in_chans)
+        save_tensors(folder / "student.safetensors", made.state_dict())
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES))
+def test_recipe_runs_two_steps(recipe: str, images: Path, runs: Path, tmp_path: Path) -> None:
+    options = [*SHORT, f"--runs={runs}", f"--output={tmp_path / 'run'}"]
+    digits = recipe.startswith("digits/")
+    if digits:
+        options += ["--data.limit_train=80"]
     else:
-        classes, channels = 100, 3
-        options += [
-            "--data.name=folder",
-            f"--data.root={class_folders}",
-            "--data.image_size=16",
-            "--data.validation=0.25",
-        ]
-        options += ["--data.augment.crop_padding=2", "--data.augment.cutout=4", "--train.batch_size=150"]
+        options += ["--data.name=folder", f"--data.root={images}", "--data.image_size=16", "--data.validation=0.2"]
+        options += ["--data.augment.crop_padding=2", "--data.augment.cutout=4"]
     config = parse_run("distill", [recipe, *options])
     if config.method_options.get("variant") == "paper":
         config = parse_run("distill", [recipe, *options, "--method.helper_warmup_passes=1"])
+    sizes = {"num_classes": 10, "in_chans": 1} if digits else {"num_classes": CLASSES, "in_chans": 3}
     for part, model in (("teacher", config.teacher), ("student", config.student)):
         if model is not None and recipe_of(model.weights) is not None:
-            assert recipe_of(model.weights) in list_recipes()
-            made = create_model(model.name, num_classes=classes, in_chans=channels)
-            folder = Path(resolve_weights(model.weights, part, tmp_path, 0) or "")
-            folder.mkdir(parents=True)
-            save_tensors(folder / "student.safetensors", made.state_dict())
+            make_weights(model, part, runs, **sizes)
 
     summary = execute(config)
     assert summary["student_passes"] == 1

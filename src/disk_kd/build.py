@@ -295,12 +295,12 @@ def view_bytes(config: RunConfig, task: StudentTask, split: Split) -> int:
     assert task.teacher is not None
     image = torch.zeros(1, *split.images.shape[1:], device=task.device)
     numbers = {need: output.numel() for need, output in task.teacher(image).items()}
+    logits = numbers.pop("logits", 0)
     return store_bytes(
         samples=int(split.ids.max()) + 1,
         views=1,
-        num_classes=numbers.get("logits", 0),
-        pooled=numbers.get("pooled", 0),
-        map_size=numbers.get("map", 0),
+        num_classes=logits,
+        map_size=sum(numbers.values()),  # of all other outputs, which are stored as maps are
         top_k=config.teacher.store_top_k,
     )
 

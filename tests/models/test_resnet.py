@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -270,3 +272,19 @@ def test_a_step_of_sgd_lowers_the_loss():
         optimizer.step()
         optimizer.zero_grad()
     assert losses[-1] < 0.8 * losses[0]
+
+
+ODD_BATCHES = """
+import timm, torch, disk_kd
+torch.set_num_threads(2)
+model = timm.create_model("cifar_resnet10_s", num_classes=5).to(memory_format=torch.channels_last)
+for batch in (25, 27, 99):
+    images = torch.randn(batch, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    for _ in range(20):
+        model(images).sum().backward()
+"""
+
+
+def test_batches_that_threads_share_unequally_leave_memory_whole():
+    """A process of its own, because what it guards against ends the process."""
+    assert subprocess.run([sys.executable, "-c", ODD_BATCHES], capture_output=True).returncode == 0

@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ import yaml
 from disk_kd import DiSKTask
 from disk_kd.cli import main
 from disk_kd.data import Loader, load_dataset
-from disk_kd.tasks import METHODS, plan_passes
+from disk_kd.hints import HINTS, Context
+from disk_kd.tasks import METHODS, StudentTask, plan_passes
 from disk_kd.train import TrainSettings, TrainStep, compile_where_it_pays, compiling
 from disk_kd.train.state import task_state
 
@@ -125,23 +127,39 @@ def test_a_compiled_run_follows_the_eager_one_and_resumes_as_it_was(tiny: Sequen
     assert found == pytest.approx(expected, rel=1e-3)
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "timm-token"])
+def make_task(method: str, hint: str | None, **options: Any) -> StudentTask:
+    torch.manual_seed(0)
+    student, teacher = (timm.create_model(f"cifar_resnet10_{s}", num_classes=10, in_chans=1) for s in ("xxxs", "xxs"))
+    task = METHODS[method](student) if method == "ce" else METHODS[method](student, teacher, **options)
+    if hint is not None:
+        context = Context(
+            student, teacher, in_chans=1, image_size=8, teacher_image_size=8, targets=torch.arange(2000) % 10
+        )
+        task.add_hint(HINTS[hint](context, **HINT_OPTIONS[hint]), teacher)
+    return task.train()
+
+
+HINT_OPTIONS: dict[str, dict[str, Any]] = {"reviewkd": {}, "crd": {"negatives": 64, "dimensions": 8}}
+CASES: list[tuple[str, str | None, dict[str, Any]]] = [
+    *((name, None, {}) for name in METHODS if name != "timm-token"),
+    *(("ce", hint, {}) for hint in HINT_OPTIONS),
+    ("disk", None, {"helper": "teacher-map", "price": 1.0}),
+    ("disk", None, {"variant": "imagenet"}),
+]
+
+
+@pytest.mark.parametrize(("method", "hint", "options"), CASES)
 def test_a_compiled_step_has_the_gradients_of_an_eager_one(
-    name: str, loader: Loader, monkeypatch: pytest.MonkeyPatch
+    method: str, hint: str | None, options: dict[str, Any], loader: Loader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda function, **options: real(function, backend="aot_eager"))
+    """Also where the loss reads what the step moves: a warm-up, a price, a memory."""
+    torch.compiler.reset()  # else the many cases reach the limit of recompilations, and run eagerly
+    compile = partial(torch.compile, backend="aot_eager")
+    monkeypatch.setattr(torch, "compile", lambda function, dynamic, mode: compile(function, dynamic=dynamic))
     found = {}
     for compiled in (False, True):
-        torch.manual_seed(0)
-        student, teacher = (
-            timm.create_model(f"cifar_resnet10_{s}", num_classes=10, in_chans=1) for s in ("xxxs", "xxs")
-        )
-        task = METHODS[name](student) if name == "ce" else METHODS[name](student, teacher)
-        step = TrainStep(task.train(), TrainSettings(batch_size=20, compile=compiled))
+        task = make_task(method, hint, **options)
+        step = TrainStep(task, TrainSettings(batch_size=20, compile=compiled))
         measured = step.gradients(next(loader.batches(0)))
-        found[compiled] = measured, [p.grad for p in task.student.parameters()]
-    for name_of_part, value in found[False][0].items():
-        torch.testing.assert_close(found[True][0][name_of_part], value, rtol=1e-4, atol=1e-5)
-    for ours, theirs in zip(found[True][1], found[False][1], strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+        found[compiled] = measured, [p.grad for p in task.trainable_module.parameters()]
+    torch.testing.assert_close(found[True], found[False], rtol=1e-3, atol=1e-5)

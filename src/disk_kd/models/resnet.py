@@ -51,11 +51,26 @@ def _conv(in_chs: int, out_chs: int, kernel_size: int, stride: int = 1) -> nn.Co
     return nn.Conv2d(in_chs, out_chs, kernel_size, stride, padding=kernel_size // 2, bias=False)
 
 
-def _shortcut(in_chs: int, out_chs: int, stride: int) -> nn.Sequential:
-    """The identity where shapes agree, else a strided 1x1 convolution with BatchNorm."""
-    if stride == 1 and in_chs == out_chs:
-        return nn.Sequential()
-    return nn.Sequential(_conv(in_chs, out_chs, 1, stride), nn.BatchNorm2d(out_chs))
+class Shortcut(nn.Sequential):
+    """The identity where shapes agree, else a strided 1x1 convolution with BatchNorm.
+
+    Of fewer than 16 channels the stride is taken before the convolution, which is the same: there oneDNN's strided 1x1
+    convolution, channels_last on a CPU, writes outside its memory in the backward pass when the threads' shares of the
+    batch differ (torch 2.15).
+    """
+
+    def __init__(self, in_chs: int, out_chs: int, stride: int) -> None:
+        if stride == 1 and in_chs == out_chs:
+            super().__init__()
+            self.stride = 1
+        else:
+            before = stride if in_chs < 16 else 1
+            super().__init__(_conv(in_chs, out_chs, 1, stride // before), nn.BatchNorm2d(out_chs))
+            self.stride = before
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, in_chs, H, W) to (B, out_chs, H / stride, W / stride)."""
+        return super().forward(x if self.stride == 1 else F.avg_pool2d(x, 1, self.stride))
 
 
 class BasicBlock(nn.Module):
@@ -69,7 +84,7 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = _conv(width, width, 3)
         self.bn2 = nn.BatchNorm2d(width)
-        self.shortcut = _shortcut(in_chs, width, stride)
+        self.shortcut = Shortcut(in_chs, width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in_chs, H, W) to (B, width, H / stride, W / stride)."""
@@ -92,7 +107,7 @@ class Bottleneck(nn.Module):
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = _conv(width, out_chs, 1)
         self.bn3 = nn.BatchNorm2d(out_chs)
-        self.shortcut = _shortcut(in_chs, out_chs, stride)
+        self.shortcut = Shortcut(in_chs, out_chs, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in_chs, H, W) to (B, 4 * width, H / stride, W / stride)."""

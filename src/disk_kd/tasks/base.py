@@ -14,6 +14,7 @@ from disk_kd.errors import ConfigError
 from disk_kd.hints import Hint, StudentAndHint
 from disk_kd.losses.standardise import standardise
 from disk_kd.tasks.phase import Phase
+from disk_kd.tasks.snapshot import snapshot
 from disk_kd.teacher import Teacher
 
 
@@ -159,7 +160,7 @@ class StudentTask(TrainingTask):
 
     def ramp(self, passes: float) -> Tensor | float:
         """A weight's warm-up: from 0 to 1 over so many student passes, by the step."""
-        return 1.0 if not passes else ((self.step + 1) / (passes * self.steps_per_pass)).clamp(max=1)
+        return 1.0 if not passes else ((snapshot(self.step) + 1) / (passes * self.steps_per_pass)).clamp(max=1)
 
     def pair(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of student and teacher, (B, C), each row standardised where the method's option asks for it."""

@@ -19,6 +19,7 @@ from disk_kd.tasks.checks import fraction
 from disk_kd.tasks.disk_settings import disk_settings, variant_defaults
 from disk_kd.tasks.phase import Phase
 from disk_kd.tasks.schedule import Cosine, scheduled
+from disk_kd.tasks.snapshot import snapshot
 from disk_kd.teacher import Teacher, feature_sizes, forward_with_map
 
 HELPED = 1e-3
@@ -208,10 +209,9 @@ class DiSKTask(StudentTask):
             `budget_used` (nats), `price`, `helped` (share of examples with g above 0.001), `helper_mean`.
         """
         teacher = self.teach(input, teacher)
-        passes = self.step / self.steps_per_pass
+        passes = snapshot(self.step) / self.steps_per_pass
         budget = scheduled(self.settings.budget, passes)
-        # A copy, because the dual ascent moves the buffer before the backward pass reads the price.
-        price = self.price.clone() if self.settings.price_rate else scheduled(self.settings.price, passes)
+        price = snapshot(self.price) if self.settings.price_rate else scheduled(self.settings.price, passes)
         logits_BC, helper_B, hint_loss = self._student_and_helper(input, target, teacher, price)
         ce = F.cross_entropy(logits_BC.float(), target, label_smoothing=self.label_smoothing)
         joint = self.variant == "imagenet"

@@ -54,7 +54,8 @@ class _TimmTask(StudentTask):
             teacher: ignored.
 
         Returns:
-            `loss`, `output` (the student's logits), and for the log `task_loss` and `distill_loss`.
+            `loss`, `output` (the student's logits), and for the log `task_loss` and what timm calls the other part,
+            `kd_loss` or `distill_loss`.
         """
         (inner,) = self._inner
         result = inner(input, target)

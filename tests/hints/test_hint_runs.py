@@ -1,0 +1,97 @@
+"""Feature methods through the command line: logged, dropped or kept with the student, resumed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from disk_kd.cli import main
+from disk_kd.models import create_model
+from disk_kd.train import Display
+
+
+@pytest.fixture(scope="module")
+def learn(tmp_path_factory: pytest.TempPathFactory, tiny: Sequence[str]) -> list[str]:
+    """A command that learns from a teacher of twice the student's width."""
+    folder = tmp_path_factory.mktemp("hints")
+    teacher = ["--student.name=cifar_resnet10_s", "--train.passes=1"]
+    assert main(["train", *tiny, *teacher, f"--output={folder / 'teacher'}"]) == 0
+    return ["distill", *tiny, f"--runs={folder}", f"--teacher.weights={folder / 'teacher'}"] + [
+        "--teacher.name=cifar_resnet10_s"
+    ]
+
+
+def logged(run: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["kind"] == "train"]
+
+
+def measured(what: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, float]:
+    capsys.readouterr()
+    assert main(["evaluate", str(what), "--data.name=digits", "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_hint_beside_disk_is_logged_and_dropped(
+    learn: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert main([*learn, "--hint", "fitnet", "--method", "disk", "--hint.weight=10", f"--output={run}"]) == 0
+    assert all(line["hint_loss"] > 0 and "scaffold_loss" in line for line in logged(run))
+    plain = create_model("cifar_resnet10_xxxs", num_classes=10, in_chans=1)
+    assert load_file(run / "student.safetensors").keys() == plain.state_dict().keys()
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["parameters"] == sum(p.numel() for p in plain.parameters())
+    assert measured(run, capsys) == pytest.approx(summary["test"])
+
+
+def test_simkd_is_rebuilt_from_its_file_alone(
+    learn: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, alone = tmp_path / "run", tmp_path / "alone" / "student.safetensors"
+    command = [*learn, "--hint", "simkd", "--hint.factor=4", "--method", "ce", "--method.ce_weight", "0"]
+    assert main([*command, f"--output={run}"]) == 0
+    for line in logged(run):
+        assert line["loss"] == pytest.approx(line["hint_loss"])
+    summary = json.loads((run / "summary.json").read_text())
+    assert measured(run, capsys) == pytest.approx(summary["test"])
+    alone.parent.mkdir()
+    shutil.move(run / "student.safetensors", alone)
+    assert measured(alone, capsys) == pytest.approx(summary["test"])
+    plain = create_model("cifar_resnet10_xxxs", num_classes=10, in_chans=1)
+    assert summary["parameters"] > sum(p.numel() for p in plain.parameters())
+
+
+def test_crd_resumed_is_the_run_that_was_never_stopped(
+    learn: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its memory, its count of batches and so its negatives come back."""
+    command = [*learn, "--method=ce", "--hint=crd", "--hint.negatives=50", "--train.checkpoint_every_s=0"]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert main([*command, f"--output={whole}"]) == 0
+
+    def stop(display: Display, done: int) -> None:
+        if done == 8:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Display, "step", stop)
+        assert main([*command, f"--output={broken}"]) == 130
+    assert not (broken / "student.safetensors").exists()
+    assert main([*command, f"--output={broken}", "--resume"]) == 0
+    for name in ("metrics.jsonl", "student.safetensors"):
+        assert (broken / name).read_bytes() == (whole / name).read_bytes()
+    assert any(name.endswith("contrast.memory") for name in load_file(broken / "last" / "checkpoint.safetensors"))
+
+
+def test_plain_training_takes_no_hint(tiny: Sequence[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", *tiny, "--hint", "fitnet", f"--output={tmp_path / 'run'}"]) == 2
+    error = capsys.readouterr().err
+    assert error == "disk-kd: disk-kd train is for cross-entropy; run fitnet with disk-kd distill\n"
+    assert not (tmp_path / "run").exists()
