@@ -38,7 +38,7 @@ METADATA = "disk_kd"
 AFFORDABLE_BYTES = 2**30
 """Of stored teacher outputs that nobody asked for."""
 LEAST_VIEWS = 8
-"""Fewest augmentations of a sample, where nobody said how many (measured: docs/teacher-store.md)."""
+"""Fewest augmentations of a sample, where nobody said how many."""
 
 
 def pick_device(name: str) -> torch.device:
