@@ -76,4 +76,5 @@ def test_recipe_runs_two_steps(recipe: str, images: Path, runs: Path, tmp_path: 
     lines = [json.loads(line) for line in (config.output / "metrics.jsonl").read_text().splitlines()]
     student_steps = [line for line in lines if line["kind"] == "train" and line["phase"] == "student"]
     assert len(student_steps) == 2
-    assert all(isinstance(line["loss"], float) for line in student_steps)
+    terms = ["loss"] + ["hint_loss"] * (config.hint is not None)
+    assert all(isinstance(line[term], float) for line in student_steps for term in terms)

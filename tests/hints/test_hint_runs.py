@@ -22,8 +22,12 @@ def learn(tmp_path_factory: pytest.TempPathFactory, tiny: Sequence[str]) -> list
     folder = tmp_path_factory.mktemp("hints")
     teacher = ["--student.name=cifar_resnet10_s", "--train.passes=1"]
     assert main(["train", *tiny, *teacher, f"--output={folder / 'teacher'}"]) == 0
-    return ["distill", *tiny, f"--runs={folder}", f"--teacher.weights={folder / 'teacher'}"] + [
-        "--teacher.name=cifar_resnet10_s"
+    return [
+        "distill",
+        *tiny,
+        f"--runs={folder}",
+        f"--teacher.weights={folder / 'teacher'}",
+        "--teacher.name=cifar_resnet10_s",
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -32,7 +33,7 @@ def test_cosine_falls_to_its_end_and_begins_again() -> None:
     found = rates(4, 10, cycles=2)
     assert found[0] == found[20] == 1.0
     assert found[:20] == pytest.approx(found[20:])
-    assert all(a > b for a, b in zip(found[:19], found[1:20], strict=True))
+    assert all(a > b for a, b in itertools.pairwise(found[:20]))
 
 
 @pytest.mark.parametrize(
