@@ -132,6 +132,20 @@ def test_layers_that_do_not_fit_are_named(name: str, options: dict[str, Any], me
         with_hint(name, **options)
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("fitnet", {"weight": -1.0}, "hint.weight must be a number not below 0, not -1.0"),
+        ("fitnet", {"weight": float("nan")}, "hint.weight must be a number not below 0, not nan"),
+        ("reviewkd", {"warmup_passes": -1.0}, "hint.warmup_passes must be a number not below 0"),
+        ("rkd", {"angle_weight": -1.0}, "hint.angle_weight must be a number not below 0"),
+    ],
+)
+def test_bad_settings_are_named(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        with_hint(name, **options)
+
+
 def test_a_feature_method_without_features() -> None:
     student = nn.Sequential(nn.Flatten(), nn.Linear(3072, 5))
     with pytest.raises(ModelError, match="does not tell its stages"):

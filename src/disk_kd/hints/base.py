@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -89,6 +90,17 @@ def _stages(model: nn.Module) -> int:
         raise ModelError(f"{type(model).__name__} does not tell its stages; name the modules to read") from None
 
 
+def non_negative(name: str, value: float) -> float:
+    """`value`, a finite number not below zero.
+
+    Raises:
+        ConfigError: it is another.
+    """
+    if not 0 <= value < math.inf:
+        raise ConfigError(f"hint.{name} must be a number not below 0, not {value}")
+    return value
+
+
 def one(outputs: Mapping[str, Tensor], names: tuple[str, ...]) -> Tensor:
     """The only output that a hint reads."""
     return outputs[names[0]]
@@ -107,6 +119,9 @@ class Hint(nn.Module):
 
     Attributes:
         needs_ids: whether `forward` reads the samples' ids.
+
+    Raises:
+        ConfigError: a negative weight or warm-up.
     """
 
     needs_ids = False
@@ -115,7 +130,8 @@ class Hint(nn.Module):
         self, weight: float, student: Sequence[str], teacher: Sequence[str], warmup_passes: float = 0.0
     ) -> None:
         super().__init__()
-        self.weight, self.warmup_passes = weight, warmup_passes
+        self.weight = non_negative("weight", weight)
+        self.warmup_passes = non_negative("warmup_passes", warmup_passes)
         self.student, self.teacher = tuple(student), tuple(teacher)
 
     @classmethod

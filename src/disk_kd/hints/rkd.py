@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from disk_kd.hints.base import Context, Hint, one
+from disk_kd.hints.base import Context, Hint, non_negative, one
 from disk_kd.losses.rkd import rkd_loss
 
 
@@ -22,6 +22,7 @@ class RKDHint(Hint):
         teacher_layer: output of the teacher; flattened.
 
     Raises:
+        ConfigError: a negative weight.
         ModelError: a model has no such output.
     """
 
@@ -37,7 +38,8 @@ class RKDHint(Hint):
     ) -> None:
         super().__init__(weight, [student_layer], [teacher_layer])
         context.shapes(self.student, self.teacher)
-        self.distance_weight, self.angle_weight = distance_weight, angle_weight
+        self.distance_weight = non_negative("distance_weight", distance_weight)
+        self.angle_weight = non_negative("angle_weight", angle_weight)
 
     def forward(
         self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], target: Tensor, ids: Tensor | None
