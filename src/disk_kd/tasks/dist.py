@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from disk_kd.losses.dist import dist_loss
-from disk_kd.tasks.base import StudentTask
-from disk_kd.tasks.checks import fraction, non_negative, positive
+from disk_kd.tasks.checks import non_negative, positive
+from disk_kd.tasks.logit_task import LogitTask
 
 
-class DISTTask(StudentTask):
+class DISTTask(LogitTask):
     """Correlations with the teacher, within an image and within a class, instead of equality.
 
     loss = ce_weight cross_entropy(s, y) + dist_weight (inter_weight INTER + intra_weight INTRA)
@@ -51,33 +50,22 @@ class DISTTask(StudentTask):
         standardise: bool = False,
         label_smoothing: float = 0.0,
     ) -> None:
-        super().__init__(student, teacher, needs=frozenset({"logits"}))
+        super().__init__(
+            student,
+            teacher,
+            name="dist",
+            weight=dist_weight,
+            ce_weight=ce_weight,
+            warmup_passes=warmup_passes,
+            standardise=standardise,
+            label_smoothing=label_smoothing,
+        )
         self.terms: dict[str, Any] = {
             "inter_weight": non_negative("inter_weight", inter_weight),
             "intra_weight": non_negative("intra_weight", intra_weight),
             "temperature": positive("temperature", temperature),
         }
-        self.ce_weight = non_negative("ce_weight", ce_weight)
-        self.dist_weight = non_negative("dist_weight", dist_weight)
-        self.warmup_passes = non_negative("warmup_passes", warmup_passes)
-        self.standardise = standardise
-        self.label_smoothing = fraction("label_smoothing", label_smoothing)
 
-    def forward(self, input: Tensor, target: Tensor, teacher: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """Loss of a batch.
-
-        Args:
-            input: (B, C, H, W), normalised for the student.
-            target: (B,) class indices.
-            teacher: stored outputs, `logits` (B, classes); the teacher runs when there are none.
-
-        Returns:
-            `loss`, `output` (the student's logits), and for the log `ce_loss` and `dist_loss`.
-        """
-        teacher = self.teach(input, teacher)
-        logits, hint_loss = self.look(input, target, teacher)
-        pair = self.pair(logits, teacher["logits"])
-        dist = dist_loss(*pair, **self.terms)
-        ce = F.cross_entropy(logits.float(), target, label_smoothing=self.label_smoothing)
-        loss = self.ce_weight * ce + self.ramp(self.warmup_passes) * self.dist_weight * dist
-        return self.result(loss, logits, hint_loss, ce_loss=ce, dist_loss=dist)
+    def distillation(self, student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
+        """The loss of logits (B, C) and class indices (B,)."""
+        return dist_loss(student, teacher, **self.terms)

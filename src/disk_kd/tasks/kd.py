@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from disk_kd.losses import kd_loss
-from disk_kd.tasks.base import StudentTask
-from disk_kd.tasks.checks import fraction, non_negative, positive
+from disk_kd.tasks.checks import positive
+from disk_kd.tasks.logit_task import LogitTask
 
 
-class KDTask(StudentTask):
+class KDTask(LogitTask):
     """The student matches the teacher's softened probabilities.
 
     loss = ce_weight cross_entropy(s, y) + kd_weight T_s T_t KL(softmax(t / T_t) || softmax(s / T_s))
@@ -45,35 +44,25 @@ class KDTask(StudentTask):
         standardise: bool = False,
         label_smoothing: float = 0.0,
     ) -> None:
-        super().__init__(student, teacher, needs=frozenset({"logits"}))
+        super().__init__(
+            student,
+            teacher,
+            name="kd",
+            weight=kd_weight,
+            ce_weight=ce_weight,
+            standardise=standardise,
+            label_smoothing=label_smoothing,
+        )
         if teacher_temperature is None:
             teacher_temperature = temperature
         self.student_temperature = positive("temperature", temperature)
         self.teacher_temperature = positive("teacher_temperature", teacher_temperature)
-        self.kd_weight = non_negative("kd_weight", kd_weight)
-        self.ce_weight = non_negative("ce_weight", ce_weight)
-        self.standardise = standardise
-        self.label_smoothing = fraction("label_smoothing", label_smoothing)
 
-    def forward(self, input: Tensor, target: Tensor, teacher: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """Loss of a batch.
-
-        Args:
-            input: (B, C, H, W), normalised for the student.
-            target: (B,) class indices.
-            teacher: stored outputs, `logits` (B, classes); the teacher runs when there are none.
-
-        Returns:
-            `loss`, `output` (the student's logits), and for the log `ce_loss` and `kd_loss`.
-        """
-        teacher = self.teach(input, teacher)
-        logits, hint_loss = self.look(input, target, teacher)
-        pair = self.pair(logits, teacher["logits"])
-        kd = kd_loss(
-            *pair,
+    def distillation(self, student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
+        """The loss of logits (B, C) and class indices (B,)."""
+        return kd_loss(
+            student,
+            teacher,
             student_temperature=self.student_temperature,
             teacher_temperature=self.teacher_temperature,
         )
-        ce = F.cross_entropy(logits.float(), target, label_smoothing=self.label_smoothing)
-        loss = self.ce_weight * ce + self.kd_weight * kd
-        return self.result(loss, logits, hint_loss, ce_loss=ce, kd_loss=kd)

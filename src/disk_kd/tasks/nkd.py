@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from disk_kd.losses.nkd import nkd_loss
-from disk_kd.tasks.base import StudentTask
-from disk_kd.tasks.checks import fraction, non_negative, positive
+from disk_kd.tasks.checks import non_negative, positive
+from disk_kd.tasks.logit_task import LogitTask
 
 
-class NKDTask(StudentTask):
+class NKDTask(LogitTask):
     """The teacher's probability of the label, and its others normalised among themselves.
 
     loss = ce_weight cross_entropy(s, y) + nkd_weight NKD
@@ -49,32 +48,21 @@ class NKDTask(StudentTask):
         standardise: bool = False,
         label_smoothing: float = 0.0,
     ) -> None:
-        super().__init__(student, teacher, needs=frozenset({"logits"}))
+        super().__init__(
+            student,
+            teacher,
+            name="nkd",
+            weight=nkd_weight,
+            ce_weight=ce_weight,
+            warmup_passes=warmup_passes,
+            standardise=standardise,
+            label_smoothing=label_smoothing,
+        )
         self.terms: dict[str, Any] = {
             "gamma": non_negative("gamma", gamma),
             "temperature": positive("temperature", temperature),
         }
-        self.ce_weight = non_negative("ce_weight", ce_weight)
-        self.nkd_weight = non_negative("nkd_weight", nkd_weight)
-        self.warmup_passes = non_negative("warmup_passes", warmup_passes)
-        self.standardise = standardise
-        self.label_smoothing = fraction("label_smoothing", label_smoothing)
 
-    def forward(self, input: Tensor, target: Tensor, teacher: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """Loss of a batch.
-
-        Args:
-            input: (B, C, H, W), normalised for the student.
-            target: (B,) class indices.
-            teacher: stored outputs, `logits` (B, classes); the teacher runs when there are none.
-
-        Returns:
-            `loss`, `output` (the student's logits), and for the log `ce_loss` and `nkd_loss`.
-        """
-        teacher = self.teach(input, teacher)
-        logits, hint_loss = self.look(input, target, teacher)
-        pair = self.pair(logits, teacher["logits"])
-        nkd = nkd_loss(*pair, target, **self.terms)
-        ce = F.cross_entropy(logits.float(), target, label_smoothing=self.label_smoothing)
-        loss = self.ce_weight * ce + self.ramp(self.warmup_passes) * self.nkd_weight * nkd
-        return self.result(loss, logits, hint_loss, ce_loss=ce, nkd_loss=nkd)
+    def distillation(self, student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
+        """The loss of logits (B, C) and class indices (B,)."""
+        return nkd_loss(student, teacher, target, **self.terms)
