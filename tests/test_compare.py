@@ -12,7 +12,8 @@ import pytest
 from rich.console import Console
 
 from disk_kd.cli import main
-from disk_kd.compare import Cell, compare, markdown, plan_waves, table
+from disk_kd.compare import Cell, cell_config, compare, plan_waves
+from disk_kd.compare_table import conditions_text, markdown, table
 from disk_kd.errors import ConfigError
 
 
@@ -100,6 +101,15 @@ def test_terminal_table_fits_eighty_columns(
     assert "disk-constant" in out
     assert "42.12 ± 0.46" in out
     assert "0.097/0.100" in out
-    row |= {"description": "d", "weight_decay": 5e-4, "published": 58.14, "failed": ""}
+    row |= {"description": "d", "weight_decay": 5e-4, "parameters": 83852, "published": 58.14, "failed": ""}
     assert "20+30" in markdown([row])
-    assert "58.14" in markdown([row])
+    assert "83,852 | 58.14" in markdown([row])
+
+
+def test_conditions_that_differ_are_told(tmp_path: Path) -> None:
+    recipes = [f"cifar100/resnet10_s/{name}" for name in ("ce", "resnet10_l-kd", "resnet10_l-disk", "resnet18-kd")]
+    text = conditions_text({recipe: cell_config(Cell(recipe, 0), tmp_path) for recipe in recipes})
+    assert "- teacher.name: cifar_resnet10_l; cifar_resnet18 in cifar100/resnet10_s/resnet18-kd" in text
+    assert "data." not in text
+    same = conditions_text({recipe: cell_config(Cell(recipe, 0), tmp_path) for recipe in recipes[1:3]})
+    assert same.startswith("All rows have the same data, augmentation, passes, start")

@@ -30,7 +30,8 @@ ALLOWED = {
     "build": {"config", "hints", "tasks", "models", "data", "teacher", "train"},
     "summary": {"build", "config", "tasks", "models", "data", "train"},
     "run": {"build", "summary", "config", "tasks", "models", "data", "teacher", "train", "evaluate"},
-    "compare": {"config", "run", "summary"},
+    "compare_table": {"config"},
+    "compare": {"build", "compare_table", "config", "data", "run", "summary"},
     "bench": {"build", "summary", "config", "tasks", "models", "helpers", "data", "teacher", "train"},
 }
 

@@ -28,7 +28,7 @@ from disk_kd.config import (
 from disk_kd.data import Dataset, Loader, Split, check_labels, load_dataset
 from disk_kd.errors import CheckpointError, ConfigError, ModelError
 from disk_kd.hints import Context, Hint
-from disk_kd.models import create_model, load_weights, read_metadata
+from disk_kd.models import create_model, load_weights, read_metadata, shipped_weights
 from disk_kd.tasks import StudentTask
 from disk_kd.teacher import Teacher, TeacherStore, store_bytes, teacher_facts
 from disk_kd.train import Display
@@ -71,7 +71,7 @@ def inference_batch(device: torch.device) -> int:
 
 
 def find_weights(config: RunConfig, part: str) -> Path | None:
-    """The file of weights that the config names for "student" or "teacher"; None where it names none.
+    """The file of weights that the config names for "student" or "teacher"; None where it names none, or timm's.
 
     Raises:
         CheckpointError: it names a file or run that does not exist.
@@ -85,7 +85,7 @@ def find_weights(config: RunConfig, part: str) -> Path | None:
             raise ModelError(
                 "the teacher has no weights: give --teacher.weights FILE_OR_RUN, or --teacher.pretrained true"
             )
-        return None
+        return shipped_weights(model.name) if part == "teacher" else None
     resolved = resolve_weights(model.weights, part, config.runs, config.train.seed)
     path = Path(resolved)
     path = path / STUDENT if path.is_dir() else path
@@ -128,7 +128,7 @@ def build_model(config: RunConfig, part: str, dataset: Dataset) -> nn.Module:
         num_classes=dataset.num_classes,
         in_chans=dataset.in_chans,
         weights=weights,
-        pretrained=model.pretrained,
+        pretrained=model.pretrained and (weights is None or model.weights is not None),
         **model.options,
     )
     about = {} if weights is None else read_about(weights)

@@ -188,14 +188,16 @@ def run_bench(arguments: Sequence[str]) -> None:
 
 
 def convert_checkpoint(arguments: Sequence[str]) -> None:
-    """Turn a released .pth.tar into safetensors, without running code in it."""
+    """Turn a file of weights, such as a released .pth.tar, into safetensors, without running code in it."""
     parser = _Parser(prog="disk-kd convert", description=convert_checkpoint.__doc__)
     parser.add_argument("checkpoint", type=Path, help="the file to read")
     parser.add_argument("--output", type=Path, help="the file to write; default: beside it, .safetensors")
+    half = "convolutions and linear layers in half precision, for half the size"
+    parser.add_argument("--half", action="store_true", help=half)
     options = parser.parse_args(arguments)
     name = options.checkpoint.name.removesuffix(".tar")
     output = options.output or options.checkpoint.with_name(Path(name).stem + ".safetensors")
-    counts = convert(options.checkpoint, output)
+    counts = convert(options.checkpoint, output, half=options.half)
     print(f"{output}: {counts['tensors']} tensors, {counts['parameters']:,} parameters")
 
 

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 import statistics
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
-from disk_kd.config import RunConfig, parse_run, recipe_of
+from disk_kd.build import load_data
+from disk_kd.compare_table import conditions_text, csv_text, markdown, table
+from disk_kd.config import DataConfig, RunConfig, parse_run, recipe_of
+from disk_kd.data import Dataset
 from disk_kd.errors import ConfigError, DiskKDError, RunError
 from disk_kd.files import write_text
 from disk_kd.memory import keep_memory
@@ -71,9 +71,11 @@ def compare(
     runs.mkdir(parents=True, exist_ok=True)
     failures = _run_waves(waves, runs, jobs, console)
     rows = [_row(recipe, group, runs, failures) for recipe, group in cells.items()]
-    write_text(runs / "compare.md", markdown(rows))
+    differing = conditions_text({recipe: cell_config(group[0], runs) for recipe, group in cells.items()})
+    write_text(runs / "compare.md", markdown(rows, differing))
     write_text(runs / "compare.csv", csv_text(rows))
     console.print(table(rows))
+    console.print(differing, markup=False, highlight=False, soft_wrap=True)
     for row in rows:
         if row["failed"]:
             console.print(f"{row['recipe']}: failed: {row['failed']}", markup=False, soft_wrap=True)
@@ -165,9 +167,15 @@ def _share_cores(jobs: int) -> None:
 def _run_cell(cell: Cell, runs: Path) -> dict[str, Any] | str:
     """The run's summary, or why there is none."""
     try:
-        return execute(cell_config(cell, runs), Console(quiet=True))
+        return execute(cell_config(cell, runs), Console(quiet=True), load=_load_once)
     except (DiskKDError, OSError) as error:
         return str(error)
+
+
+@lru_cache(maxsize=1)
+def _load_once(data: DataConfig) -> Dataset:
+    """The dataset; a worker's runs mostly share one, which takes seconds to decode."""
+    return load_data(data)
 
 
 def _outcome(future: Future[dict[str, Any] | str]) -> dict[str, Any] | str:
@@ -229,87 +237,3 @@ _MEASURES = {
 
 def _summary(config: RunConfig) -> dict[str, Any]:
     return json.loads((config.output / SUMMARY).read_text())
-
-
-_COLUMNS: dict[str, tuple[str, int]] = {
-    "top1": ("top-1 %", 2),
-    "top1_last": ("last", 2),
-    "nll": ("NLL", 3),
-    "ece": ("ECE", 3),
-    "budget": ("budget", 3),
-    "budget_used": ("used", 3),
-    "images_per_s": ("images/s", 0),
-    "train_s": ("seconds", 0),
-}
-"""Title and digits of the measured columns."""
-
-_SPREAD = ("top1", "top1_last", "nll", "ece")
-"""Columns shown with their standard deviation."""
-
-
-def table(rows: Sequence[dict[str, Any]]) -> Table:
-    """The comparison for a terminal of 80 columns."""
-    folders = {str(Path(row["recipe"]).parent) for row in rows}
-    common = f"{folders.pop()}/" if len(folders) == 1 else ""
-    view = Table(
-        title=f"{common or 'recipes'}: mean ± standard deviation over n seeds", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
-    )
-    view.add_column("recipe", no_wrap=True)
-    for title in ("n", "passes", "top-1 %", "NLL", "ECE", "used/budget"):
-        view.add_column(title, justify="right", no_wrap=True)
-    for row in rows:
-        name = row["recipe"].removeprefix(common)
-        if row["n"]:
-            used = "/".join(_measured(row, column) for column in ("budget_used", "budget"))
-            shown = [_measured(row, "top1"), _measured(row, "nll"), _measured(row, "ece", spread=False)]
-            view.add_row(name, str(row["n"]), _passes(row), *shown, "" if used == "/" else used)
-        else:
-            view.add_row(name, "0", "failed")
-    return view
-
-
-def markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """The comparison as a Markdown table, with all conditions."""
-    titles = ["recipe", "what", "n", "passes", "weight decay", *(title for title, _ in _COLUMNS.values()), "published"]
-    lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
-    for row in rows:
-        cells = [row["recipe"], "", "0", "failed"]
-        if row["n"]:
-            conditions = [row["recipe"], row["description"], str(row["n"]), _passes(row), f"{row['weight_decay']:g}"]
-            published = "" if row["published"] is None else f"{row['published']:.2f}"
-            cells = [*conditions, *(_measured(row, name) for name in _COLUMNS), published]
-        lines.append("| " + " | ".join(cells + [""] * (len(titles) - len(cells))) + " |")
-    failures = [f"\n{row['recipe']}: failed: {row['failed']}" for row in rows if row["failed"]]
-    return "\n".join([*lines, *failures, _LEGEND])
-
-
-_LEGEND = """
-Mean ± sample standard deviation over n seeds, on the test split, read at the end only. top-1: of the checkpoint
-that the validation split chose (where there is one); last: of the last one. passes: student passes over the training
-data, those of the start, if any, before the plus. NLL in nats; ECE as a fraction, 15 bins. budget and used: help asked
-and given at the end of training, in nats, in the unit of the method's variant. seconds: of training, without evaluation
-and without making a teacher store.
-"""
-
-
-def csv_text(rows: Sequence[dict[str, Any]]) -> str:
-    """The comparison as CSV: one row a recipe, all columns."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    file = io.StringIO()
-    writer = csv.DictWriter(file, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return file.getvalue()
-
-
-def _passes(row: dict[str, Any]) -> str:
-    own, before = str(row["student_passes"]), row["start_passes"]
-    return own if before == 0 else f"{'?' if before is None else before}+{own}"
-
-
-def _measured(row: dict[str, Any], name: str, spread: bool = True) -> str:
-    if name not in row:
-        return ""
-    digits, deviation = _COLUMNS[name][1], row[f"{name}_std"]
-    mean = f"{row[name]:.{digits}f}"
-    return f"{mean} ± {deviation:.{digits}f}" if spread and name in _SPREAD and deviation is not None else mean

@@ -94,7 +94,8 @@ class ModelConfig:
     Args:
         name: a model of timm or of this package (`disk-kd list models`).
         weights: a file of weights, a run directory, or recipe:NAME for the result of that recipe.
-        pretrained: let timm load, and if need be download, its pretrained weights.
+        pretrained: let timm load, and if need be download, its pretrained weights; those of cifar_resnet10_l and
+            cifar_resnet10_s, for CIFAR-100, are part of this package.
         options: further keywords for timm.create_model.
     """
 
@@ -270,9 +271,9 @@ def parse_evaluation(arguments: Sequence[str]) -> EvaluationConfig:
     parser = ArgumentParser(
         prog="disk-kd evaluate",
         exit_on_error=False,
-        description="Measure a run's student, or a file of weights.",
+        description="Measure a run's student, a file of weights, or a model whose weights are part of the package.",
     )
-    parser.add_argument("weights", type=Path, help="a run directory, or a file of weights")
+    parser.add_argument("weights", type=Path, help="a run directory, a file, or cifar_resnet10_l or _s")
     parser.add_class_arguments(DataConfig, "data")
     parser.add_argument("--model.name", type=str | None, default=None, help="needed where the weights do not say it")
     parser.add_argument("--model.options", type=dict[str, Any], default={}, help="further keywords for timm")

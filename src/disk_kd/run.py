@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,12 +31,12 @@ from disk_kd.build import (
     train_loader,
     trained_model,
 )
-from disk_kd.config import EvaluationConfig, RunConfig, settle, undecided
-from disk_kd.data import Loader, Split, check_labels
+from disk_kd.config import DataConfig, EvaluationConfig, RunConfig, settle, undecided
+from disk_kd.data import Dataset, Loader, Split, check_labels
 from disk_kd.errors import CheckpointError, ConfigError, DataError, ModelError, RunError
 from disk_kd.evaluate import Metrics, evaluate
 from disk_kd.files import save_tensors, write_text
-from disk_kd.models import load_state_dict
+from disk_kd.models import load_state_dict, shipped_weights
 from disk_kd.summary import SUMMARY, last_metrics, model_sizes, summarise
 from disk_kd.tasks import StudentTask, plan_passes
 from disk_kd.teacher import TeacherStore
@@ -45,12 +45,15 @@ from disk_kd.train import BEST, Display, TrainStep, compile_where_it_pays, evalu
 CONFIG = "config.yaml"
 
 
-def execute(config: RunConfig, console: Console | None = None) -> dict[str, Any]:
+def execute(
+    config: RunConfig, console: Console | None = None, load: Callable[[DataConfig], Dataset] = load_data
+) -> dict[str, Any]:
     """Do the run that `config` describes.
 
     Args:
         config: of the run.
         console: where progress goes.
+        load: gives the dataset.
 
     Returns:
         What `summary.json` holds.
@@ -67,7 +70,7 @@ def execute(config: RunConfig, console: Console | None = None) -> dict[str, Any]
     device = pick_device(settings.device)
     for part in ("student", "teacher"):
         find_weights(config, part)
-    dataset = load_data(config.data)
+    dataset = load(config.data)
     torch.manual_seed(settings.seed)
     task = build_task(config, dataset, device)
     plan = plan_passes(task.phases, settings.passes)
@@ -140,7 +143,7 @@ def store_teacher(config: RunConfig, console: Console | None = None) -> TeacherS
 
 
 def evaluate_weights(config: EvaluationConfig) -> dict[str, Any]:
-    """Metrics of a run's student, or of a file of weights, on a split of a dataset.
+    """Metrics of a run's student, of a file of weights, or of a model that is part of the package, on a split.
 
     Raises:
         CheckpointError: there are no such weights, or they do not fit the model.
@@ -148,8 +151,10 @@ def evaluate_weights(config: EvaluationConfig) -> dict[str, Any]:
         DataError: the data is missing, has no such split, or other classes than the weights.
     """
     path = config.weights / STUDENT if config.weights.is_dir() else config.weights
+    if not path.exists():
+        path = shipped_weights(str(path)) or path
     if not path.is_file():
-        raise CheckpointError(f"no weights at {path}; give a finished run directory or a file")
+        raise CheckpointError(f"no weights at {path}; give a finished run directory, a file, or cifar_resnet10_{{l,s}}")
     about = read_about(path)
     name = config.model.name if config.model else about.get("model")
     if name is None:

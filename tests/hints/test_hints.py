@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -152,13 +153,48 @@ def test_a_feature_method_without_features() -> None:
         HINTS["at"](Context(student, models()[1], 3, 32, 32))
 
 
-def test_a_hint_needs_a_teacher_and_a_plain_student() -> None:
+def test_a_hint_needs_a_teacher_and_stands_alone() -> None:
     student, teacher = models()
     context = Context(student, teacher, 3, 32, 32)
     with pytest.raises(ConfigError, match="FitNetHint needs a teacher"):
         CETask(student).add_hint(HINTS["fitnet"](context))
-    with pytest.raises(ConfigError, match="helper network and a hint exclude each other"):
-        DiSKTask(student, teacher, helper="teacher-pooled").add_hint(HINTS["fitnet"](context))
+    task = DiSKTask(student, teacher)
+    task.add_hint(HINTS["fitnet"](context))
+    with pytest.raises(ConfigError, match="has the hint FitNetHint already"):
+        task.add_hint(HINTS["at"](context))
+
+
+MOVED = {
+    "student": {"student", "hint"},
+    "helper": {"helper"},
+    "joint": {"student", "hint", "helper"},
+    None: {"student", "hint", "helper"},
+}
+
+
+@pytest.mark.parametrize("helper", ["teacher-map", "both-maps"])
+@pytest.mark.parametrize("variant", ["normalised", "paper", "imagenet"])
+def test_a_helper_network_and_a_hint_train_side_by_side(helper: str, variant: Any) -> None:
+    student, teacher = models()
+    hint = HINTS["fitnet"](Context(student, teacher, 3, 32, 32), weight=2.0)
+    alone = DiSKTask(student, teacher, helper=helper, variant=variant)
+    task = copy.deepcopy(alone)
+    task.add_hint(hint)
+    assert task.get_eval_model() is task.student
+    assert isinstance(task.student, type(student))
+    for phase in (*task.phases, None):
+        for each in (task, alone):
+            each.set_phase(phase and phase.name)
+        task.zero_grad()
+        result, expected = task(IMAGES, TARGETS), alone(IMAGES, TARGETS)["loss"]
+        result["loss"].backward()
+        torch.testing.assert_close(result["loss"], expected + result.get("hint_loss", 0.0))
+        of = {"student": task.student, "hint": task.hint, "helper": task.helper}
+        moved = {name for name, module in of.items() if any(p.grad is not None for p in module.parameters())}
+        assert moved == MOVED[phase and phase.name]
+        if phase is not None:
+            parameters = {id(p) for p in getattr(task, phase.module).parameters()}
+            assert parameters == {id(p) for name in moved for p in of[name].parameters()}
 
 
 def test_simkd_reuses_the_classifier_and_tells_its_cost() -> None:

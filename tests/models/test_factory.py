@@ -45,8 +45,8 @@ def test_weights_are_loaded(tmp_path):
         ("cifar_resnet10_s", {"global_pool": "mean"}, r"cannot be built with .*Invalid pool type: mean"),
         ("cifar_resnet10_s", {"num_classes": -1}, r"expected num_classes >= 0 .*not num_classes=-1, in_chans=3"),
         ("cifar_resnet10_s", {"in_chans": 0}, r"expected .* in_chans >= 1, not num_classes=10, in_chans=0"),
-        ("cifar_resnet10_s", {"pretrained": True}, r"No pretrained weights exist .*give a local file as weights="),
-        ("cifar_resnet10_s", {"pretrained": True, "weights": "x"}, r"exclude each other; give one"),
+        ("cifar_resnet10_m", {"pretrained": True}, r"No pretrained weights exist .*give a local file as weights="),
+        ("cifar_resnet10_m", {"pretrained": True, "weights": "x"}, r"exclude each other; give one"),
         ("local-dir:no/such", {}, r"local-dir:no/such: .* cannot be fetched .*give a local file as weights="),
     ],
 )

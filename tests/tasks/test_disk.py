@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from disk_kd import Cosine, DiSKTask
 from disk_kd.errors import ConfigError, ModelError
-from disk_kd.helpers import HELPERS
-from disk_kd.losses import budget_penalty, kd_loss, scaffolded_kl, scaffolded_nll
+from disk_kd.helpers import HELPERS, exact_helper
+from disk_kd.losses import budget_penalty, kd_loss, scaffolded_kl, scaffolded_nll, standardise
 from disk_kd.tasks import VARIANTS
 
 CLASSES = 12
@@ -71,6 +71,37 @@ def test_no_help_is_kd() -> None:
     result = t(x, y)
     kd = kd_loss(result["output"], t.teacher(x)["logits"], student_temperature=2.0, teacher_temperature=2.0)
     assert torch.allclose(result["loss"], kd, rtol=1e-5)
+
+
+@pytest.mark.parametrize("variant", ["normalised", "paper"])
+def test_standardised_logits_are_scaffolded_and_plain_ones_priced(variant: str) -> None:
+    t = task(variant=variant, helper=0.3, standardise=True)
+    x, y = batch()
+    result = t(x, y)
+    plain = (result["output"], t.teacher(x)["logits"])
+    help_B = torch.full((16,), 0.3)
+    if variant == "normalised":
+        expected = 4.0 * scaffolded_kl(*map(standardise, plain), y, help_B, **terms(t))
+        used = (help_B * nn.functional.cross_entropy(plain[0], y, reduction="none").clamp(max=5.0)).mean()
+        assert torch.allclose(result["budget_used"], used)
+    else:
+        expected = scaffolded_nll(*map(standardise, plain), y, help_B, **terms(t))
+    assert torch.allclose(result["scaffold_loss"], expected)
+
+
+def test_the_exact_helper_of_standardised_logits_pays_the_plain_cross_entropy() -> None:
+    y = batch()[1]
+    logits, teacher = 5 * torch.randn(16, CLASSES), 5 * torch.randn(16, CLASSES)
+    pair = (standardise(logits), standardise(teacher))
+    about = terms(task())
+    found = exact_helper(*pair, y, price=0.1, max_ce=5.0, priced_logits=logits, **about)
+    cost_B = 0.1 * nn.functional.cross_entropy(logits, y, reduction="none").clamp(max=5.0)
+    for index in range(16):
+        row = [tensor[index : index + 1] for tensor in (*pair, y)]
+        grid = torch.linspace(0, 1, 2001)
+        values = [scaffolded_kl(*row, g[None], **about) + cost_B[index] * g for g in grid]
+        assert abs(grid[torch.stack(values).argmin()] - found[index]) <= 1e-3
+    assert (found != exact_helper(*pair, y, price=0.1, max_ce=5.0, **about)).any()
 
 
 def test_paper_losses_are_their_formulas_phase_by_phase() -> None:

@@ -28,6 +28,7 @@ def exact_helper(
     teacher_temperature: float,
     price: float | Tensor,
     max_ce: float,
+    priced_logits: Tensor | None = None,
 ) -> Tensor:
     """The help g in [0, 1] that minimises, for each image, `scaffolded_kl` plus its price.
 
@@ -45,6 +46,8 @@ def exact_helper(
         teacher_temperature: T_t > 0.
         price: mu >= 0, nats of KL per nat of helped cross-entropy; a number or a 0-dim tensor.
         max_ce: the cap on CE, in nats, above 0.
+        priced_logits: (B, C) the student's logits that CE is taken of, where `student_logits` are standardised; None:
+            those.
 
     Returns:
         (B,) in [0, 1], without gradient, in float32 at least. Where help lowers the objective by no more
@@ -69,7 +72,8 @@ def exact_helper(
     s_BM = log_probabilities(student_logits, student_temperature).gather(1, index_BM).exp()
     t_BM = log_probabilities(teacher_logits, teacher_temperature).gather(1, index_BM).exp() * member_BM
     count_B = member_BM.sum(1).to(s_BM.dtype)
-    ce_B = F.cross_entropy(at_least_float32(student_logits), targets, reduction="none").clamp(max=max_ce)
+    priced_BC = at_least_float32(student_logits if priced_logits is None else priced_logits)
+    ce_B = F.cross_entropy(priced_BC, targets, reduction="none").clamp(max=max_ce)
     return _minimise(s_BM, t_BM, count_B, price * ce_B)
 
 

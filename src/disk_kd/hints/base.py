@@ -165,7 +165,10 @@ class StudentAndHint(nn.Module):
         super().__init__()
         self.student, self.hint = student, hint
 
-    def forward(self, input: Tensor, target: Tensor, teacher: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Logits (B, C), and the hint's weighted loss."""
-        outputs = forward_with_features(self.student, input, ("logits", *self.hint.student))
-        return outputs["logits"], self.hint.weight * self.hint(outputs, teacher, target, teacher.get("ids"))
+    def forward(
+        self, input: Tensor, target: Tensor, teacher: Mapping[str, Tensor], names: Sequence[str] = ()
+    ) -> dict[str, Tensor]:
+        """`logits` (B, C), `hint_loss` with the weight, and the student's further outputs `names`."""
+        outputs = forward_with_features(self.student, input, ("logits", *self.hint.student, *names))
+        loss = self.hint.weight * self.hint(outputs, teacher, target, teacher.get("ids"))
+        return {"hint_loss": loss, **{name: outputs[name] for name in ("logits", *names)}}

@@ -8,11 +8,12 @@ from __future__ import annotations
 import inspect
 import re
 import sys
+from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from timm.models import get_arch_name, model_entrypoint
+from timm.models import get_arch_name, get_pretrained_cfg, model_entrypoint
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -66,6 +67,16 @@ def create_model(
     if weights is not None:
         load_weights(model, weights)
     return model
+
+
+def shipped_weights(name: str) -> Path | None:
+    """The file of pretrained weights that is part of the package, which `timm.create_model` loads too; None: no file.
+
+    Args:
+        name: of a model.
+    """
+    cfg = get_pretrained_cfg(name)
+    return Path(cfg.file) if cfg is not None and cfg.file else None
 
 
 def multiply_adds(model: nn.Module, input_size: tuple[int, int, int]) -> int:

@@ -26,6 +26,7 @@ Shapes: B batch, C channels of the image, D channels of a map, H and W its heigh
 from __future__ import annotations
 
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -258,8 +259,9 @@ class ResNet(nn.Module):
         return {"stem": r"^(?:conv1|bn1)\.", "blocks": r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)"}
 
 
-def _cfg() -> dict[str, Any]:
+def _cfg(**weights: str) -> dict[str, Any]:
     return {
+        **weights,
         "num_classes": 100,
         "input_size": (3, 32, 32),
         "pool_size": (4, 4),
@@ -272,15 +274,20 @@ def _cfg() -> dict[str, Any]:
     }
 
 
-# No url and no hub id: with ``pretrained=True`` timm raises instead of leaving weights random.
+def _shipped(name: str) -> dict[str, Any]:
+    """With weights for CIFAR-100 that are part of this package: ``pretrained/README.md`` tells how they were made."""
+    return _cfg(file=str(Path(__file__).parent / "pretrained" / f"{name}.safetensors"))
+
+
+# The others have neither file nor url: with ``pretrained=True`` timm raises instead of leaving weights random.
 default_cfgs = generate_default_cfgs(
     {
         "cifar_resnet10_xxxs": _cfg(),
         "cifar_resnet10_xxs": _cfg(),
         "cifar_resnet10_xs": _cfg(),
-        "cifar_resnet10_s": _cfg(),
+        "cifar_resnet10_s": _shipped("cifar_resnet10_s"),
         "cifar_resnet10_m": _cfg(),
-        "cifar_resnet10_l": _cfg(),
+        "cifar_resnet10_l": _shipped("cifar_resnet10_l"),
         "cifar_resnet10": _cfg(),
         "cifar_resnet18": _cfg(),
         "cifar_resnet34": _cfg(),

@@ -125,8 +125,14 @@ def read_metadata(path: StrPath) -> dict[str, str]:
         raise CheckpointError(_why_unreadable(path, "safetensors", error)) from error
 
 
-def convert(source: StrPath, destination: StrPath) -> dict[str, int]:
-    """Write the weights of a foreign checkpoint as safetensors.
+def convert(source: StrPath, destination: StrPath, *, half: bool = False) -> dict[str, int]:
+    """Write the weights in a file as safetensors, with what a safetensors file says of itself.
+
+    Args:
+        source: a file that `load_state_dict` reads.
+        destination: the file to write.
+        half: bring weights of convolutions and linear layers to half precision, which halves the file; biases and
+            norms keep theirs.
 
     Returns:
         ``tensors``, how many there are, and ``parameters``, how many numbers they hold without BatchNorm's
@@ -141,7 +147,12 @@ def convert(source: StrPath, destination: StrPath) -> dict[str, int]:
     if destination.exists():
         raise CheckpointError(f"{destination} exists already; remove it or give another name")
     weights = load_state_dict(source)
-    save_state_dict(destination, weights)
+    if half:
+        weights = {
+            key: value.half() if value.dim() > 1 and value.is_floating_point() else value
+            for key, value in weights.items()
+        }
+    save_state_dict(destination, weights, read_metadata(source) if Path(source).suffix == ".safetensors" else None)
     statistics = ("running_mean", "running_var", "num_batches_tracked")
     parameters = sum(value.numel() for key, value in weights.items() if not key.endswith(statistics))
     return {"tensors": len(weights), "parameters": parameters}

@@ -15,6 +15,7 @@ from disk_kd.hints import Hint, StudentAndHint
 from disk_kd.losses.standardise import standardise
 from disk_kd.tasks.phase import Phase
 from disk_kd.tasks.snapshot import snapshot
+from disk_kd.tasks.student_and_helper import StudentAndHelper
 from disk_kd.teacher import Teacher
 
 
@@ -74,14 +75,18 @@ class StudentTask(TrainingTask):
     @property
     def student(self) -> nn.Module:
         """The plain model: nothing of the method is needed to use or export it."""
+        return plain(self.trainable_module)
+
+    @property
+    def learner(self) -> nn.Module:
+        """The student with its hint: what passes of the student move."""
         module = unwrap_model(self.trainable_module)
-        return module.student if isinstance(module, StudentAndHint) else module
+        return module.student if isinstance(module, StudentAndHelper) else module
 
     @property
     def hint(self) -> Hint | None:
         """The feature method that is added to this one, if there is one."""
-        module = unwrap_model(self.trainable_module)
-        return module.hint if isinstance(module, StudentAndHint) else None
+        return self.learner.hint if isinstance(self.learner, StudentAndHint) else None
 
     @property
     def needs_ids(self) -> bool:
@@ -96,26 +101,29 @@ class StudentTask(TrainingTask):
             teacher: where this method has none of its own.
 
         Raises:
-            ConfigError: the student's forward pass is taken up by a helper network, or there is no teacher.
+            ConfigError: there is a hint already, or no teacher.
             ModelError: the teacher has no such output.
         """
-        if self.trainable_module is not self.student:
-            raise ConfigError("a helper network and a hint exclude each other; take helper exact, or leave the hint")
+        if self.hint is not None:
+            raise ConfigError(f"the task has the hint {type(self.hint).__name__} already; add one")
         teacher = self.teacher if teacher is None else teacher
         if teacher is None:
             raise ConfigError(f"the hint {type(hint).__name__} needs a teacher; give one")
         self.needs |= frozenset(hint.teacher)
         self.teacher = Teacher.of(teacher, self.student, self.needs)
         self.phases = tuple(
-            replace(phase, module="trainable_module") if phase.module == "student" else phase for phase in self.phases
+            replace(phase, module="learner") if phase.module == "student" else phase for phase in self.phases
         )
-        self.trainable_module = StudentAndHint(self.student, hint.to(self.device))
+        learner = StudentAndHint(self.student, hint.to(self.device))
+        if isinstance(self.trainable_module, StudentAndHelper):
+            self.trainable_module.student = learner
+        else:
+            self.trainable_module = learner
 
     def get_eval_model(self, module: nn.Module | None = None, ema: bool = False) -> nn.Module | None:
         """The student, or its running average: what is validated and saved."""
         model = super().get_eval_model(module, ema)
-        inner = unwrap_model(model)
-        return inner.student if isinstance(inner, StudentAndHint) else model
+        return model if model is None else plain(model)
 
     @property
     def _student_moves(self) -> bool:
@@ -155,8 +163,12 @@ class StudentTask(TrainingTask):
         """The student's logits (B, C), and the hint's weighted loss if there is a hint."""
         if self.hint is None:
             return self.trainable_module(input), None
-        logits_BC, hint_loss = self.trainable_module(input, target, teacher)
-        return logits_BC, self.ramp(self.hint.warmup_passes) * hint_loss
+        outputs = self.trainable_module(input, target, teacher)
+        return outputs["logits"], self.hint_ramp() * outputs["hint_loss"]
+
+    def hint_ramp(self) -> Tensor | float:
+        """The warm-up of the hint's weight."""
+        return 1.0 if self.hint is None else self.ramp(self.hint.warmup_passes)
 
     def ramp(self, passes: float) -> Tensor | float:
         """A weight's warm-up: from 0 to 1 over so many student passes, by the step."""
@@ -184,3 +196,9 @@ class StudentTask(TrainingTask):
             nn.Module, torch.compile(self.trainable_module, backend=backend, mode=mode, **options)
         )
         return self.trainable_module
+
+
+def plain(module: nn.Module) -> nn.Module:
+    """The model alone, without hint, helper, or a wrapper of torch around it."""
+    module = unwrap_model(module)
+    return plain(module.student) if isinstance(module, StudentAndHelper | StudentAndHint) else module

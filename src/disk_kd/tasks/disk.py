@@ -20,33 +20,14 @@ from disk_kd.tasks.disk_settings import disk_settings, variant_defaults
 from disk_kd.tasks.phase import Phase
 from disk_kd.tasks.schedule import Cosine, scheduled
 from disk_kd.tasks.snapshot import snapshot
-from disk_kd.teacher import Teacher, feature_sizes, forward_with_map
+from disk_kd.tasks.student_and_helper import StudentAndHelper
+from disk_kd.teacher import Teacher, feature_sizes
 
 HELPED = 1e-3
 """An example counts as helped from this g on; a smaller one moves no probability by more than that."""
 
 ScaffoldInputs = tuple[Tensor, Tensor, Tensor, Tensor]
 """What every scaffolded loss reads: student logits (B, C), teacher logits (B, C), targets (B,), helper (B,)."""
-
-
-class StudentAndHelper(nn.Module):
-    """Student and helper network behind one forward pass, as data-parallel wrappers need it."""
-
-    def __init__(self, student: nn.Module, helper: HelperNetwork) -> None:
-        super().__init__()
-        self.student = student
-        self.helper = helper
-
-    def forward(self, input: Tensor, teacher: dict[str, Tensor], phase: str | None) -> tuple[Tensor, Tensor]:
-        """Logits (B, C) and g (B,); the part that `phase` leaves alone runs without gradients."""
-        outputs = {f"teacher_{name}": value for name, value in teacher.items()}
-        with torch.set_grad_enabled(torch.is_grad_enabled() and phase != "helper"):
-            if "student_map" in self.helper.needs:
-                logits_BC, outputs["student_map"] = forward_with_map(self.student, input)
-            else:
-                logits_BC = self.student(input)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and phase != "student"):
-            return logits_BC, self.helper(outputs)
 
 
 class DiSKTask(StudentTask):
@@ -84,6 +65,8 @@ class DiSKTask(StudentTask):
         max_ce: cap of CE_i in nats.
         fill: the released target off the support: the row's smallest logit, or zero.
         against: the released CE_i: towards the teacher's argmax, or the label.
+        standardise: bring each row of logits to mean 0 and deviation 1 before the scaffold; prices and budgets keep
+            the plain cross-entropy.
         label_smoothing: of the cross-entropy on the labels, in [0, 1).
         student_passes: student passes in one round of the alternation (networks only).
         helper_passes: helper passes in one round.
@@ -124,6 +107,7 @@ class DiSKTask(StudentTask):
         max_ce: float | None = None,
         fill: Literal["min", "zero"] = "min",
         against: Literal["teacher", "label"] = "teacher",
+        standardise: bool = False,
         label_smoothing: float = 0.0,
         student_passes: int = 3,
         helper_passes: int = 3,
@@ -161,6 +145,7 @@ class DiSKTask(StudentTask):
         self.top_logits = settings.top_k
         self.fill = fill
         self.against = against
+        self.standardise = standardise
         self.label_smoothing = fraction("label_smoothing", label_smoothing)
         self.steps_per_pass = steps_per_pass
         start = settings.price.start if isinstance(settings.price, Cosine) else settings.price
@@ -179,22 +164,10 @@ class DiSKTask(StudentTask):
         return options | variant_defaults(options)
 
     @property
-    def student(self) -> nn.Module:
-        """The plain model: nothing of the method is needed to use or export it."""
-        module = unwrap_model(self.trainable_module)
-        return module.student if isinstance(module, StudentAndHelper) else super().student
-
-    @property
     def helper(self) -> nn.Module | None:
         """The helper network; None where the helper is exact or constant."""
         module = unwrap_model(self.trainable_module)
         return module.helper if isinstance(module, StudentAndHelper) else None
-
-    def get_eval_model(self, module: nn.Module | None = None, ema: bool = False) -> nn.Module | None:
-        """The student, or its running average: what is validated and saved."""
-        model = super().get_eval_model(module, ema)
-        inner = unwrap_model(model)
-        return inner.student if isinstance(inner, StudentAndHelper) else model
 
     def forward(self, input: Tensor, target: Tensor, teacher: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Loss of a batch in the selected phase; in train mode it also moves the schedules and the price.
@@ -251,22 +224,25 @@ class DiSKTask(StudentTask):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Logits (B, C), g (B,), and the loss of a hint if there is one."""
         if self.helper is not None:
-            return *self.trainable_module(input, teacher, self.phase), None
+            logits_BC, helper_B, hint_loss = self.trainable_module(input, target, teacher, self.phase)
+            return logits_BC, helper_B, None if hint_loss is None else self.hint_ramp() * hint_loss
         logits_BC, hint_loss = self.look(input, target, teacher)
         if self.settings.helper != "exact":
             return logits_BC, torch.full_like(target, float(self.settings.helper), dtype=torch.float32), hint_loss
         helper_B = exact_helper(
-            logits_BC,
-            teacher["logits"],
+            *self.pair(logits_BC, teacher["logits"]),
             target,
             price=price,
             max_ce=self.settings.max_ce,
+            priced_logits=logits_BC,
             **self._support_and_temperatures(),
         )
         return logits_BC, helper_B, hint_loss
 
     def _scaffold(self, batch: ScaffoldInputs) -> Tensor:
         """The student's divergence from the teacher, with help and with the temperatures' factor."""
+        student_BC, teacher_BC, target_B, helper_B = batch
+        batch = (*self.pair(student_BC, teacher_BC), target_B, helper_B)
         terms = self._support_and_temperatures()
         if self.variant == "normalised":
             return self._heat * scaffolded_kl(*batch, **terms)

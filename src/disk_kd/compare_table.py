@@ -1,0 +1,137 @@
+"""What a comparison says: a table for the terminal, Markdown, CSV, and where the conditions of its rows differ."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from disk_kd.config import RunConfig
+
+_COLUMNS: dict[str, tuple[str, int]] = {
+    "top1": ("top-1 %", 2),
+    "top1_last": ("last", 2),
+    "nll": ("NLL", 3),
+    "ece": ("ECE", 3),
+    "budget": ("budget", 3),
+    "budget_used": ("used", 3),
+    "images_per_s": ("images/s", 0),
+    "train_s": ("seconds", 0),
+}
+"""Title and digits of the measured columns."""
+
+_SPREAD = ("top1", "top1_last", "nll", "ece")
+"""Columns shown with their standard deviation."""
+
+
+def table(rows: Sequence[dict[str, Any]]) -> Table:
+    """The comparison for a terminal of 80 columns."""
+    folders = {str(Path(row["recipe"]).parent) for row in rows}
+    common = f"{folders.pop()}/" if len(folders) == 1 else ""
+    view = Table(
+        title=f"{common or 'recipes'}: mean ± standard deviation over n seeds", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
+    view.add_column("recipe", no_wrap=True)
+    for title in ("n", "passes", "top-1 %", "NLL", "ECE", "used/budget"):
+        view.add_column(title, justify="right", no_wrap=True)
+    for row in rows:
+        name = row["recipe"].removeprefix(common)
+        if row["n"]:
+            used = "/".join(_measured(row, column) for column in ("budget_used", "budget"))
+            shown = [_measured(row, "top1"), _measured(row, "nll"), _measured(row, "ece", spread=False)]
+            view.add_row(name, str(row["n"]), _passes(row), *shown, "" if used == "/" else used)
+        else:
+            view.add_row(name, "0", "failed")
+    return view
+
+
+def markdown(rows: Sequence[dict[str, Any]], differing: str = "") -> str:
+    """The comparison as a Markdown table, with all conditions; `differing` is what `conditions_text` says."""
+    measured = [title for title, _ in _COLUMNS.values()]
+    titles = ["recipe", "what", "n", "passes", "weight decay", *measured, "parameters", "published"]
+    lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
+    for row in rows:
+        cells = [row["recipe"], "", "0", "failed"]
+        if row["n"]:
+            conditions = [row["recipe"], row["description"], str(row["n"]), _passes(row), f"{row['weight_decay']:g}"]
+            published = "" if row["published"] is None else f"{row['published']:.2f}"
+            cells = [*conditions, *(_measured(row, name) for name in _COLUMNS), f"{row['parameters']:,}", published]
+        lines.append("| " + " | ".join(cells + [""] * (len(titles) - len(cells))) + " |")
+    failures = [f"\n{row['recipe']}: failed: {row['failed']}" for row in rows if row["failed"]]
+    return "\n".join([*lines, *failures, "", differing, _LEGEND])
+
+
+_LEGEND = """
+Mean ± sample standard deviation over n seeds, on the test split, read at the end only. top-1: of the checkpoint
+that the validation split chose (where there is one); last: of the last one. passes: student passes over the training
+data, those of the start, if any, before the plus. NLL in nats; ECE as a fraction, 15 bins. budget and used: help asked
+and given at the end of training, in nats, in the unit of the method's variant. seconds: of training, without evaluation
+and without making a teacher store. parameters: of what runs at inference, SimKD's projector and classifier included.
+"""
+
+
+def conditions_text(configs: Mapping[str, RunConfig]) -> str:
+    """Where the runs of a comparison differ in more than their method: a line an option, the usual value first.
+
+    Args:
+        configs: by row.
+    """
+    flat = {row: _conditions(config) for row, config in configs.items()}
+    lines = []
+    for option in dict.fromkeys(option for options in flat.values() for option in options):
+        rows: dict[str, list[str]] = {}
+        for row, options in flat.items():
+            if option in options:
+                rows.setdefault(str(options[option]), []).append(row)
+        usual, *others = sorted(rows, key=lambda value: -len(rows[value]))
+        if others:
+            lines.append(
+                f"- {option}: {usual}; " + "; ".join(f"{value} in {', '.join(rows[value])}" for value in others)
+            )
+    if not lines:
+        return "All rows have the same data, augmentation, passes, start, optimiser, weight decay and teacher."
+    return "\n".join(["Apart from their methods the rows differ in:", "", *lines])
+
+
+_NO_CONDITION = {"seed", "store", "compile", "compile_mode", "device", "log_every", "checkpoint_every_s"}
+"""Options that change where and how fast a run computes, and what it writes."""
+
+
+def _conditions(config: RunConfig) -> dict[str, Any]:
+    """Options of a run, but for the method's, by dotted name."""
+    parts = {name: asdict(part) for name in ("data", "student", "teacher", "train") if (part := getattr(config, name))}
+    return {
+        f"{name}.{key}": value
+        for name, part in parts.items()
+        for key, value in part.items()
+        if key not in _NO_CONDITION
+    }
+
+
+def csv_text(rows: Sequence[dict[str, Any]]) -> str:
+    """The comparison as CSV: one row a recipe, all columns."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    file = io.StringIO()
+    writer = csv.DictWriter(file, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
+
+
+def _passes(row: dict[str, Any]) -> str:
+    own, before = str(row["student_passes"]), row["start_passes"]
+    return own if before == 0 else f"{'?' if before is None else before}+{own}"
+
+
+def _measured(row: dict[str, Any], name: str, spread: bool = True) -> str:
+    if name not in row:
+        return ""
+    digits, deviation = _COLUMNS[name][1], row[f"{name}_std"]
+    mean = f"{row[name]:.{digits}f}"
+    return f"{mean} ± {deviation:.{digits}f}" if spread and name in _SPREAD and deviation is not None else mean
