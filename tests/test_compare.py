@@ -12,8 +12,9 @@ import pytest
 from rich.console import Console
 
 from disk_kd.cli import main
-from disk_kd.compare import Cell, cell_config, compare, plan_waves
-from disk_kd.compare_table import conditions_text, markdown, table
+from disk_kd.compare import Cell, cell_config, compare, of_recipes, plan_waves, read_experiment
+from disk_kd.compare.run import interval
+from disk_kd.compare.table import conditions_text, markdown, table
 from disk_kd.errors import ConfigError
 
 
@@ -57,7 +58,7 @@ def test_finished_runs_are_not_run_again(finished: tuple[Path, list[str]], tiny:
     summary = runs / "digits/kd/seed0/summary.json"
     before = os.stat(summary).st_mtime_ns
     options = [option for option in tiny if option.startswith(("--data", "--train"))]
-    rows = compare(["digits/kd"], seeds=1, runs=runs, options=options, console=Console(quiet=True))
+    rows = compare(of_recipes(["digits/kd"], 1), runs=runs, options=options, console=Console(quiet=True))
     assert os.stat(summary).st_mtime_ns == before
     assert rows[0]["n"] == 1
 
@@ -89,6 +90,7 @@ def test_terminal_table_fits_eighty_columns(
     budget = {"budget": 0.1, "budget_std": 0.0, "budget_used": 0.0974, "budget_used_std": 0.001}
     row = {
         "recipe": "cifar100-16px/disk-constant",
+        "setting": "cifar100-16px/disk-constant",
         "n": 3,
         "start_passes": 20,
         "student_passes": 30,
@@ -113,3 +115,107 @@ def test_conditions_that_differ_are_told(tmp_path: Path) -> None:
     assert "data." not in text
     same = conditions_text({recipe: cell_config(Cell(recipe, 0), tmp_path) for recipe in recipes[1:3]})
     assert same.startswith("All rows have the same data, augmentation, passes, start")
+
+
+ROWS = """
+description: two ways to learn
+seeds: 2
+baseline: plain
+all: {train: {passes: 1}}
+rows:
+  plain: {recipe: digits/ce}
+  again: {recipe: digits/ce, start: plain, train: {weight_decay: 0.0}}
+  kd: {recipe: digits/kd, method: {ce_weight: 0.2}, grid: {method.temperature: [1.0, 4.0], train.lr: [0.05, 0.1]}}
+"""
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory, tiny: Sequence[str]) -> Path:
+    """The folder of an experiment that ran on the command line."""
+    root = tmp_path_factory.mktemp("experiment")
+    (root / "ways.yaml").write_text(ROWS)
+    options = [option for option in tiny if option.startswith(("--data", "--train")) and "passes" not in option]
+    assert main(["compare", str(root / "ways.yaml"), f"--runs={root / 'runs'}", *options]) == 0
+    return root / "runs"
+
+
+def rows_of(table: Path) -> list[dict[str, str]]:
+    with table.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_each_setting_is_tried_and_the_best_on_validation_runs_with_all_seeds(experiment: Path) -> None:
+    settings = [row for row in rows_of(experiment / "ways.csv") if row["recipe"] == "kd"]
+    assert {row["setting"] for row in settings} == {
+        f"ways/kd/temperature={t},lr={lr}" for t in ("1.0", "4.0") for lr in ("0.05", "0.1")
+    }
+    (best,) = (row for row in settings if row["chosen"] == "True")
+    assert best["n"] == "2"
+    assert [row["n"] for row in settings].count("1") == 3
+    assert {row["tried"] for row in settings} == {"4"}
+    first = [json.loads((experiment / row["setting"] / "seed0/summary.json").read_text()) for row in settings]
+    chosen = next(s for s, row in zip(first, settings, strict=True) if row is best)
+    assert chosen["validation"]["top1"] == max(summary["validation"]["top1"] for summary in first)
+
+
+def test_a_row_starts_from_another_of_the_same_seed(experiment: Path) -> None:
+    for seed in (0, 1):
+        summary = json.loads((experiment / f"ways/again/seed{seed}/summary.json").read_text())
+        assert summary["start"] == str((experiment / f"ways/plain/seed{seed}/student.safetensors").absolute())
+        assert (summary["start_passes"], summary["weight_decay"]) == (1, 0.0)
+
+
+def test_gain_is_paired_by_seed_and_what_differs_is_told(experiment: Path) -> None:
+    top1 = {
+        (row, seed): json.loads((experiment / f"ways/{row}/seed{seed}/summary.json").read_text())["test"]["top1"]
+        for row in ("plain", "again")
+        for seed in (0, 1)
+    }
+    differences = [top1["again", seed] - top1["plain", seed] for seed in (0, 1)]
+    again = next(row for row in rows_of(experiment / "ways.csv") if row["recipe"] == "again")
+    assert float(again["top1_gain"]) == pytest.approx(sum(differences) / 2)
+    # Half of 12.706 times the difference: Student's t of one degree of freedom, and the deviation over sqrt 2.
+    assert float(again["top1_gain_95"]) == pytest.approx(12.7062 * abs(differences[0] - differences[1]) / 2, rel=1e-4)
+    text = (experiment / "ways.md").read_text()
+    assert "| best of | setting |" in text
+    assert "- train.weight_decay: " in text
+    assert "| 1+1 | 0 |" in text
+
+
+def test_interval_of_known_values() -> None:
+    assert interval([2.0]) == (2.0, None)
+    mean, half = interval([1.0, 2.0, 3.0])
+    assert (mean, half) == pytest.approx((2.0, 4.30265 / 3**0.5), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("rows: {a: {recipe: digits/ce}}\nsead: 1", "unknown key 'sead' .*nearest: seeds"),
+        ("rows: {}", "must have rows by name"),
+        ("rows: {a: digits/ce}", "row 'a' .* must be a mapping with a recipe"),
+        ("rows: {a: {recipe: digits/ce, grid: {train.lr: 0.1}}}", "must give a list of values by dotted option"),
+        ("rows: {a: {recipe: digits/ce}}\nbaseline: b", "no row 'b' in the comparison"),
+        ("rows: {a: {recipe: digits/ce, start: b}}", "no row 'b' in the comparison"),
+        ("rows: {a: {recipe: digits/ce}}\nseeds: 2\ntuning_seeds: 0", "tuning_seeds must be from 1 to the 2 seeds"),
+        (
+            "rows: {a: {recipe: digits/ce, grid: {train.lr: [1, 2]}}, b: {recipe: digits/ce, start: a}}",
+            "b starts from a, of which several settings are tried",
+        ),
+    ],
+)
+def test_bad_experiments_are_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read_experiment(path)
+
+
+def test_an_unknown_option_of_a_row_stops_before_anything_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text("rows: {a: {recipe: digits/ce}, b: {recipe: digits/ce, train: {weight_deca: 0.1}}}")
+    assert main(["compare", str(path), f"--runs={tmp_path / 'runs'}"]) == 2
+    assert "unknown option train.weight_deca" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()

@@ -30,8 +30,7 @@ ALLOWED = {
     "build": {"config", "hints", "tasks", "models", "data", "teacher", "train"},
     "summary": {"build", "config", "tasks", "models", "data", "train"},
     "run": {"build", "summary", "config", "tasks", "models", "data", "teacher", "train", "evaluate"},
-    "compare_table": {"config"},
-    "compare": {"build", "compare_table", "config", "data", "run", "summary"},
+    "compare": {"build", "config", "data", "run"},
     "bench": {"build", "summary", "config", "tasks", "models", "helpers", "data", "teacher", "train"},
 }
 

@@ -15,7 +15,8 @@ import timm
 from rich.console import Console
 from rich.table import Table
 
-from disk_kd.compare import compare
+from disk_kd.compare import compare, of_recipes, read_experiment
+from disk_kd.compare.experiment import is_experiment
 from disk_kd.config import list_recipes, parse_evaluation, parse_run, parse_settings
 from disk_kd.data import DATASETS
 from disk_kd.errors import ConfigError, DiskKDError, nearest
@@ -137,7 +138,7 @@ def demo(arguments: Sequence[str]) -> None:
         highlight=False,
     )
     recipes = [f"digits/{name}" for name in ("ce", "kd", "disk-constant", "disk")]
-    compare(recipes, seeds=options.seeds, runs=options.runs, jobs=options.jobs, console=console)
+    compare(of_recipes(recipes, options.seeds), runs=options.runs, jobs=options.jobs, console=console)
 
 
 def compare_recipes(arguments: Sequence[str]) -> None:
@@ -145,15 +146,25 @@ def compare_recipes(arguments: Sequence[str]) -> None:
     parser = _Parser(
         prog="disk-kd compare",
         description="Run RECIPES over seeds, and the teachers and starts that they name. Finished runs are reused,"
-        " unfinished ones go on. Further options, such as --data.root DIR, go to every run of RECIPES; --data... and"
-        " --train... also to those that weights come from.",
+        " unfinished ones go on. In the place of recipes one EXPERIMENT, a YAML file of rows (docs/experiments.md), of"
+        " which each may try several settings and keep the best on validation. Further options, such as --data.root"
+        " DIR, go to every run of RECIPES; --data... and --train... also to those that weights come from.",
     )
     parser.add_argument("recipes", nargs="+", metavar="RECIPE", help="a name or a file")
-    parser.add_argument("--seeds", type=count, default=3, help="how many seeds, from 0")
+    parser.add_argument("--seeds", type=count, help="how many seeds, from 0; default: the experiment's, or 3")
+    parser.add_argument("--baseline", metavar="RECIPE", help="one of RECIPES: show the others' gain over it")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the run directories and the table")
     parser.add_argument("--jobs", type=count, default=1, help="runs at a time, which share the cores")
     options, rest = parser.parse_known_args(arguments)
-    compare(options.recipes, seeds=options.seeds, runs=options.runs, options=rest, jobs=options.jobs)
+    first, *others = options.recipes
+    name = "compare"
+    if is_experiment(first):
+        if others or options.baseline:
+            raise ConfigError(f"the experiment {first} stands alone: it names its rows and its baseline itself")
+        experiment, name = read_experiment(Path(first), options.seeds), Path(first).stem
+    else:
+        experiment = of_recipes(options.recipes, options.seeds or 3, options.baseline)
+    compare(experiment, runs=options.runs, name=name, options=rest, jobs=options.jobs)
 
 
 def evaluate(arguments: Sequence[str]) -> None:
@@ -248,7 +259,10 @@ def cores() -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse, with its errors as ours."""
+    """argparse, with its errors as ours, and without guesses at options that are written wrong."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(message)

@@ -217,7 +217,7 @@ def parse_run(command: str, arguments: Sequence[str]) -> RunConfig:
         runs=values.runs,
         resume=values.resume,
         quiet=values.quiet,
-        text=f"# disk-kd {version('disk-kd')}\n{parser.dump(parsed)}",
+        text=f"# disk-kd {version('disk-kd')}\n{parser.dump(parsed, skip_none=False)}",
     )
 
 
@@ -271,6 +271,7 @@ def parse_evaluation(arguments: Sequence[str]) -> EvaluationConfig:
     parser = ArgumentParser(
         prog="disk-kd evaluate",
         exit_on_error=False,
+        allow_abbrev=False,
         description="Measure a run's student, a file of weights, or a model whose weights are part of the package.",
     )
     parser.add_argument("weights", type=Path, help="a run directory, a file, or cifar_resnet10_l or _s")
@@ -304,7 +305,7 @@ def parse_settings(settings: type[Settings], prog: str, description: str, argume
     Raises:
         ConfigError: an unknown option, or a value of the wrong kind or out of range.
     """
-    parser = ArgumentParser(prog=prog, description=description, exit_on_error=False)
+    parser = ArgumentParser(prog=prog, description=description, exit_on_error=False, allow_abbrev=False)
     parser.add_class_arguments(settings, None)
     with _one_line_errors(parser):
         return settings(**vars(parser.parse_args(list(arguments))))
@@ -366,6 +367,7 @@ def run_parser(command: str, method: str, hint: str | None = None) -> ArgumentPa
         prog=f"disk-kd {command}",
         usage=f"disk-kd {command} [RECIPE] [options]",
         exit_on_error=False,
+        allow_abbrev=False,
         description=_DESCRIPTIONS[command],
     )
     parser.add_class_arguments(DataConfig, "data")

@@ -54,6 +54,7 @@ def evaluate(
     device: torch.device | str,
     num_classes: int,
     autocast_dtype: torch.dtype | None = None,
+    temperature: float = 1.0,
 ) -> Metrics:
     """Metrics of a model over all samples of a pass, in eval mode; then each module has its old mode again.
 
@@ -66,6 +67,7 @@ def evaluate(
         device: where the model is.
         num_classes: C.
         autocast_dtype: precision of the model's pass; None: as the model is.
+        temperature: by which the logits are divided.
 
     Raises:
         DataError: there are no samples.
@@ -79,7 +81,7 @@ def evaluate(
                     f"the model gives outputs {tuple(logits_BC.shape)}, expected ({len(targets_B)}, {num_classes}) "
                     f"for {num_classes} classes; make the model for this dataset"
                 )
-            batch_sums = _sums(logits_BC, targets_B)
+            batch_sums = _sums(logits_BC / temperature, targets_B)
             sums = batch_sums if sums is None else sums + batch_sums
     if sums is None:
         raise DataError(_NO_SAMPLES)

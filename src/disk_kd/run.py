@@ -31,10 +31,10 @@ from disk_kd.build import (
     train_loader,
     trained_model,
 )
-from disk_kd.config import DataConfig, EvaluationConfig, RunConfig, settle, undecided
-from disk_kd.data import Dataset, Loader, Split, check_labels
+from disk_kd.config import DataConfig, EvaluationConfig, RunConfig, run_parser, settle, undecided
+from disk_kd.data import Batch, Dataset, Loader, Split, check_labels
 from disk_kd.errors import CheckpointError, ConfigError, DataError, ModelError, RunError
-from disk_kd.evaluate import Metrics, evaluate
+from disk_kd.evaluate import Metrics, evaluate, predict, temperature_scaled_nll
 from disk_kd.files import save_tensors, write_text
 from disk_kd.models import load_state_dict, shipped_weights
 from disk_kd.summary import SUMMARY, last_metrics, model_sizes, summarise
@@ -111,6 +111,8 @@ def execute(
         if (folder / BEST).exists():
             evaluated(task).load_state_dict(load_state_dict(folder / BEST))
         chosen = {name: measure(split) for name, split in results.items() if split is not None}
+        if validation is not None and (test := results["test"]) is not None:
+            chosen["test"] |= temperature_scaled(evaluated(task), validation, test, device, settings.channels_last)
         save_tensors(folder / STUDENT, evaluated(task).state_dict(), student_metadata(config, dataset))
         summary = summarise(config, task, dataset, end) | sizes | {"end": last_metrics(folder), "last": last} | chosen
         write_text(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
@@ -173,6 +175,23 @@ def evaluate_weights(config: EvaluationConfig) -> dict[str, Any]:
 
 def evaluate_split(model: nn.Module, split: Split, device: torch.device, channels_last: bool = False) -> Metrics:
     """Metrics of a model, which is on the device, on all of a split."""
+    batches = _all_of(split, model, device, channels_last)
+    return evaluate(model, batches, device=device, num_classes=len(split.class_names))
+
+
+def temperature_scaled(
+    model: nn.Module, validation: Split, test: Split, device: torch.device, channels_last: bool = False
+) -> dict[str, float]:
+    """The temperature with the least NLL on the validation split, and NLL and ECE on the test split at it."""
+    logits_NC, targets_N = predict(model, _all_of(validation, model, device, channels_last), device=device)
+    temperature, _, _ = temperature_scaled_nll(logits_NC, targets_N)
+    batches = _all_of(test, model, device, channels_last)
+    scaled = evaluate(model, batches, device=device, num_classes=len(test.class_names), temperature=temperature)
+    return {"temperature": temperature, "nll_scaled": scaled.nll, "ece_scaled": scaled.ece}
+
+
+def _all_of(split: Split, model: nn.Module, device: torch.device, channels_last: bool) -> Iterator[Batch]:
+    """All samples, as they are, normalised for the model."""
     mean, std = normalisation(model)
     loader = Loader(
         split,
@@ -184,7 +203,7 @@ def evaluate_split(model: nn.Module, split: Split, device: torch.device, channel
         channels_last=channels_last,
         device=device,
     )
-    return evaluate(model, loader.batches(0), device=device, num_classes=len(split.class_names))
+    return loader.batches(0)
 
 
 @contextmanager
@@ -218,8 +237,8 @@ def _check_folder(config: RunConfig) -> RunConfig:
     begun = yaml.safe_load((folder / CONFIG).read_text())
     parts_and_keys = {name: name.split(".") for name in undecided(config)}
     config = settle(config, {name: begun.get(part, {}).get(key) for name, (part, key) in parts_and_keys.items()})
-    differing = _differences(begun, yaml.safe_load(config.text))
-    differing -= {"output", "description", "published"}
+    differing = _differences(begun, yaml.safe_load(config.text)) - {"output", "description", "published"}
+    differing -= _came_later(begun, config)
     if differing:
         names = ", ".join(sorted(differing))
         raise RunError(f"{folder} was begun with another {names}; resume it as it is, or give another --output")
@@ -232,6 +251,15 @@ def _differences(one: Any, other: Any, prefix: str = "") -> set[str]:
         names = one.keys() | other.keys()
         return set().union(*(_differences(one.get(n), other.get(n), f"{prefix}{n}.") for n in names))
     return set() if one == other else {prefix.rstrip(".")}
+
+
+def _came_later(begun: dict[str, Any], config: RunConfig) -> set[str]:
+    """Options that `begun`, written by an earlier version, does not know, and that are as they are by default."""
+    defaults = run_parser(config.command, config.method, config.hint).get_defaults().as_dict()
+    now = yaml.safe_load(config.text)
+    new = {(part, key) for part in begun.keys() & now.keys() if isinstance(now[part], dict) for key in now[part]}
+    new = {(part, key) for part, key in new if key not in begun[part]}
+    return {f"{part}.{key}" for part, key in new if now[part][key] == defaults[part].get(key)}
 
 
 def _check_batch(student: nn.Module, images: int) -> None:

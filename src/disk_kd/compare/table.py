@@ -16,9 +16,12 @@ from disk_kd.config import RunConfig
 
 _COLUMNS: dict[str, tuple[str, int]] = {
     "top1": ("top-1 %", 2),
+    "top1_gain": ("gain", 2),
     "top1_last": ("last", 2),
     "nll": ("NLL", 3),
     "ece": ("ECE", 3),
+    "nll_scaled": ("scaled NLL", 3),
+    "ece_scaled": ("scaled ECE", 3),
     "budget": ("budget", 3),
     "budget_used": ("used", 3),
     "images_per_s": ("images/s", 0),
@@ -26,7 +29,7 @@ _COLUMNS: dict[str, tuple[str, int]] = {
 }
 """Title and digits of the measured columns."""
 
-_SPREAD = ("top1", "top1_last", "nll", "ece")
+_SPREAD = ("top1", "top1_last", "nll", "ece", "nll_scaled", "ece_scaled")
 """Columns shown with their standard deviation."""
 
 
@@ -53,25 +56,42 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
 
 def markdown(rows: Sequence[dict[str, Any]], differing: str = "") -> str:
     """The comparison as a Markdown table, with all conditions; `differing` is what `conditions_text` says."""
-    measured = [title for title, _ in _COLUMNS.values()]
-    titles = ["recipe", "what", "n", "passes", "weight decay", *measured, "parameters", "published"]
+    cells = [_cells(row) for row in rows]
+    titles = [title for title in cells[0] if any(row[title] for row in cells)]
     lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
-    for row in rows:
-        cells = [row["recipe"], "", "0", "failed"]
-        if row["n"]:
-            conditions = [row["recipe"], row["description"], str(row["n"]), _passes(row), f"{row['weight_decay']:g}"]
-            published = "" if row["published"] is None else f"{row['published']:.2f}"
-            cells = [*conditions, *(_measured(row, name) for name in _COLUMNS), f"{row['parameters']:,}", published]
-        lines.append("| " + " | ".join(cells + [""] * (len(titles) - len(cells))) + " |")
+    lines += ["| " + " | ".join(row[title] for title in titles) + " |" for row in cells]
     failures = [f"\n{row['recipe']}: failed: {row['failed']}" for row in rows if row["failed"]]
     return "\n".join([*lines, *failures, "", differing, _LEGEND])
 
 
+def _cells(row: dict[str, Any]) -> dict[str, str]:
+    """What the Markdown table shows of a row, by title; empty where there is nothing to show."""
+    setting = Path(row["setting"]).name if row.get("tried", 1) > 1 else ""
+    if not row["n"]:
+        shown = {"n": "0", "top-1 %": "failed"}
+    else:
+        published = "" if row["published"] is None else f"{row['published']:.2f}"
+        measured = {title: _measured(row, name) for name, (title, _) in _COLUMNS.items()}
+        decay, parameters = f"{row['weight_decay']:g}", f"{row['parameters']:,}"
+        shown = {"what": row["description"], "n": str(row["n"]), "passes": _passes(row), "weight decay": decay}
+        shown |= {**measured, "parameters": parameters, "published": published}
+    about = {"recipe": row["recipe"], "best of": str(row["tried"]) if setting else "", "setting": setting}
+    return {title: (about | shown).get(title, "") for title in _TITLES}
+
+
+_TITLES = (
+    *("recipe", "what", "best of", "setting", "n", "passes", "weight decay"),
+    *(title for title, _ in _COLUMNS.values()),
+    *("parameters", "published"),
+)
+
 _LEGEND = """
 Mean ± sample standard deviation over n seeds, on the test split, read at the end only. top-1: of the checkpoint
-that the validation split chose (where there is one); last: of the last one. passes: student passes over the training
-data, those of the start, if any, before the plus. NLL in nats; ECE as a fraction, 15 bins. budget and used: help asked
-and given at the end of training, in nats, in the unit of the method's variant. seconds: of training, without evaluation
+that the validation split chose (where there is one); last: of the last one. gain: over the baseline, paired by seed,
+with the 95% interval of Student's t. best of: settings tried, of which validation chose. passes: student passes over
+the training data, those of the start, if any, before the plus. NLL in nats; ECE as a fraction, 15 bins; scaled: after
+division of the logits by the temperature with the least NLL on validation. budget and used: help asked and given at
+the end of training, in nats, in the unit of the method's variant. seconds: of training, without evaluation
 and without making a teacher store. parameters: of what runs at inference, SimKD's projector and classifier included.
 """
 
@@ -115,7 +135,7 @@ def _conditions(config: RunConfig) -> dict[str, Any]:
 
 
 def csv_text(rows: Sequence[dict[str, Any]]) -> str:
-    """The comparison as CSV: one row a recipe, all columns."""
+    """The comparison as CSV: a line a setting, all columns."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     file = io.StringIO()
     writer = csv.DictWriter(file, names, lineterminator="\n")
@@ -132,6 +152,9 @@ def _passes(row: dict[str, Any]) -> str:
 def _measured(row: dict[str, Any], name: str, spread: bool = True) -> str:
     if name not in row:
         return ""
+    if name == "top1_gain":
+        half = row["top1_gain_95"]
+        return f"{row[name]:+.2f}" + ("" if half is None else f" ± {half:.2f}")
     digits, deviation = _COLUMNS[name][1], row[f"{name}_std"]
     mean = f"{row[name]:.{digits}f}"
     return f"{mean} ± {deviation:.{digits}f}" if spread and name in _SPREAD and deviation is not None else mean

@@ -1,0 +1,155 @@
+"""Experiments as data: rows of recipe and options, each with the settings that are tried for it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from disk_kd.errors import ConfigError, nearest
+
+_KEYS = {"description", "seeds", "tuning_seeds", "baseline", "all", "rows"}
+_OF_ROW = {"recipe", "start", "grid"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One setting of a row of the table.
+
+    Args:
+        group: name of the row; settings of one group compete on validation, and the best is shown.
+        recipe: a name or a file.
+        options: for this setting alone, as on the command line.
+        folder: of its run directories, in the folder of all runs; None: as the recipe has it.
+        start: the row whose students this one starts from, seed by seed; None: as the recipe has it.
+    """
+
+    group: str
+    recipe: str
+    options: tuple[str, ...] = ()
+    folder: str | None = None
+    start: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What no other row is called."""
+        return self.folder or self.group
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is compared.
+
+    Args:
+        rows: all settings.
+        seeds: of a row of the table, from 0.
+        tuning_seeds: of each setting of a group that has several, before the best is chosen.
+        baseline: the group that the others are compared with, seed by seed; None: none.
+    """
+
+    rows: tuple[Row, ...]
+    seeds: int = 3
+    tuning_seeds: int = 1
+    baseline: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.tuning_seeds <= self.seeds:
+            raise ConfigError(f"tuning_seeds must be from 1 to the {self.seeds} seeds, not {self.tuning_seeds}")
+        for name in (self.baseline, *(row.start for row in self.rows)):
+            if name is not None and name not in self.groups:
+                raise ConfigError(f"no row {name!r} in the comparison; {nearest(name, self.groups)}")
+        for row in self.rows:
+            if row.start is not None and len(self.groups[row.start]) > 1:
+                raise ConfigError(f"{row.group} starts from {row.start}, of which several settings are tried; name one")
+
+    @property
+    def groups(self) -> dict[str, list[Row]]:
+        """The settings of each row of the table."""
+        groups: dict[str, list[Row]] = {}
+        for row in self.rows:
+            groups.setdefault(row.group, []).append(row)
+        return groups
+
+
+def of_recipes(recipes: Sequence[str], seeds: int, baseline: str | None = None) -> Experiment:
+    """Recipes as they are."""
+    return Experiment(tuple(Row(recipe, recipe) for recipe in recipes), seeds, baseline=baseline)
+
+
+def is_experiment(name: str) -> bool:
+    """Whether it is a file of rows, and no recipe."""
+    path = Path(name)
+    return path.is_file() and path.suffix in (".yaml", ".yml") and "rows" in _mapping(path)
+
+
+def read_experiment(path: Path, seeds: int | None = None) -> Experiment:
+    """An experiment from a file.
+
+    all: {data: {views: 4}}              options of every row, as in a recipe
+    rows:
+      kd:
+        recipe: cifar100-16px/kd-t2      every other key is an option, as in a recipe
+        method: {kd_weight: 0.9}
+        grid: {method.temperature: [1.0, 2.0], train.weight_decay: [1.0e-5, 5.0e-4]}
+      kd-more: {recipe: cifar100-16px/kd-t2, start: kd-once}
+
+    Args:
+        path: of the file. Beside `rows` and `all` it may say `description`, `seeds`, `tuning_seeds`, `baseline`.
+        seeds: in the place of the file's.
+
+    Raises:
+        ConfigError: it is no such file.
+    """
+    content = _mapping(path)
+    for key in content.keys() - _KEYS:
+        raise ConfigError(f"unknown key {key!r} in the experiment {path}; {nearest(key, _KEYS)}")
+    common, rows = content.get("all", {}), content.get("rows")
+    if not isinstance(common, dict) or not isinstance(rows, dict) or not rows:
+        raise ConfigError(f"the experiment {path} must have rows by name, and under 'all' options if any")
+    settings = [row for name, about in rows.items() for row in _settings(path, str(name), about, common)]
+    count = seeds or content.get("seeds", 3)
+    tuning = min(content.get("tuning_seeds", 1), count)
+    return Experiment(tuple(settings), count, tuning, content.get("baseline"))
+
+
+def _settings(path: Path, group: str, about: Any, common: dict[str, Any]) -> Iterator[Row]:
+    """All settings of one row of the file."""
+    if not isinstance(about, dict) or not isinstance(about.get("recipe"), str):
+        raise ConfigError(f"row {group!r} of {path} must be a mapping with a recipe, not {about!r}")
+    grid = about.get("grid", {})
+    if not isinstance(grid, dict) or not all(isinstance(values, list) and values for values in grid.values()):
+        raise ConfigError(f"grid of row {group!r} of {path} must give a list of values by dotted option, not {grid!r}")
+    own = {key: value for key, value in about.items() if key not in _OF_ROW}
+    options = {**dict(_dotted(common)), **dict(_dotted(own))}
+    for values in itertools.product(*grid.values()):
+        tried = dict(zip(grid, values, strict=True))
+        name = ",".join(f"{key.split('.')[-1]}={_text(value)}" for key, value in tried.items())
+        given = tuple(f"--{key}={_text(value)}" for key, value in (options | tried).items())
+        folder = "/".join(filter(None, (path.stem, group, name)))
+        yield Row(group, about["recipe"], given, folder, about.get("start"))
+
+
+def _dotted(options: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in options.items():
+        if isinstance(value, dict):
+            yield from _dotted(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _text(value: Any) -> str:
+    """A value as the command line takes it."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read {path}: {' '.join(str(error).split())}") from None
+    return content if isinstance(content, dict) else {}

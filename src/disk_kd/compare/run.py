@@ -1,0 +1,256 @@
+"""Run the cells of a comparison, choose among settings on validation, and write its table."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from functools import lru_cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from scipy.special import stdtrit
+
+from disk_kd.build import load_data
+from disk_kd.compare.experiment import Experiment, Row
+from disk_kd.compare.plan import Cell, cell_config, plan_waves
+from disk_kd.compare.table import conditions_text, csv_text, markdown, table
+from disk_kd.config import DataConfig
+from disk_kd.data import Dataset
+from disk_kd.errors import DiskKDError, RunError
+from disk_kd.files import write_text
+from disk_kd.memory import keep_memory
+from disk_kd.run import execute
+
+Outcomes = dict[Cell, dict[str, Any] | str]
+"""The summary of each run, or why there is none."""
+
+
+def compare(
+    experiment: Experiment,
+    *,
+    runs: Path,
+    name: str = "compare",
+    options: Sequence[str] = (),
+    jobs: int = 1,
+    console: Console | None = None,
+) -> list[dict[str, Any]]:
+    """Run, or reuse, every row with every seed, and whatever their weights come from.
+
+    A finished run is not run again, an unfinished one goes on. A run that fails is told in the table. Where a row has
+    several settings, each runs with `tuning_seeds` seeds, and the best on validation with all.
+
+    Args:
+        experiment: rows and seeds.
+        runs: folder of the run directories.
+        name: of the tables written there, NAME.md and NAME.csv.
+        options: further options for every run of a row; those that begin with --data and --train also for the
+            runs that they take weights from.
+        jobs: runs at a time; the cores are shared out among them.
+        console: where progress and the table go.
+
+    Returns:
+        What the table says of each setting.
+
+    Raises:
+        ConfigError: bad input, before anything runs.
+        RunError: not one run of a row succeeded.
+    """
+    console = console or Console()
+    cells = {row: _cells(experiment, row, tuple(options)) for row in experiment.rows}
+    plan_waves([cell for of_row in cells.values() for cell in of_row], runs)
+    runs.mkdir(parents=True, exist_ok=True)
+    groups = experiment.groups.values()
+    tuning = {
+        row: experiment.seeds if len(group) == 1 else experiment.tuning_seeds for group in groups for row in group
+    }
+    with _Pool(runs, jobs, console) as pool:
+        pool.run(cell for row, seeds in tuning.items() for cell in cells[row][:seeds])
+        chosen = [_best(group, cells, pool.outcomes) for group in groups]
+        pool.run(cell for row in chosen for cell in cells[row])
+    rows = [_row(row, cells[row], pool.outcomes) for row in experiment.rows]
+    for row, about in zip(experiment.rows, rows, strict=True):
+        about |= {"chosen": row in chosen, "tried": len(experiment.groups[row.group])}
+    _against_baseline(experiment, rows, {row: cells[row] for row in chosen}, pool.outcomes)
+    _write(rows, conditions_text({row.group: cell_config(cells[row][0], runs) for row in chosen}), runs / name, console)
+    if not any(row["n"] for row in rows):
+        raise RunError(f"no run of the comparison succeeded; {rows[0]['recipe']}: {rows[0]['failed']}")
+    return rows
+
+
+def _write(rows: list[dict[str, Any]], differing: str, path: Path, console: Console) -> None:
+    """The tables on disk and on the terminal."""
+    shown = [row for row in rows if row["chosen"]]
+    write_text(path.with_suffix(".md"), markdown(shown, differing))
+    write_text(path.with_suffix(".csv"), csv_text(rows))
+    console.print(table(shown))
+    console.print(differing, markup=False, highlight=False, soft_wrap=True)
+    for row in rows:
+        if row["failed"]:
+            console.print(f"{row['recipe']}: failed: {row['failed']}", markup=False, soft_wrap=True)
+    written = f"Written: {path.with_suffix('.md')} and {path.stem}.csv; a folder for each run beside them."
+    console.print(written, soft_wrap=True)
+
+
+def _cells(experiment: Experiment, row: Row, options: tuple[str, ...]) -> list[Cell]:
+    """The runs of a row, one a seed."""
+    start = [None] * experiment.seeds
+    if row.start is not None:
+        start = _cells(experiment, experiment.groups[row.start][0], options)  # type: ignore[assignment]
+    return [Cell(row.recipe, seed, options, row.options, row.folder, start[seed]) for seed in range(experiment.seeds)]
+
+
+def _best(group: list[Row], cells: dict[Row, list[Cell]], outcomes: Outcomes) -> Row:
+    """The setting with the best mean validation top-1 over the seeds that it was tried with."""
+
+    def validated(row: Row) -> float:
+        found = [outcomes[cell] for cell in cells[row] if cell in outcomes]
+        values = [outcome["validation"]["top1"] for outcome in found if not isinstance(outcome, str)]
+        return statistics.fmean(values) if len(values) == len(found) else -1.0
+
+    return group[0] if len(group) == 1 else max(group, key=validated)
+
+
+class _Pool:
+    """Worker processes, and what came of the runs they did."""
+
+    def __init__(self, runs: Path, jobs: int, console: Console) -> None:
+        self.runs, self.console = runs, console
+        self.outcomes: Outcomes = {}
+        self._pool = ProcessPoolExecutor(
+            jobs, mp_context=get_context("spawn"), initializer=_share_cores, initargs=(jobs,)
+        )
+
+    def __enter__(self) -> _Pool:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def run(self, cells: Iterable[Cell]) -> None:
+        """Run those cells that did not run yet, after all that they start from."""
+        waves = [[cell for cell in wave if cell not in self.outcomes] for wave in plan_waves(list(cells), self.runs)]
+        total, done = sum(map(len, waves)), 0
+        for wave in waves:
+            futures = {self._pool.submit(_run_cell, cell, self.runs): cell for cell in wave}
+            for future in as_completed(futures):
+                cell, outcome, done = futures[future], _outcome(future), done + 1
+                self.outcomes[cell] = outcome
+                text = f"[{done}/{total}] {cell.folder or cell.recipe} seed {cell.seed}: {_said(outcome)}"
+                self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _share_cores(jobs: int) -> None:
+    keep_memory()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(max(1, cores // jobs))
+
+
+def _run_cell(cell: Cell, runs: Path) -> dict[str, Any] | str:
+    """The run's summary, or why there is none."""
+    try:
+        return execute(cell_config(cell, runs), Console(quiet=True), load=_load_once)
+    except (DiskKDError, OSError) as error:
+        return str(error)
+
+
+@lru_cache(maxsize=1)
+def _load_once(data: DataConfig) -> Dataset:
+    """The dataset; a worker's runs mostly share one, which takes seconds to decode."""
+    return load_data(data)
+
+
+def _outcome(future: Future[dict[str, Any] | str]) -> dict[str, Any] | str:
+    """What `_run_cell` gave, or the first line of what it or its process died of."""
+    try:
+        return future.result()
+    except Exception as error:  # other runs go on, whatever one of them died of
+        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+
+
+def _said(outcome: dict[str, Any] | str) -> str:
+    if isinstance(outcome, str):
+        return f"failed: {outcome}"
+    split = "test" if "test" in outcome else "validation"
+    return f"{split} top-1 {outcome[split]['top1']:.2f}%, {outcome['train_s']:.0f} s of training"
+
+
+def _row(row: Row, cells: Sequence[Cell], outcomes: Outcomes) -> dict[str, Any]:
+    """Mean and sample standard deviation over the seeds that finished, and the conditions."""
+    found = [outcomes[cell] for cell in cells if cell in outcomes]
+    finished = [outcome for outcome in found if not isinstance(outcome, str)]
+    failed = "; ".join(dict.fromkeys(outcome for outcome in found if isinstance(outcome, str)))
+    about: dict[str, Any] = {"recipe": row.group, "setting": row.name, "n": len(finished), "failed": failed}
+    if not finished:
+        return about
+    first = finished[0]
+    about["split"] = split = "test" if "test" in first else "validation"
+    for name, read in _MEASURES.items():
+        values = [read(summary, split) for summary in finished]
+        if None not in values:
+            about[name] = statistics.fmean(values)
+            about[f"{name}_std"] = statistics.stdev(values) if len(values) > 1 else None
+    return about | {name: first[name] for name in _CONDITIONS}
+
+
+def _against_baseline(
+    experiment: Experiment, rows: list[dict[str, Any]], chosen: dict[Row, list[Cell]], outcomes: Outcomes
+) -> None:
+    """Add the mean difference to the baseline, paired by seed, and half the width of its 95% interval."""
+    if experiment.baseline is None:
+        return
+    groups = {row.group: cells for row, cells in chosen.items()}
+    for about in rows:
+        if not about["chosen"] or about["recipe"] == experiment.baseline:
+            continue
+        pairs = zip(groups[about["recipe"]], groups[experiment.baseline], strict=True)
+        both = [(outcomes[one], outcomes[other]) for one, other in pairs]
+        for name in ("top1", "nll"):
+            read = _MEASURES[name]
+            differences = [
+                read(one, about["split"]) - read(other, about["split"])
+                for one, other in both
+                if not isinstance(one, str) and not isinstance(other, str)
+            ]
+            if differences:
+                about[f"{name}_gain"], about[f"{name}_gain_95"] = interval(differences)
+
+
+def interval(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean, and half the width of its 95% interval by Student's t; None of a single value."""
+    if len(values) < 2:
+        return values[0], None
+    half = stdtrit(len(values) - 1, 0.975) * statistics.stdev(values) / len(values) ** 0.5
+    return statistics.fmean(values), float(half)
+
+
+_CONDITIONS = (
+    "description",
+    "method",
+    "student",
+    "teacher",
+    "student_passes",
+    "start_passes",
+    "weight_decay",
+    "parameters",
+    "published",
+)
+
+_MEASURES: dict[str, Any] = {
+    "top1": lambda summary, split: summary[split]["top1"],
+    "top1_last": lambda summary, split: summary["last"][split]["top1"],
+    "top1_validation": lambda summary, split: summary.get("validation", {}).get("top1"),
+    "nll": lambda summary, split: summary[split]["nll"],
+    "ece": lambda summary, split: summary[split]["ece"],
+    "temperature": lambda summary, split: summary[split].get("temperature"),
+    "nll_scaled": lambda summary, split: summary[split].get("nll_scaled"),
+    "ece_scaled": lambda summary, split: summary[split].get("ece_scaled"),
+    "budget": lambda summary, split: summary["end"].get("budget"),
+    "budget_used": lambda summary, split: summary["end"].get("budget_used"),
+    "images_per_s": lambda summary, split: summary["images_per_s"],
+    "train_s": lambda summary, split: summary["train_s"],
+}
