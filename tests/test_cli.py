@@ -21,7 +21,9 @@ from safetensors.torch import load_file
 from disk_kd.build import METADATA, STUDENT
 from disk_kd.cli import COMMANDS, main
 from disk_kd.files import save_tensors
+from disk_kd.hints import HINTS
 from disk_kd.models import create_model
+from disk_kd.tasks import METHODS
 
 
 @pytest.fixture(scope="module")
@@ -121,11 +123,30 @@ def test_a_run_directory_in_use_is_left_alone(
     assert main(["train", *tiny, f"--output={tmp_path / 'run'}", "--resume"]) == 0
 
 
-@pytest.mark.parametrize("what", ["models", "methods", "datasets", "recipes"])
-def test_list(what: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("what", "found"),
+    [
+        ("models", "cifar_resnet10_s"),
+        ("methods", "disk"),
+        ("hints", "reviewkd"),
+        ("datasets", "cifar100"),
+        ("recipes", "digits/disk"),
+    ],
+)
+def test_list(what: str, found: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", what]) == 0
-    found = {"models": "cifar_resnet10_s", "methods": "disk", "datasets": "cifar100", "recipes": "digits/disk"}[what]
     assert found in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("what", "classes"), [("methods", METHODS), ("hints", HINTS)])
+def test_what_is_listed_says_what_it_is(
+    what: str, classes: dict[str, type], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["list", what]) == 0
+    lines = [" ".join(line.strip("│ ").split()) for line in capsys.readouterr().out.splitlines()]
+    for name, kind in classes.items():
+        words = (kind.__doc__ or "").split()
+        assert any(re.match(rf"{name} │ {re.escape(' '.join(words[:3]))}", line) for line in lines), name
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
@@ -167,7 +188,12 @@ def test_print_config_is_a_recipe(capsys: pytest.CaptureFixture[str], tmp_path: 
         (["train", "--data.name=cifar100", "--data.root=/nowhere"], "nowhere"),
         (["train", "--data.validation=1.5"], "validation"),
         (["train", "--method=kd"], "disk-kd train is for cross-entropy"),
-        (["distill", "--method=dsk"], "unknown method 'dsk'; nearest: disk"),
+        (["distill", "--method=dsk"], "unknown method 'dsk'; give one of ce, kd, .*, or your own: my_module:MyClass"),
+        (["distill", "--hint=spp"], "unknown hint 'spp'; give one of fitnet, at, .*, or your own: my_module:MyClass"),
+        (["distill", "--hint"], "--hint needs a name: one of fitnet, at, .*simkd, or your own: my_module:MyClass"),
+        (["distill", "--hint", "--train.passes=2"], "--hint needs a name: one of fitnet"),
+        (["distill", "--method"], "--method needs a name: one of ce, kd, .*, or your own"),
+        (["distill", "--method="], "--method needs a name: one of ce, kd"),
         (["distill", "--method=kd"], "the teacher has no weights"),
         (["distill", "digits/kd", "--runs=/nowhere"], "no teacher weights at .*disk-kd train digits/teacher"),
         (["evaluate", "/nowhere"], "no weights at"),
@@ -198,6 +224,10 @@ def test_mistakes(
         (["--method.helper=exactly"], "unknown helper 'exactly'.*nearest: exact"),
         (["--teacher.name=cifar_resnet10_xs"], "does not fit ResNet: .*; give weights of this architecture"),
         (["--method.helper=2"], "constant helper must be from 0 to 1"),
+        (["--hint=sp", "--hint.student_layer=layer9"], "the student's layers: ResNet has no output or module 'layer9'"),
+        (["--hint=sp", "--hint.teacher_layer=layer9"], "the teacher's layers: ResNet has no output or module 'layer9'"),
+        (["--hint=fitnet", "--hint.teacher_layer=pooled"], "the teacher's layers: pooled of ResNet must be a map"),
+        (["--hint=at", "--hint.student_layers=[map]"], "hint.student_layers and hint.teacher_layers must be as many"),
     ],
 )
 def test_mistakes_about_the_method(

@@ -219,3 +219,10 @@ def test_an_unknown_option_of_a_row_stops_before_anything_runs(
     assert main(["compare", str(path), f"--runs={tmp_path / 'runs'}"]) == 2
     assert "unknown option train.weight_deca" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+def test_settings_need_a_validation_split_to_be_chosen_by(tmp_path: Path) -> None:
+    path = tmp_path / "unseen.yaml"
+    path.write_text("all: {data: {validation: 0.0}}\nrows: {a: {recipe: digits/ce, grid: {train.lr: [0.1, 0.2]}}}")
+    with pytest.raises(ConfigError, match=r"unseen/a/lr=0\.1 has no validation split to choose a setting by"):
+        compare(read_experiment(path), runs=tmp_path / "runs", console=Console(quiet=True))

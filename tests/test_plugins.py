@@ -44,7 +44,7 @@ def test_the_documented_methods_run(folder: Path, tiny: Sequence[str]) -> None:
 def test_what_is_not_there_is_named(folder: Path) -> None:
     (folder / "empty_module.py").write_text("Thing = int\n")
     for name, message in (
-        ("kdd", r"unknown method 'kdd'; nearest: kd.*your own: my_module:MyClass"),
+        ("kdd", r"unknown method 'kdd'; give one of ce, kd, dkd, .*timm-token, or your own: my_module:MyClass"),
         ("nowhere:Task", "no method 'nowhere:Task'.*No module named 'nowhere'"),
         ("empty_module:Task", "has no attribute 'Task'"),
         ("empty_module:Thing", "must be a class that derives from StudentTask"),

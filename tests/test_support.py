@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from disk_kd.errors import ConfigError
-from disk_kd.support import at_least_float32, log_add_helper, support
+from disk_kd.support import GAMMA, at_least_float32, check_batch, log_add_helper, mix, other_classes, support
 
 
 def test_lists_each_member_once() -> None:
@@ -25,6 +25,24 @@ def test_all_classes_are_members_at_the_largest_k() -> None:
 def test_refuses_k_outside_the_classes(top_k: int) -> None:
     with pytest.raises(ConfigError, match=f"top_k must be from 1 to the 4 classes, got {top_k}"):
         support(torch.zeros(2, 4), torch.tensor([1, 2]), top_k)
+
+
+def test_other_classes_keep_their_order() -> None:
+    x_BC = torch.arange(12).view(3, 4)
+    assert other_classes(x_BC, torch.tensor([0, 2, 3])).tolist() == [[1, 2, 3], [4, 5, 7], [8, 9, 10]]
+
+
+def test_mixes_as_splitmix64() -> None:
+    """The first numbers of its published generator from seed 1234567."""
+    published = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
+    mixed = mix(1234567 + torch.arange(1, 5) * GAMMA)
+    assert [number % 2**64 for number in mixed.tolist()] == published
+
+
+def test_a_batch_that_is_too_small_is_refused() -> None:
+    check_batch("a loss", 2, least=2)
+    with pytest.raises(ConfigError, match="a loss needs a batch of at least 2 images, got 1; raise the batch size, or"):
+        check_batch("a loss", 1, least=2)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,6 +20,7 @@ from disk_kd.compare.experiment import is_experiment
 from disk_kd.config import list_recipes, parse_evaluation, parse_run, parse_settings
 from disk_kd.data import DATASETS
 from disk_kd.errors import ConfigError, DiskKDError, nearest
+from disk_kd.hints import HINTS
 from disk_kd.memory import keep_memory
 from disk_kd.models import convert, create_model, multiply_adds
 from disk_kd.run import evaluate_weights, execute, store_teacher
@@ -213,9 +214,9 @@ def convert_checkpoint(arguments: Sequence[str]) -> None:
 
 
 def list_names(arguments: Sequence[str]) -> None:
-    """List models, methods, datasets or recipes."""
+    """List models, methods, hints, datasets or recipes."""
     parser = _Parser(prog="disk-kd list", description=list_names.__doc__)
-    parser.add_argument("what", choices=("models", "methods", "datasets", "recipes"))
+    parser.add_argument("what", choices=("models", "methods", "hints", "datasets", "recipes"))
     what = parser.parse_args(arguments).what
     table = Table(title=what)
     if what == "models":
@@ -227,7 +228,12 @@ def list_names(arguments: Sequence[str]) -> None:
             table.add_row(name, f"{parameters:,}", f"{multiply_adds(model, (3, 32, 32)):,}")
         table.caption = "at 3x32x32 and 100 classes; every timm model works by name too"
     else:
-        entries = {"methods": _method_lines, "datasets": lambda: DATASETS, "recipes": list_recipes}[what]()
+        entries = {
+            "methods": lambda: _first_lines(METHODS),
+            "hints": lambda: _first_lines(HINTS),
+            "datasets": lambda: DATASETS,
+            "recipes": list_recipes,
+        }[what]()
         table.add_column("name", no_wrap=True)
         table.add_column("what it is")
         for name, text in entries.items():
@@ -235,8 +241,8 @@ def list_names(arguments: Sequence[str]) -> None:
     Console().print(table)
 
 
-def _method_lines() -> dict[str, str]:
-    return {name: (task.__doc__ or "").splitlines()[0] for name, task in METHODS.items()}
+def _first_lines(classes: Mapping[str, type]) -> dict[str, str]:
+    return {name: (kind.__doc__ or "").splitlines()[0] for name, kind in classes.items()}
 
 
 def summary_table(summary: dict[str, Any]) -> Table:

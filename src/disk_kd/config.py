@@ -217,7 +217,7 @@ def parse_run(command: str, arguments: Sequence[str]) -> RunConfig:
         runs=values.runs,
         resume=values.resume,
         quiet=values.quiet,
-        text=f"# disk-kd {version('disk-kd')}\n{parser.dump(parsed, skip_none=False)}",
+        text=f"# disk-kd {version('disk-kd')}\n{parser.dump(parsed, skip_unset=False)}",
     )
 
 
@@ -398,12 +398,19 @@ def has_teacher(task: type[StudentTask]) -> bool:
 
 
 def part_name(part: str, recipe: dict[str, Any], arguments: Sequence[str]) -> str | None:
-    """The name of "method" or "hint", needed before the parser can know its options; None where none is given."""
+    """The name of "method" or "hint", needed before the parser can know its options; None where none is given.
+
+    Raises:
+        ConfigError: the option has no value.
+    """
     name = recipe.get(part, {}).get("name")
     for index, argument in enumerate(arguments):
         option, equals, value = argument.partition("=")
         if option == f"--{part}.name":
             name = value if equals else next(iter(arguments[index + 1 :]), "")
+            if not name or name.startswith("-"):
+                known = ", ".join(METHODS if part == "method" else HINTS)
+                raise ConfigError(f"--{part} needs a name: one of {known}, or your own: my_module:MyClass")
     return None if name in (None, "null", "None") else str(name)
 
 

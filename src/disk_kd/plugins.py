@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from typing import TypeVar
 
-from disk_kd.errors import ConfigError, nearest
+from disk_kd.errors import ConfigError
 
 Base = TypeVar("Base")
 
@@ -29,7 +29,7 @@ def find_class(name: str, known: Mapping[str, type[Base]], base: type[Base], wha
         return known[name]
     module_name, colon, class_name = name.partition(":")
     if not colon:
-        raise ConfigError(f"unknown {what} {name!r}; {nearest(name, known)}; your own: my_module:MyClass")
+        raise ConfigError(f"unknown {what} {name!r}; give one of {', '.join(known)}, or your own: my_module:MyClass")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:

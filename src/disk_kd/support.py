@@ -1,4 +1,4 @@
-"""What losses and helpers share: the support, safe logarithms, and checks of arguments.
+"""What losses, helpers and tasks share: the support, safe logarithms, random bits, checks of arguments.
 
 Legend: B batch, C classes, K the teacher's top classes, M = K + 1 columns (the top K, then the label).
 
@@ -13,6 +13,12 @@ import torch
 from torch import Tensor
 
 from disk_kd.errors import ConfigError
+
+# The finaliser of SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", OOPSLA 2014),
+# in int64 that wraps as uint64 does: hence the negative constants.
+GAMMA = -0x61C8864680B583EB
+_FACTOR_1 = -0x40A7B892E31B1A47
+_FACTOR_2 = -0x6B2FB644ECCEEE15
 
 
 def support(teacher_logits_BC: Tensor, targets_B: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
@@ -70,11 +76,62 @@ def log_add_helper(log_s_BM: Tensor, helper_B: Tensor) -> Tensor:
     return largest_BM + torch.log(torch.exp(log_s_BM - largest_BM) + helper_B1 * scale_BM)
 
 
+def other_classes(x_BC: Tensor, targets_B: Tensor) -> Tensor:
+    """Each row without its label's column, in class order. (B, C) -> (B, C - 1). ConfigError where C is 1."""
+    classes = x_BC.shape[1]
+    if classes < 2:
+        raise ConfigError(f"a label needs other classes beside it, got {classes} class; give at least 2 classes")
+    index_R = torch.arange(classes - 1, device=x_BC.device)
+    return x_BC.gather(1, index_R + (index_R >= targets_B[:, None]))
+
+
+def mix(x: Tensor) -> Tensor:
+    """64 random-looking bits from each int64: steps of `GAMMA` between the inputs make a generator of it."""
+    x = (x ^ shift_right(x, 30)) * _FACTOR_1
+    x = (x ^ shift_right(x, 27)) * _FACTOR_2
+    return x ^ shift_right(x, 31)
+
+
+def shift_right(x: Tensor, bits: int) -> Tensor:
+    """Logical shift: torch's `>>` on int64 copies the sign bit, which the mask removes."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+# An operator of its own, since a plain clone is not enough: compiled code may drop the clone and read the buffer again
+# in the backward pass, after the change, and the gradients are silently wrong (pytorch/pytorch#197039). It does not
+# recompute operators that it does not know.
+@torch.library.custom_op("disk_kd::snapshot", mutates_args=())
+def snapshot(buffer: Tensor) -> Tensor:
+    """The value of a buffer that the same forward pass goes on to change: a copy that stays, in compiled code too.
+
+    No gradient flows through it.
+    """
+    return buffer.clone()
+
+
+@snapshot.register_fake
+def _(buffer: Tensor) -> Tensor:
+    return torch.empty_like(buffer)
+
+
+def check_temperature(value: float, name: str = "temperature", usual: float = 1.0) -> None:
+    """Raises ConfigError unless a temperature is finite and above zero."""
+    if not 0 < value < math.inf:
+        raise ConfigError(f"{name} must be finite and above 0, got {value}; try {usual}")
+
+
 def check_temperatures(student_temperature: float, teacher_temperature: float) -> None:
     """Raises ConfigError unless both temperatures are finite and above zero."""
-    for name, value in (("student", student_temperature), ("teacher", teacher_temperature)):
-        if not 0 < value < math.inf:
-            raise ConfigError(f"{name}_temperature must be finite and above 0, got {value}; try 1.0")
+    check_temperature(student_temperature, "student_temperature")
+    check_temperature(teacher_temperature, "teacher_temperature")
+
+
+def check_batch(what: str, images: int, least: int) -> None:
+    """Raises ConfigError for a batch of fewer images than `what` can learn from."""
+    if images < least:
+        raise ConfigError(
+            f"{what} needs a batch of at least {least} images, got {images}; raise the batch size, or accumulate less"
+        )
 
 
 def check_shapes(

@@ -122,10 +122,25 @@ def test_layers_are_named_by_stage_or_by_module() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("fitnet", {"student_layer": "layer9"}, r"no output or module 'layer9'.*nearest: layer"),
-        ("fitnet", {"teacher_layer": "stage9"}, "stage0 to stage"),
-        ("fitnet", {"student_layer": "pooled"}, "pooled of ResNet is expected to be a map"),
-        ("at", {"student_layers": ["stage0"]}, "as many outputs of the student as of the teacher"),
+        (
+            "fitnet",
+            {"student_layer": "layer9"},
+            "the student's layers: ResNet has no .* module 'layer9'.*nearest: layer",
+        ),
+        (
+            "rkd",
+            {"teacher_layer": "layer9"},
+            "the teacher's layers: ResNet has no output or module 'layer9'; give pooled",
+        ),
+        ("sp", {"student_layer": "stage7"}, "the student's layers: ResNet has stage0 to stage4, not stage7"),
+        ("fitnet", {"teacher_layer": "stage9"}, "the teacher's layers: ResNet has stage0 to stage4, not stage9"),
+        ("fitnet", {"student_layer": "pooled"}, r"the student's layers: pooled of ResNet must be a map .* is \(16,\)"),
+        (
+            "vid",
+            {"student_layers": ["map"], "teacher_layers": ["pooled"]},
+            "the teacher's layers: pooled .* must be a map",
+        ),
+        ("at", {"student_layers": ["stage0"]}, r"must be as many, got \['stage0'\] and \['stage0', .*'stage4'\]; name"),
     ],
 )
 def test_layers_that_do_not_fit_are_named(name: str, options: dict[str, Any], message: str) -> None:
@@ -147,10 +162,93 @@ def test_bad_settings_are_named(name: str, options: dict[str, Any], message: str
         with_hint(name, **options)
 
 
-def test_a_feature_method_without_features() -> None:
-    student = nn.Sequential(nn.Flatten(), nn.Linear(3072, 5))
-    with pytest.raises(ModelError, match="does not tell its stages"):
-        HINTS["at"](Context(student, models()[1], 3, 32, 32))
+WITHOUT_FEATURES = "the student's layers: Sequential has no forward_features and no forward_head"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("fitnet", f"{WITHOUT_FEATURES} and no feature_info, from which its map output is read; use a timm model"),
+        ("sp", f"{WITHOUT_FEATURES}, from which its last output is read"),
+        ("rkd", f"{WITHOUT_FEATURES}, from which its pooled output is read"),
+        ("crd", f"{WITHOUT_FEATURES}, from which its pooled output is read"),
+        ("at", "the student Sequential does not tell its stages; name the modules to read with hint.student_layers"),
+        ("vid", "the student Sequential does not tell its stages"),
+        ("reviewkd", "the student Sequential does not tell its stages"),
+        ("simkd", "the student Sequential has no feature_info and no forward_features"),
+    ],
+)
+def test_a_feature_method_without_features(name: str, message: str) -> None:
+    student, teacher = nn.Sequential(nn.Flatten(), nn.Linear(3072, 5)), models()[1]
+    with pytest.raises(ModelError, match=message):
+        HINTS[name](Context(HINTS[name].prepare(student, teacher, {}), teacher, 3, 32, 32, targets=TARGETS))
+
+
+def test_modules_can_be_read_of_a_model_that_does_not_tell_its_stages() -> None:
+    student, teacher = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(3600, 5)), models()[1]
+    task = CETask(student)
+    layers = {"student_layers": ["0"], "teacher_layers": ["layer2"]}
+    task.add_hint(HINTS["at"](Context(student, teacher, 3, 32, 32), **layers), teacher)
+    assert parts(task)["hint_loss"] > 0
+
+
+def test_reviewkd_reads_no_tokens() -> None:
+    student = timm.create_model("test_vit", img_size=32, num_classes=5)
+    layers = {"student_layers": ["last"], "teacher_layers": ["last"]}
+    with pytest.raises(ModelError, match=r"ReviewKD reads maps .* and pooled features, not \(\d+, 64\); name others"):
+        HINTS["reviewkd"](Context(student, models()[1], 3, 32, 32), **layers)
+
+
+@pytest.mark.parametrize("name", HINTS)
+def test_maps_of_other_sizes(name: str) -> None:
+    """All hints take a teacher's maps that are twice as large; SimKD none that are half as large."""
+    student, teacher = models()
+    student = HINTS[name].prepare(student, teacher, OPTIONS.get(name, {}))
+    for teacher_size in (64, 16):
+        context = Context(student, teacher, 3, 32, teacher_size, targets=TARGETS)
+        if (name, teacher_size) == ("simkd", 16):
+            with pytest.raises(ModelError, match=r"last map is no smaller .*, got \(64, 2, 2\) and \(64, 4, 4\); give"):
+                HINTS[name](context)
+            continue
+        task = CETask(student)
+        frozen = Teacher.of(teacher, student, image_size=teacher_size)
+        task.add_hint(HINTS[name](context, **OPTIONS.get(name, {})), frozen)
+        assert parts(task)["loss"].isfinite()
+
+
+def test_crd_reads_maps() -> None:
+    task, _ = with_hint("crd", student_layer="map", teacher_layer="last")
+    assert parts(task)["loss"].isfinite()
+
+
+@pytest.mark.parametrize(("name", "least"), [("sp", 2), ("rkd", 3)])
+def test_a_relation_needs_a_batch(name: str, least: int) -> None:
+    task, _ = with_hint(name)
+    task.eval()
+    with pytest.raises(ConfigError, match=f"needs a batch of at least {least} images, got {least - 1}"):
+        task(IMAGES[: least - 1], TARGETS[: least - 1])
+    assert task(IMAGES[:least], TARGETS[:least])["hint_loss"] > 0
+
+
+@pytest.mark.parametrize("name", ["fitnet", "at", "vid", "crd", "reviewkd", "simkd"])
+def test_other_hints_learn_from_one_image(name: str) -> None:
+    """Where no batch norm trains."""
+    task, _ = with_hint(name, **({"warmup_passes": 0.0} if name == "reviewkd" else {}))
+    task.eval()
+    outputs = {"ids": IDS[:1]} if task.needs_ids else None
+    assert task(IMAGES[:1], TARGETS[:1], outputs)["hint_loss"] > 0
+
+
+def test_a_hint_reads_modules_of_a_folded_teacher_as_they_were() -> None:
+    losses = []
+    for fold in (False, True):
+        student, teacher = models()
+        teacher.layer1[0].bn1.running_mean.normal_(generator=torch.Generator().manual_seed(1))
+        task, frozen = CETask(student.eval()), Teacher.of(teacher, student, fold=fold)
+        hint = HINTS["sp"](Context(student, frozen.model, 3, 32, 32), teacher_layer="layer1.0.conv1")
+        task.add_hint(hint, frozen)
+        losses.append(parts(task)["hint_loss"].item())
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
 def test_a_hint_needs_a_teacher_and_stands_alone() -> None:

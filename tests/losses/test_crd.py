@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import doctest
+import shutil
 from typing import Any
 
 import numpy as np
@@ -205,6 +206,15 @@ def test_compiles_in_one_graph() -> None:
         gradients = (torch.autograd.grad(v, student_BF) for v in (value, expected))
         torch.testing.assert_close(*gradients)
     torch.testing.assert_close(compiled.state_dict(), loss.state_dict())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
+def test_draws_the_same_in_machine_code() -> None:
+    loss, ids = small(negatives=64), torch.arange(20) % 12
+    targets = LABELS[ids].clamp(min=0)
+    drawn = torch.compile(loss.draw_negatives, dynamic=False)(targets, ids)
+    assert torch.equal(drawn, loss.draw_negatives(targets, ids))
 
 
 def test_steps_of_sgd_lower_it() -> None:

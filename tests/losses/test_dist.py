@@ -140,12 +140,13 @@ def test_one_flat_row_leaves_the_others_be() -> None:
     assert not gradient_BC[4].any()
 
 
-def test_batch_of_one_has_no_relations_within_a_class() -> None:
-    student_BC, teacher_BC, *_ = random_inputs(batch=1)
-    loss = dist_loss(student_BC, teacher_BC, **SETTINGS)
+@pytest.mark.parametrize("batch", [1, 2])
+def test_refuses_a_batch_without_relations_within_a_class(batch: int) -> None:
+    student_BC, teacher_BC, *_ = random_inputs(batch)
+    with pytest.raises(ConfigError, match=f"within a class needs a batch of at least 3 images, got {batch}; raise the"):
+        dist_loss(student_BC, teacher_BC, **SETTINGS)
     rows = dist_loss(student_BC, teacher_BC, **{**SETTINGS, "intra_weight": 0.0})
-    torch.testing.assert_close(loss, rows + 16.0 * 3.0)
-    torch.testing.assert_close(torch.autograd.grad(loss, student_BC), torch.autograd.grad(rows, student_BC))
+    assert torch.autograd.grad(rows, student_BC)[0].any()
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf")])

@@ -16,7 +16,7 @@ from loss_cases import (
 
 from disk_kd.errors import ConfigError
 from disk_kd.losses import kd_loss
-from disk_kd.losses.dkd import DKDLoss, dkd_loss, other_classes
+from disk_kd.losses.dkd import DKDLoss, dkd_loss
 
 SETTINGS = {"alpha": 1.5, "beta": 8.0, "temperature": 3.0}
 
@@ -135,11 +135,6 @@ def test_keeps_what_rounds_away_beside_a_sure_label() -> None:
     loss = dkd_loss(student_BC, teacher_BC, targets_B, alpha=1.0, beta=0.0, temperature=1.0)
     expected = np.log(1 / 3) / 3 + 2 / 3 * (np.log(2 / 3) + 40 - np.log(2))
     assert loss.item() == pytest.approx(expected, rel=1e-6)
-
-
-def test_other_classes_keep_their_order() -> None:
-    x_BC = torch.arange(12).view(3, 4)
-    assert other_classes(x_BC, torch.tensor([0, 2, 3])).tolist() == [[1, 2, 3], [4, 5, 7], [8, 9, 10]]
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf")])

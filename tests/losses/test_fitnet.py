@@ -103,7 +103,7 @@ def test_regressor_refuses_other_channels() -> None:
 
 def test_regressor_refuses_to_train_on_one_value() -> None:
     regressor = Regressor((3, 2, 2), (5, 1, 1))
-    with pytest.raises(ConfigError, match="at least 2 images a batch, got 1; drop the last batch"):
+    with pytest.raises(ConfigError, match="a Regressor to 1 x 1 maps needs a batch of at least 2 images, got 1"):
         regressor(random_map(1, 3, 2, 2))
     assert regressor.eval()(random_map(1, 3, 2, 2)).shape == (1, 5, 1, 1)
     assert Regressor((3, 2, 2), (5, 2, 2))(random_map(1, 3, 2, 2)).isfinite().all()

@@ -242,6 +242,6 @@ def test_refuses_other_maps() -> None:
 
 def test_refuses_to_train_on_one_image_with_single_places() -> None:
     one = maps(STUDENT, batch=1), maps(TEACHER, batch=1)
-    with pytest.raises(ConfigError, match="1 x 1 maps need at least 2 images a batch to train on, got 1"):
+    with pytest.raises(ConfigError, match="ReviewKD with 1 x 1 maps needs a batch of at least 2 images, got 1"):
         review()(*one)
     assert review().eval()(*one).isfinite()

@@ -84,11 +84,9 @@ def test_ignores_shift_rotation_scale_and_order() -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 2])
-def test_is_zero_where_nothing_can_differ(batch: int) -> None:
-    student, teacher = inputs(batch)
-    loss = rkd_loss(student, teacher, **WEIGHTS)
-    assert loss.item() == pytest.approx(0, abs=1e-12)
-    assert_finite(loss, student)
+def test_refuses_a_batch_in_which_nothing_can_differ(batch: int) -> None:
+    with pytest.raises(ConfigError, match=f"relational KD needs a batch of at least 3 images, got {batch}; raise the"):
+        rkd_loss(*inputs(batch), **WEIGHTS)
 
 
 def test_gradient_flows_into_student_alone() -> None:

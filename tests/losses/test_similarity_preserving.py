@@ -57,8 +57,9 @@ def test_ignores_rotation_and_scale_of_features_and_order_of_images() -> None:
     torch.testing.assert_close(similarity_preserving_loss(student[order_B], teacher[order_B]), expected)
 
 
-def test_is_zero_for_a_batch_of_one() -> None:
-    assert similarity_preserving_loss(*inputs(batch=1)).item() == pytest.approx(0, abs=1e-15)
+def test_refuses_a_batch_of_one() -> None:
+    with pytest.raises(ConfigError, match="similarity preserving needs a batch of at least 2 images, got 1; raise the"):
+        similarity_preserving_loss(*inputs(batch=1))
 
 
 def test_gradient_flows_into_student_alone() -> None:

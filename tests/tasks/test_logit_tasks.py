@@ -8,11 +8,14 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from disk_kd import KDTask
 from disk_kd.errors import ConfigError, ModelError
 from disk_kd.losses import dist_loss, dkd_loss, kd_loss, nkd_loss, standardise
 from disk_kd.tasks import METHODS
+from disk_kd.teacher import Teacher
+from disk_kd.train.state import task_state
 
 IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 TARGETS = torch.tensor([0, 1, 2, 1])
@@ -75,7 +78,7 @@ def test_bad_settings_are_named(name: str, options: dict[str, float], message: s
 
 def test_timms_kd_is_ours() -> None:
     timms = make("timm-logits", temperature=4.0, task_loss_weight=0.1, distill_loss_weight=0.9)
-    ours = KDTask(timms.student, timms._inner[0].teacher.model).eval()
+    ours = KDTask(timms.student, timms.teacher.model).eval()
     result = timms(IMAGES, TARGETS)
     assert result["loss"].item() == pytest.approx(ours(IMAGES, TARGETS)["loss"].item(), rel=1e-5)
     assert {"task_loss", "kd_loss"} <= result.keys()
@@ -89,7 +92,44 @@ def test_timms_feature_task_trains_its_projection_and_keeps_the_student() -> Non
     task(IMAGES, TARGETS)["loss"].backward()
     assert module.projection.weight.grad is not None
     assert task.student(IMAGES).shape == (4, 3)
-    assert not any("teacher" in name for name in task.state_dict())
+    assert not any("teacher" in name for name in task_state(task))
+
+
+@pytest.mark.parametrize(("name", "need"), [("timm-logits", "logits"), ("timm-features", "pooled")])
+def test_timms_tasks_learn_from_what_the_teacher_gives_or_gave(name: str, need: str) -> None:
+    """The teacher with its own normalisation and size, or its stored outputs."""
+    torch.manual_seed(0)
+    student = timm.create_model("cifar_resnet10_xxxs", num_classes=3, in_chans=1)
+    teacher = timm.create_model("cifar_resnet10_xxs", num_classes=3, in_chans=1)
+    teacher.pretrained_cfg = {"mean": (0.1, 0.2, 0.3), "std": (0.5, 0.6, 0.7)}
+    task = METHODS[name](student, Teacher.of(teacher, student, image_size=24)).eval()
+    assert task.needs == {need}
+    grey = IMAGES[:, :1]
+    online, outputs = task(grey, TARGETS), task.teacher(grey)
+    assert outputs[need].shape == (4, {"logits": 3, "pooled": 16}[need])
+    task.teacher = None
+    for part, value in task(grey, TARGETS, outputs).items():
+        assert torch.equal(value, online[part]), part
+    other = task(grey, TARGETS, {need: 2 * outputs[need]})
+    assert other["task_loss"] == online["task_loss"]
+    assert other["kd_loss"] != online["kd_loss"]
+
+
+def test_timms_tasks_say_what_does_not_fit() -> None:
+    student, teacher = (timm.create_model("cifar_resnet10_xxxs", num_classes=classes) for classes in (3, 4))
+    with pytest.raises(ModelError, match="teacher has 4 classes, the student 3"):
+        METHODS["timm-logits"](student, teacher)
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(768, 3))
+    for pair in ((plain, student), (student, plain)):
+        with pytest.raises(ModelError, match=r"Sequential has no forward_features and no .* its pooled output is read"):
+            METHODS["timm-features"](*pair)
+
+
+def test_relations_of_a_class_need_a_batch() -> None:
+    task = make("dist")
+    with pytest.raises(ConfigError, match="DIST's relation within a class needs a batch of at least 3 images, got 1"):
+        task(IMAGES[:1], TARGETS[:1])
+    assert make("dist", intra_weight=0.0)(IMAGES[:1], TARGETS[:1])["dist_loss"] > 0
 
 
 def test_the_distillation_token_learns_from_the_teacher() -> None:

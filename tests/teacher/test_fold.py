@@ -122,6 +122,58 @@ def test_models_of_timm_give_the_same(name: str, folded: int, left: int) -> None
     assert {name for name in names if not name.endswith((".drop", ".act"))} <= {n for n, _ in model.named_modules()}
 
 
+def test_what_is_read_of_modules_and_stages_stays() -> None:
+    model = trained(timm.create_model("cifar_resnet10_xxs", num_classes=5))
+    names = ["layer1.0.conv1", "layer1.0.bn2", "layer2", *(f"stage{stage}" for stage in range(5))]
+    with torch.no_grad():
+        expected = forward_with_features(model, pixels(batch=3), names)
+        assert fold_batch_norms(copy.deepcopy(model), pixels()) == 12
+        assert fold_batch_norms(model, pixels(), names) == 11
+        assert norms(model) == [model.get_submodule("layer1.0.bn1")]
+        for name, output in forward_with_features(model, pixels(batch=3), names).items():
+            assert_close(output, expected[name])
+
+
+def test_a_norm_whose_inside_is_read_is_left_alone() -> None:
+    model = trained(nn.Sequential(nn.Conv2d(3, 4, 1), BatchNormAct2d(4)))
+    assert fold_batch_norms(model, pixels(), ["1.act"]) == 0
+
+
+class StageAtConvolution(nn.Module):
+    """A model whose first stage ends before its norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm, self.body = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), Stage()
+        self.body.conv = nn.Conv2d(4, 4, 1)
+        self.feature_info = [{"num_chs": 4, "module": name} for name in ("stem", "norm", "body")]
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        return self.body(self.norm(self.stem(x)))
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        return x.mean((2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+
+def test_a_stage_that_ends_before_its_norm_stays() -> None:
+    model = trained(StageAtConvolution())
+    with torch.no_grad():
+        expected = forward_with_features(model, pixels(), ["stage0"])["stage0"]
+        assert fold_batch_norms(model, pixels()) == 1
+        assert norms(model) == [model.norm]
+        assert_close(forward_with_features(model, pixels(), ["stage0"])["stage0"], expected)
+
+
+def test_a_module_that_gives_nothing_is_named() -> None:
+    model = trained(nn.ModuleDict({"used": Stage(), "idle": nn.ReLU()}))
+    model.forward = lambda x: model["used"](x)
+    with pytest.raises(ModelError, match="module idle of ModuleDict gave 0 outputs, not one tensor"):
+        fold_batch_norms(model, pixels(), ["idle"])
+
+
 def test_a_transformer_stays_as_it_is() -> None:
     model = timm.create_model("vit_tiny_patch16_224", depth=2, img_size=32, num_classes=5).eval()
     before = copy.deepcopy(model.state_dict())

@@ -247,6 +247,24 @@ def test_an_existing_teacher_can_be_folded_later(trained: nn.Module) -> None:
     assert later.weights_sha256 == first.weights_sha256
 
 
+def test_a_folded_teacher_gives_what_modules_gave_before(trained: nn.Module) -> None:
+    needs, images = {"logits", "conv1.0", "bn1", "layer2.0.conv2", "stage1"}, pixels(size=32)
+    expected = Teacher.of(copy.deepcopy(trained), trained, needs=needs)(images)
+    first = Teacher.of(trained, trained, fold=True)
+    for folded in (Teacher.of(trained, trained, needs=needs, fold=True), Teacher.of(first, trained, needs=needs)):
+        assert 0 < len(norms(folded)) < len(norms(trained))
+        assert folded.weights_sha256 == first.weights_sha256
+        for name, output in folded(images).items():
+            torch.testing.assert_close(output, expected[name], rtol=0, atol=1e-5 * float(expected[name].abs().max()))
+
+
+def test_a_teacher_made_of_a_folded_one_refuses_further_modules(trained: nn.Module) -> None:
+    second = Teacher.of(Teacher.of(trained, trained, fold=True), trained, needs={"logits", "layer1"})
+    assert Teacher.of(second, trained, needs={"layer1", "stage1"}).model is second.model
+    with pytest.raises(ModelError, match="batch norms are folded, and layer2 may give another output then; give the"):
+        Teacher.of(second, trained, needs={"layer1", "layer2"})
+
+
 def test_folding_says_what_size_it_tried() -> None:
     vit_like = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 8 * 8, 5))
     with pytest.raises(ModelError, match=r"Sequential cannot be run on images \(2, 3, 32, 32\) .* give image_size"):

@@ -21,7 +21,7 @@ from disk_kd.compare.plan import Cell, cell_config, plan_waves
 from disk_kd.compare.table import conditions_text, csv_text, markdown, table
 from disk_kd.config import DataConfig
 from disk_kd.data import Dataset
-from disk_kd.errors import DiskKDError, RunError
+from disk_kd.errors import ConfigError, DiskKDError, RunError
 from disk_kd.files import write_text
 from disk_kd.memory import keep_memory
 from disk_kd.run import execute
@@ -63,8 +63,11 @@ def compare(
     console = console or Console()
     cells = {row: _cells(experiment, row, tuple(options)) for row in experiment.rows}
     plan_waves([cell for of_row in cells.values() for cell in of_row], runs)
-    runs.mkdir(parents=True, exist_ok=True)
     groups = experiment.groups.values()
+    for row in (row for group in groups if len(group) > 1 for row in group):
+        if not cell_config(cells[row][0], runs).data.validation:
+            raise ConfigError(f"{row.name} has no validation split to choose a setting by; set data.validation above 0")
+    runs.mkdir(parents=True, exist_ok=True)
     tuning = {
         row: experiment.seeds if len(group) == 1 else experiment.tuning_seeds for group in groups for row in group
     }

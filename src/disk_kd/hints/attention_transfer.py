@@ -11,8 +11,9 @@ from disk_kd.losses.attention_transfer import attention_transfer_loss
 
 
 class AttentionTransferHint(Hint):
-    """Zagoruyko and Komodakis, "Paying More Attention to Attention", ICLR 2017.
+    """Where the student's maps are active, stage by stage, is where the teacher's are.
 
+    Source: Zagoruyko and Komodakis, "Paying More Attention to Attention", ICLR 2017.
     `disk_kd.losses.attention_transfer` has the formula.
 
     Args:

@@ -45,16 +45,27 @@ class Context:
         Raises:
             ModelError: a model has no such output, or it is no map.
         """
-        of_student = feature_shapes(self.student, student, self.in_chans, self.image_size)
-        of_teacher = feature_shapes(self.teacher, teacher, self.in_chans, self.teacher_image_size)
-        for model, shapes in ((self.student, of_student), (self.teacher, of_teacher)):
-            for name, shape in shapes.items():
-                if maps and len(shape) != 3:
-                    raise ModelError(
-                        f"{name} of {type(model).__name__} is expected to be a map (channels, height, width), it is"
-                        f" {shape}; name another output"
-                    )
-        return [of_student[name] for name in student], [of_teacher[name] for name in teacher]
+        return (
+            _shapes("student", self.student, student, self.in_chans, self.image_size, maps),
+            _shapes("teacher", self.teacher, teacher, self.in_chans, self.teacher_image_size, maps),
+        )
+
+
+def _shapes(
+    part: str, model: nn.Module, names: Collection[str], in_chans: int, image_size: int, maps: bool
+) -> list[tuple[int, ...]]:
+    """The shapes of one model's outputs; `part` is what the model is, for messages."""
+    try:
+        shapes = feature_shapes(model, names, in_chans, image_size)
+    except ModelError as error:
+        raise ModelError(f"the {part}'s layers: {error}") from None
+    for name, shape in shapes.items():
+        if maps and len(shape) != 3:
+            raise ModelError(
+                f"the {part}'s layers: {name} of {type(unwrap_model(model)).__name__} must be a map (channels, height,"
+                f" width), it is {shape}; name another output"
+            )
+    return [shapes[name] for name in names]
 
 
 def all_stages(
@@ -71,23 +82,28 @@ def all_stages(
         ConfigError: not as many outputs of the one as of the other.
         ModelError: a model does not tell its stages.
     """
-    counts = [_stages(model) for model in (context.student, context.teacher)]
-    named = []
-    for names, count in zip((student, teacher), counts, strict=True):
-        stages = [f"stage{stage}" for stage in range(count - min(counts), count)]
-        named.append(list(names) if names else stages + ["pooled"] * pooled)
-    if len(named[0]) != len(named[1]):
-        raise ConfigError(
-            f"as many outputs of the student as of the teacher are expected, got {named[0]} and {named[1]}; name them"
+    ours, theirs = list(student or ()), list(teacher or ())
+    if not (ours and theirs):
+        counts = _stages("student", context.student), _stages("teacher", context.teacher)
+        last = [[f"stage{stage}" for stage in range(count - min(counts), count)] for count in counts]
+        ours, theirs = (
+            names or stages + ["pooled"] * pooled for names, stages in zip((ours, theirs), last, strict=True)
         )
-    return named[0], named[1]
+    if len(ours) != len(theirs):
+        raise ConfigError(
+            f"hint.student_layers and hint.teacher_layers must be as many, got {ours} and {theirs}; name one for each"
+        )
+    return ours, theirs
 
 
-def _stages(model: nn.Module) -> int:
+def _stages(part: str, model: nn.Module) -> int:
     try:
         return len(unwrap_model(model).feature_info)
     except (AttributeError, TypeError):
-        raise ModelError(f"{type(model).__name__} does not tell its stages; name the modules to read") from None
+        raise ModelError(
+            f"the {part} {type(unwrap_model(model)).__name__} does not tell its stages; name the modules to read with"
+            " hint.student_layers and hint.teacher_layers"
+        ) from None
 
 
 def non_negative(name: str, value: float) -> float:

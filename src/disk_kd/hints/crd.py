@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from torch import Tensor
@@ -12,8 +13,9 @@ from disk_kd.losses.crd import ContrastiveLoss
 
 
 class CRDHint(Hint):
-    """Tian et al., "Contrastive Representation Distillation", ICLR 2020. `disk_kd.losses.crd` has the formula.
+    """The student's embedding of an image finds the teacher's among those of many images, and the other way round.
 
+    Source: Tian et al., "Contrastive Representation Distillation", ICLR 2020. `disk_kd.losses.crd` has the formula.
     Its memory banks hold two vectors for each training sample, and are saved with the run.
 
     Args:
@@ -52,8 +54,8 @@ class CRDHint(Hint):
             raise ConfigError("crd needs the labels of all training samples; give them in the hint's context")
         (student,), (teacher,) = context.shapes(self.student, self.teacher)
         self.contrast = ContrastiveLoss(
-            student[0],
-            teacher[0],
+            math.prod(student),
+            math.prod(teacher),
             context.targets,
             dimensions=dimensions,
             negatives=negatives,
@@ -66,4 +68,5 @@ class CRDHint(Hint):
         self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], target: Tensor, ids: Tensor | None
     ) -> Tensor:
         assert ids is not None
-        return self.contrast(one(student, self.student), one(teacher, self.teacher), target, ids)
+        features = (one(student, self.student).flatten(1), one(teacher, self.teacher).flatten(1))
+        return self.contrast(*features, target, ids)

@@ -11,7 +11,9 @@ from disk_kd.losses.fitnet import Regressor, fitnet_loss
 
 
 class FitNetHint(Hint):
-    """Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015. `disk_kd.losses.fitnet` has the formula.
+    """The student's map, brought to the teacher's shape by a regressor, imitates the teacher's.
+
+    Source: Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015. `disk_kd.losses.fitnet` has the formula.
 
     Args:
         context: student and teacher.

@@ -6,23 +6,28 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from disk_kd.errors import ModelError
 from disk_kd.hints.base import Context, Hint, all_stages
 from disk_kd.losses.review_kd import ReviewKD
 
 
 class ReviewKDHint(Hint):
-    """Chen et al., "Distilling Knowledge via Knowledge Review", CVPR 2021. `disk_kd.losses.review_kd` has the formula.
+    """Each stage of the teacher is learned from the student's stages up to it, reviewed from deep to shallow.
+
+    Source: Chen et al., "Distilling Knowledge via Knowledge Review", CVPR 2021.
+    `disk_kd.losses.review_kd` has the formula.
 
     Args:
         context: student and teacher.
         weight: of the loss.
         warmup_passes: student passes over which the weight rises from 0.
-        student_layers: outputs of the student, from shallow to deep; null: all stages, then the pooled features.
+        student_layers: outputs of the student, maps or pooled features, from shallow to deep; null: all stages, then
+            the pooled features.
         teacher_layers: outputs of the teacher, as many; null: likewise.
 
     Raises:
         ConfigError: not as many outputs of the one as of the other.
-        ModelError: a model has no such output.
+        ModelError: a model has no such output, or it is neither a map nor pooled.
     """
 
     def __init__(
@@ -47,7 +52,10 @@ class ReviewKDHint(Hint):
 
 
 def _as_map(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    return (shape[0], 1, 1) if len(shape) == 1 else (shape[0], shape[1], shape[2])
+    if len(shape) not in (1, 3):
+        raise ModelError(f"ReviewKD reads maps (channels, height, width) and pooled features, not {shape}; name others")
+    channels, height, width = shape if len(shape) == 3 else (*shape, 1, 1)
+    return channels, height, width
 
 
 def _with_size(features: Tensor) -> Tensor:

@@ -11,7 +11,9 @@ from disk_kd.losses.rkd import rkd_loss
 
 
 class RKDHint(Hint):
-    """Park et al., "Relational Knowledge Distillation", CVPR 2019. `disk_kd.losses.rkd` has the formula.
+    """Distances and angles between the images of a batch are the teacher's.
+
+    Source: Park et al., "Relational Knowledge Distillation", CVPR 2019. `disk_kd.losses.rkd` has the formula.
 
     Args:
         context: student and teacher.

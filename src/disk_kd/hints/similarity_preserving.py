@@ -11,8 +11,9 @@ from disk_kd.losses.similarity_preserving import similarity_preserving_loss
 
 
 class SimilarityPreservingHint(Hint):
-    """Tung and Mori, "Similarity-Preserving Knowledge Distillation", ICCV 2019.
+    """Images of a batch that the teacher finds alike, the student finds alike.
 
+    Source: Tung and Mori, "Similarity-Preserving Knowledge Distillation", ICCV 2019.
     `disk_kd.losses.similarity_preserving` has the formula.
 
     Args:

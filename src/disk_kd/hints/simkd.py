@@ -7,15 +7,18 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from disk_kd.errors import ModelError
 from disk_kd.hints.base import Context, Hint
 from disk_kd.losses.simkd import simkd_loss
 from disk_kd.models.simkd import SimKDStudent
 
 
 class SimKDHint(Hint):
-    """Chen et al., "Knowledge Distillation with the Reused Teacher Classifier", CVPR 2022.
+    """The student learns the teacher's last map through a projector, and takes over the teacher's classifier.
 
     loss = mean squared difference of the projected map of the student and the teacher's last map
+
+    Source: Chen et al., "Knowledge Distillation with the Reused Teacher Classifier", CVPR 2022.
 
     The student's own classifier gives way to projector and teacher's classifier, which stay: they cost parameters
     and time at inference, told in the run's summary. Alone it needs no labels: method ce with ce_weight 0. With
@@ -25,10 +28,19 @@ class SimKDHint(Hint):
         context: student and teacher.
         weight: of the loss.
         factor: by which the projector's middle is narrower than the teacher's map.
+
+    Raises:
+        ModelError: a model's last output is no map, or the teacher's is smaller than the projected one.
     """
 
     def __init__(self, context: Context, *, weight: float = 1.0, factor: int = 2) -> None:
         super().__init__(weight, ["projector"], ["last"])
+        (ours,), (theirs,) = context.shapes(self.student, self.teacher, maps=True)
+        if ours[1] > theirs[1] or ours[2] > theirs[2]:
+            raise ModelError(
+                f"SimKD needs a teacher whose last map is no smaller than the projected one, got {theirs} and {ours};"
+                " give the teacher larger images (teacher.image_size)"
+            )
 
     @classmethod
     def prepare(cls, student: nn.Module, teacher: nn.Module, options: Mapping[str, Any]) -> nn.Module:

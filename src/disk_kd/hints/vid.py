@@ -12,8 +12,9 @@ from disk_kd.losses.vid import VariationalInformation
 
 
 class VIDHint(Hint):
-    """Ahn et al., "Variational Information Distillation for Knowledge Transfer", CVPR 2019.
+    """The student's maps predict the teacher's, stage by stage, as Gaussians whose variances are learned.
 
+    Source: Ahn et al., "Variational Information Distillation for Knowledge Transfer", CVPR 2019.
     The sum over stages of the loss of `disk_kd.losses.vid`.
 
     Args:

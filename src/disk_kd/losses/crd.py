@@ -13,12 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from disk_kd.errors import ConfigError
-
-# The finaliser of SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", OOPSLA 2014),
-# in int64 that wraps as uint64 does: hence the negative constants.
-_GAMMA = -0x61C8864680B583EB
-_FACTOR_1 = -0x40A7B892E31B1A47
-_FACTOR_2 = -0x6B2FB644ECCEEE15
+from disk_kd.support import GAMMA, check_temperature, mix, snapshot
 
 
 class ContrastiveLoss(nn.Module):
@@ -79,6 +74,7 @@ class ContrastiveLoss(nn.Module):
     order: Tensor
     starts: Tensor
     counts: Tensor
+    jumps: Tensor
 
     def __init__(
         self,
@@ -107,7 +103,10 @@ class ContrastiveLoss(nn.Module):
         self.register_buffer("memory", F.normalize(memory_2ND, dim=2))
         self.register_buffer("log_z", torch.full((2,), math.inf))  # not estimated yet
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
-        for name, value in (("order", order_N), ("starts", starts_C), ("counts", counts_C)):
+        # Made here, not when drawing: compiled there, the product becomes an index of a C++ loop whose overflow is
+        # undefined, and the loop runs past its array.
+        jumps_K = torch.arange(1, negatives + 1) * GAMMA
+        for name, value in (("order", order_N), ("starts", starts_C), ("counts", counts_C), ("jumps", jumps_K)):
             self.register_buffer(name, value, persistent=False)
 
     def forward(self, student_features: Tensor, teacher_features: Tensor, targets: Tensor, ids: Tensor) -> Tensor:
@@ -124,9 +123,9 @@ class ContrastiveLoss(nn.Module):
 
     def draw_negatives(self, targets_B: Tensor, ids_B: Tensor) -> Tensor:
         """The negatives of the coming batch: (B, K) ids, uniform over the samples of other classes."""
-        state = _mix(_mix(torch.full_like(self.batches, self.seed)) + self.batches)
-        state_B1 = _mix(state + (ids_B + 1) * _GAMMA)[:, None]
-        bits_BK = _mix(state_B1 + torch.arange(1, self.negatives + 1, device=ids_B.device) * _GAMMA)
+        state = mix(mix(torch.full_like(self.batches, self.seed)) + snapshot(self.batches))
+        state_B1 = mix(state + (ids_B + 1) * GAMMA)[:, None]
+        bits_BK = mix(state_B1 + self.jumps)
         start_B1, count_B1 = self.starts[targets_B][:, None], self.counts[targets_B][:, None]
         # The own class is one stretch of the order, which the draw leaps over.
         place_BK = bits_BK % (self.samples - count_B1)
@@ -138,10 +137,9 @@ class ContrastiveLoss(nn.Module):
         return F.normalize(torch.stack(embedded), dim=2)
 
     def _logits(self, embedded_2BD: Tensor, rows_BK1: Tensor) -> Tensor:
-        """log P - log(K/N) of each embedding and the other network's memory at `rows_BK1`: (2, B, K + 1)."""
-        # A copy, since the memory changes before the backward pass, which needs it as it was.
-        other_2ND = self.memory.flip(0)
-        similarity_2BN = embedded_2BD @ other_2ND.transpose(1, 2)
+        """log P - log(K/N) of each memory at `rows_BK1` and the other network's embedding: (2, B, K + 1)."""
+        # The backward pass needs the memory as it was before this batch was remembered.
+        similarity_2BN = embedded_2BD.flip(0) @ snapshot(self.memory).transpose(1, 2)
         scaled_2BK1 = similarity_2BN.gather(2, rows_BK1.expand(2, -1, -1)) / self.temperature
         log_z_2 = self._log_z(scaled_2BK1.detach())
         return scaled_2BK1 - log_z_2[:, None, None] - math.log(self.negatives / self.samples)
@@ -149,7 +147,8 @@ class ContrastiveLoss(nn.Module):
     def _log_z(self, scaled_2BK1: Tensor) -> Tensor:
         """log Z of both directions: as kept, or from this batch, and then kept if it is for training."""
         mean_2 = scaled_2BK1.flatten(1).logsumexp(1) - math.log(scaled_2BK1[0].numel())
-        log_z_2 = torch.where(self.log_z.isfinite(), self.log_z, mean_2 + math.log(self.samples))
+        kept_2 = snapshot(self.log_z)
+        log_z_2 = torch.where(kept_2.isfinite(), kept_2, mean_2 + math.log(self.samples))
         if self.training:
             self.log_z.copy_(log_z_2)
         return log_z_2
@@ -158,17 +157,6 @@ class ContrastiveLoss(nn.Module):
         mixed_2BD = torch.lerp(embedded_2BD, self.memory[:, ids_B], self.momentum)
         self.memory.index_copy_(1, ids_B, F.normalize(mixed_2BD, dim=2))
         self.batches += 1
-
-
-def _shift_right(x: Tensor, bits: int) -> Tensor:
-    """Logical shift: torch's `>>` on int64 copies the sign bit, which the mask removes."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
-
-
-def _mix(x: Tensor) -> Tensor:
-    x = (x ^ _shift_right(x, 30)) * _FACTOR_1
-    x = (x ^ _shift_right(x, 27)) * _FACTOR_2
-    return x ^ _shift_right(x, 31)
 
 
 def _by_class(labels_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -189,8 +177,7 @@ def _by_class(labels_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _check_settings(dimensions: int, negatives: int, temperature: float, momentum: float) -> None:
     if dimensions < 1 or negatives < 1:
         raise ConfigError(f"dimensions and negatives must be at least 1, got {dimensions} and {negatives}; raise them")
-    if not 0 < temperature < math.inf:
-        raise ConfigError(f"temperature must be finite and above 0, got {temperature}; try 0.07")
+    check_temperature(temperature, usual=0.07)
     if not 0 <= momentum < 1:
         raise ConfigError(f"momentum must be at least 0 and below 1, got {momentum}; try 0.5")
 

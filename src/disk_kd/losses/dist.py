@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor, nn
 
-from disk_kd.errors import ConfigError
 from disk_kd.losses.standardise import standardise
-from disk_kd.support import check_shapes, log_probabilities
+from disk_kd.support import check_batch, check_shapes, check_temperature, log_probabilities
 
 
 def dist_loss(
@@ -20,14 +17,15 @@ def dist_loss(
     and s_i, t_i are the rows, s_c, t_c the columns of the (B, C) matrices softmax(student / T), softmax(teacher / T).
 
     Where a row or a column has no spread, in student or teacher, no correlation is defined: it counts as 0, so
-    d = 1, and no gradient flows into it. In a batch of one that is every column: the second term is then the
-    constant T^2 w_intra. Elsewhere the loss is zero at student = teacher, and at most twice T^2 (w_inter + w_intra).
+    d = 1, and no gradient flows into it. In a batch of one that is every column, and any two numbers correlate
+    perfectly: below three images the second term has no gradient, and is refused. Elsewhere the loss is zero at
+    student = teacher, and at most twice T^2 (w_inter + w_intra).
 
     The paper's w_inter and w_intra (its beta and gamma) are 2 and 2 and, for CIFAR-100, T 4; the cross-entropy with
     the label, of weight 1, is not part of it.
 
     Args:
-        student_logits: (B, C).
+        student_logits: (B, C), B at least 3 unless w_intra is 0.
         teacher_logits: (B, C); no gradient flows into them.
         inter_weight: w_inter, on the relations among an image's classes.
         intra_weight: w_intra, on the relations among a class's images. They are those of this batch.
@@ -37,7 +35,7 @@ def dist_loss(
         A scalar, times T^2. In float32 at least.
 
     Raises:
-        ConfigError: shapes differ, or the temperature is not finite and above 0.
+        ConfigError: shapes differ; the temperature is not finite and above 0; the batch is too small.
 
     Source: Huang, You, Wang, Qian, Xu, "Knowledge Distillation from A Stronger Teacher", NeurIPS 2022, the losses
     L_inter and L_intra.
@@ -50,8 +48,9 @@ def dist_loss(
         >>> loss.backward()
     """
     check_shapes(student_logits, teacher_logits)
-    if not 0 < temperature < math.inf:
-        raise ConfigError(f"temperature must be finite and above 0, got {temperature}; try 4.0")
+    check_temperature(temperature, usual=4.0)
+    if intra_weight > 0:
+        check_batch("DIST's relation within a class", len(student_logits), 3)
     s_BC = log_probabilities(student_logits, temperature).exp()
     t_BC = log_probabilities(teacher_logits.detach(), temperature).exp()
     inter, intra = _row_distance(s_BC, t_BC), _row_distance(s_BC.T, t_BC.T)

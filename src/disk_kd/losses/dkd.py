@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from disk_kd.errors import ConfigError
-from disk_kd.support import check_shapes, log_probabilities
+from disk_kd.support import check_shapes, check_temperature, log_probabilities, other_classes
 
 
 def dkd_loss(
@@ -47,23 +44,13 @@ def dkd_loss(
         >>> loss.backward()
     """
     check_shapes(student_logits, teacher_logits, targets)
-    if not 0 < temperature < math.inf:
-        raise ConfigError(f"temperature must be finite and above 0, got {temperature}; try 4.0")
+    check_temperature(temperature, usual=4.0)
     log_s_BC = log_probabilities(student_logits, temperature)
     log_t_BC = log_probabilities(teacher_logits.detach(), temperature)
     log_s_BR, log_t_BR = other_classes(log_s_BC, targets), other_classes(log_t_BC, targets)
     tckd = _divergence(_label_or_not(log_s_BC, log_s_BR, targets), _label_or_not(log_t_BC, log_t_BR, targets))
     nckd = _divergence(log_s_BR.log_softmax(1), log_t_BR.log_softmax(1))
     return temperature**2 * (alpha * tckd + beta * nckd)
-
-
-def other_classes(x_BC: Tensor, targets_B: Tensor) -> Tensor:
-    """Each row without its label's column, in class order. (B, C) -> (B, C - 1). ConfigError where C is 1."""
-    classes = x_BC.shape[1]
-    if classes < 2:
-        raise ConfigError(f"a label needs other classes beside it, got {classes} class; give at least 2 classes")
-    index_R = torch.arange(classes - 1, device=x_BC.device)
-    return x_BC.gather(1, index_R + (index_R >= targets_B[:, None]))
 
 
 def _label_or_not(log_BC: Tensor, log_BR: Tensor, targets_B: Tensor) -> Tensor:

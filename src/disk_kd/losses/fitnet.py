@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from disk_kd.errors import ConfigError
-from disk_kd.support import at_least_float32
+from disk_kd.support import at_least_float32, check_batch
 
 
 def fitnet_loss(student_map: Tensor, teacher_map: Tensor) -> Tensor:
@@ -81,8 +81,8 @@ class Regressor(nn.Module):
                 f"{tuple(student_map.shape)}; build the Regressor for the student's shape"
             )
         pooled_BCHW = F.adaptive_avg_pool2d(at_least_float32(student_map), self.teacher_sides)
-        if self.training and len(pooled_BCHW) * pooled_BCHW[0, 0].numel() == 1:
-            raise ConfigError("a Regressor to 1x1 maps trains on at least 2 images a batch, got 1; drop the last batch")
+        if self.training and pooled_BCHW[0, 0].numel() == 1:
+            check_batch("a Regressor to 1 x 1 maps", len(pooled_BCHW), 2)
         return self.activation(self.norm(self.conv(pooled_BCHW)))
 
 

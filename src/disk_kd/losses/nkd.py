@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor, nn
 
-from disk_kd.errors import ConfigError
-from disk_kd.losses.dkd import other_classes
-from disk_kd.support import check_shapes, log_probabilities
+from disk_kd.support import check_shapes, check_temperature, log_probabilities, other_classes
 
 
 def nkd_loss(
@@ -47,8 +43,7 @@ def nkd_loss(
         >>> loss.backward()
     """
     check_shapes(student_logits, teacher_logits, targets)
-    if not 0 < temperature < math.inf:
-        raise ConfigError(f"temperature must be finite and above 0, got {temperature}; try 1.0")
+    check_temperature(temperature)
     label_B1, teacher_BC = targets[:, None], teacher_logits.detach()
     log_s_B1 = log_probabilities(student_logits, 1.0).gather(1, label_B1)
     log_t_B1 = log_probabilities(teacher_BC, 1.0).gather(1, label_B1)

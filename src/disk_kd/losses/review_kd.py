@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from disk_kd.errors import ConfigError
-from disk_kd.support import at_least_float32
+from disk_kd.support import at_least_float32, check_batch
 
 Shape = tuple[int, int, int]
 
@@ -117,8 +117,8 @@ class ReviewKD(nn.Module):
     def forward(self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
         _check_maps("student", student_maps, self.student_shapes)
         _check_maps("teacher", teacher_maps, self.teacher_shapes)
-        if self.training and len(student_maps[0]) == 1 and (1, 1) in _sizes(self.student_shapes + self.teacher_shapes):
-            raise ConfigError("1 x 1 maps need at least 2 images a batch to train on, got 1; drop the last batch")
+        if self.training and (1, 1) in _sizes(self.student_shapes + self.teacher_shapes):
+            check_batch("ReviewKD with 1 x 1 maps", len(student_maps[0]), 2)
         losses, deeper = [], None
         for fusion, student_map, teacher_map in reversed(
             list(zip(self.fusions, student_maps, teacher_maps, strict=True))

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from disk_kd.errors import ConfigError
-from disk_kd.support import at_least_float32
+from disk_kd.support import at_least_float32, check_batch
 
 # Rows nearer than this, in units of the mean distance, count as one: between them there is no direction.
 _COINCIDE = 1e-6
@@ -23,18 +23,19 @@ def rkd_loss(
     the angle at j between i and k, and h Huber's: x^2 / 2 up to 1, then |x| - 1/2.
 
     Args:
-        student_features: (B, F), pooled.
+        student_features: (B, F), pooled; B at least 3.
         teacher_features: (B, F) of the same batch, F may differ; no gradient flows into them.
         distance_weight: w_d; 25 in the paper and in the CRD benchmark.
         angle_weight: w_a; 50 there. At 0 the angles are not computed.
 
     Returns:
         A scalar; the means are over all B^2 pairs and B^3 triples, the trivial ones too. In float32 at least,
-        also under autocast. In a batch of one nothing is related, in a batch of two nothing can differ: zero.
-        Rows that coincide have distance 0, cosine 0 to all others, and no gradient from each other.
+        also under autocast. Rows that coincide have distance 0, cosine 0 to all others, and no gradient from each
+        other.
 
     Raises:
-        ConfigError: the features are not (B, F), or the batches differ.
+        ConfigError: the features are not (B, F), or the batches differ; fewer than three images, among which nothing
+            can differ.
 
     Cost: the angles take some seven arrays of B^3 numbers, of 1 MiB each for 64 images, 64 MiB for 256. No
     array of B^2 F is made: the angles come from the distances by the law of cosines.
@@ -51,6 +52,7 @@ def rkd_loss(
             f"student and teacher features must be (batch, features) of one batch, got "
             f"{tuple(student_features.shape)} and {tuple(teacher_features.shape)}; give pooled features"
         )
+    check_batch("relational KD", len(student_features), 3)
     student_BB, teacher_BB = _distances(student_features), _distances(teacher_features.detach())
     loss = distance_weight * F.smooth_l1_loss(student_BB, teacher_BB)
     if angle_weight == 0:

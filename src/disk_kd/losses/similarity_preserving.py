@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from disk_kd.errors import ConfigError
-from disk_kd.support import at_least_float32
+from disk_kd.support import at_least_float32, check_batch
 
 # Rows of similarities of a smaller norm count as zero: of features that are all zero, no direction is left.
 _ZERO = 1e-12
@@ -20,15 +20,16 @@ def similarity_preserving_loss(student: Tensor, teacher: Tensor) -> Tensor:
     holds an image's features in each row.
 
     Args:
-        student: (B, C, H, W) or (B, F); maps are flattened.
+        student: (B, C, H, W) or (B, F), B at least 2; maps are flattened.
         teacher: (B, ...) of the same batch, other shapes may differ; no gradient flows into it.
 
     Returns:
-        A scalar. In float32 at least, also under autocast. A batch of one is always similar to itself: zero.
-        An image whose features are all zero has a row of zeros, and no gradient from it.
+        A scalar. In float32 at least, also under autocast. An image whose features are all zero has a row of zeros,
+        and no gradient from it.
 
     Raises:
-        ConfigError: the batches differ, or there is nothing but the batch's dimension.
+        ConfigError: the batches differ, or there is nothing but the batch's dimension; a batch of one, which is always
+            similar to itself.
 
     Source: Tung, Mori, "Similarity-Preserving Knowledge Distillation", ICCV 2019. The weight of
     3000, as in the CRD benchmark, goes with this scale.
@@ -44,6 +45,7 @@ def similarity_preserving_loss(student: Tensor, teacher: Tensor) -> Tensor:
             f"student and teacher features must be (batch, ...) of one batch, got {tuple(student.shape)} and "
             f"{tuple(teacher.shape)}; give both models the same images"
         )
+    check_batch("similarity preserving", len(student), 2)
     return F.mse_loss(_similarities(student), _similarities(teacher.detach()))
 
 

@@ -1,11 +1,11 @@
-"""timm's own distillation tasks, in this project's loop. The teacher runs at each step: they read no stored outputs."""
+"""timm's own distillation tasks, in this project's loop and with its teacher."""
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
-import torch
 from timm.task import FeatureDistillationTask, LogitDistillationTask, TokenDistillationTask
+from timm.task.distillation import DistillationTeacher
 from timm.utils import unwrap_model
 from torch import Tensor, nn
 
@@ -14,14 +14,48 @@ from disk_kd.hints import Hint
 from disk_kd.tasks.base import StudentTask
 from disk_kd.tasks.checks import non_negative, positive
 from disk_kd.tasks.phase import Phase
-from disk_kd.teacher import Teacher
+from disk_kd.teacher.features import check_features
+
+
+class _Outputs(DistillationTeacher):
+    """In the place of timm's teacher: gives what the project's teacher gave for the batch, or what was stored of it.
+
+    Its own would compare two normalisations on the device at each step, and knows no image size and no precision.
+    """
+
+    def __init__(self, model: nn.Module, need: str) -> None:
+        super().__init__(model)
+        self.need = need
+        self.outputs: dict[str, Tensor] = {}
+
+    def normalize_input(self, input: Tensor, student_mean: Any = None, student_std: Any = None) -> Tensor:
+        return input
+
+    def forward(self, input: Tensor, return_features: bool = False) -> Tensor:
+        return self.outputs[self.need]
 
 
 class _TimmTask(StudentTask):
-    """Around a task of timm's: its forward pass is what runs, its trainable module is what trains."""
+    """Around a task of timm's: its forward pass is what runs, its trainable module is what trains.
 
-    def __init__(self, student: nn.Module, inner: Any) -> None:
-        super().__init__(student, phases=(Phase("student", "trainable_module"),))
+    Args:
+        student: the model to train.
+        teacher: a trained model of the same classes; it is frozen.
+        kind: the class of timm's task.
+        need: the output of the teacher that it reads.
+        settings: its keywords; temperature and weights are checked.
+    """
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, kind: Any, need: str, **settings: Any) -> None:
+        for name, value in settings.items():
+            if name == "temperature":
+                positive(name, value)
+            elif name.endswith("weight"):
+                non_negative(name, value)
+        check_features(unwrap_model(student), need)
+        super().__init__(student, teacher, needs=frozenset({need}), phases=(Phase("student", "trainable_module"),))
+        assert self.teacher is not None
+        inner = kind(student, _Outputs(self.teacher.model, need), device=self.device, verbose=False, **settings)
         self.trainable_module = inner.trainable_module
         # Not registered: the teacher would enter the checkpoints, and the student twice.
         self._inner = (inner,)
@@ -51,14 +85,16 @@ class _TimmTask(StudentTask):
         Args:
             input: (B, C, H, W), normalised for the student.
             target: (B,) class indices.
-            teacher: ignored.
+            teacher: stored outputs; the teacher runs when there are none.
 
         Returns:
             `loss`, `output` (the student's logits), and for the log `task_loss` and what timm calls the other part,
             `kd_loss` or `distill_loss`.
         """
         (inner,) = self._inner
+        inner.teacher.outputs = self.teach(input, teacher)
         result = inner(input, target)
+        inner.teacher.outputs = {}
         parts = {name: value for name, value in result.items() if name not in ("loss", "output")}
         return self.result(result["loss"], result["output"], None, **parts)
 
@@ -77,6 +113,7 @@ class TimmLogitTask(_TimmTask):
 
     Raises:
         ConfigError: the temperature is not positive, or a weight is negative.
+        ModelError: teacher and student differ in their number of classes.
     """
 
     def __init__(
@@ -88,16 +125,15 @@ class TimmLogitTask(_TimmTask):
         task_loss_weight: float = 0.1,
         distill_loss_weight: float = 0.9,
     ) -> None:
-        inner = LogitDistillationTask(
+        super().__init__(
             student,
-            _plain(teacher),
-            temperature=positive("temperature", temperature),
-            task_loss_weight=non_negative("task_loss_weight", task_loss_weight),
-            distill_loss_weight=non_negative("distill_loss_weight", distill_loss_weight),
-            device=_device(student),
-            verbose=False,
+            teacher,
+            LogitDistillationTask,
+            "logits",
+            temperature=temperature,
+            task_loss_weight=task_loss_weight,
+            distill_loss_weight=distill_loss_weight,
         )
-        super().__init__(student, inner)
 
 
 class TimmFeatureTask(_TimmTask):
@@ -113,6 +149,7 @@ class TimmFeatureTask(_TimmTask):
 
     Raises:
         ConfigError: a weight is negative.
+        ModelError: teacher and student differ in their number of classes, or one has no pooled features.
     """
 
     def __init__(
@@ -123,15 +160,14 @@ class TimmFeatureTask(_TimmTask):
         task_loss_weight: float = 1.0,
         distill_loss_weight: float = 1.0,
     ) -> None:
-        inner = FeatureDistillationTask(
+        super().__init__(
             student,
-            _plain(teacher),
-            task_loss_weight=non_negative("task_loss_weight", task_loss_weight),
-            distill_loss_weight=non_negative("distill_loss_weight", distill_loss_weight),
-            device=_device(student),
-            verbose=False,
+            teacher,
+            FeatureDistillationTask,
+            "pooled",
+            task_loss_weight=task_loss_weight,
+            distill_loss_weight=distill_loss_weight,
         )
-        super().__init__(student, inner)
 
 
 class TimmTokenTask(_TimmTask):
@@ -152,7 +188,7 @@ class TimmTokenTask(_TimmTask):
 
     Raises:
         ConfigError: the temperature is not positive, or a weight is negative.
-        ModelError: the student has no distillation token.
+        ModelError: the student has no distillation token, or teacher and student differ in their number of classes.
     """
 
     def __init__(
@@ -169,22 +205,13 @@ class TimmTokenTask(_TimmTask):
             raise ModelError(
                 f"{type(student).__name__} has no distillation token; take deit_tiny_distilled_patch16_224 or the like"
             )
-        inner = TokenDistillationTask(
+        super().__init__(
             student,
-            _plain(teacher),
+            teacher,
+            TokenDistillationTask,
+            "logits",
             distill_type=distill_type,
-            temperature=positive("temperature", temperature),
-            task_loss_weight=non_negative("task_loss_weight", task_loss_weight),
-            distill_loss_weight=non_negative("distill_loss_weight", distill_loss_weight),
-            device=_device(student),
-            verbose=False,
+            temperature=temperature,
+            task_loss_weight=task_loss_weight,
+            distill_loss_weight=distill_loss_weight,
         )
-        super().__init__(student, inner)
-
-
-def _plain(teacher: nn.Module) -> nn.Module:
-    return (teacher.model if isinstance(teacher, Teacher) else teacher).requires_grad_(False).eval()
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device

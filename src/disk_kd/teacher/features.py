@@ -55,7 +55,7 @@ def forward_with_features(model: nn.Module, images_BCHW: Tensor, names: Collecti
         outputs = forward_with_features(plain, images_BCHW, {*names, plain.map_output} - {"map"})
         return {name: outputs[plain.map_output if name == "map" else name] for name in names}
     stages = {name: stage_of(plain, name) for name in names if _is_stage(name)}
-    paths = [name for name in names if not _is_stage(name) and name not in _HEADS]
+    paths = [name for name in names if is_path(name)]
     with _module_outputs(plain, paths) as caught:
         if not stages and not {"pooled", "last"} & set(names):
             outputs = {"logits": plain(images_BCHW)}
@@ -149,6 +149,11 @@ def _is_stage(name: str) -> bool:
     return name == "map" or _STAGE.fullmatch(name) is not None
 
 
+def is_path(name: str) -> bool:
+    """Whether an output is named by its module."""
+    return not _is_stage(name) and name not in _HEADS
+
+
 def check_features(model: Any, name: str) -> None:
     """Refuse a plain model that cannot give an output, and name what it lacks.
 
@@ -163,7 +168,7 @@ def check_features(model: Any, name: str) -> None:
         name = model.map_output
     if name == "logits":
         return
-    if name not in _HEADS and not _is_stage(name):
+    if is_path(name):
         paths = [path for path, _ in model.named_modules() if path]
         if name not in paths:
             raise ModelError(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -36,10 +36,10 @@ Pair = tuple[str, str]
 
 
 @torch.no_grad()
-def fold_batch_norms(model: nn.Module, example_images: Tensor) -> int:
+def fold_batch_norms(model: nn.Module, example_images: Tensor, names: Collection[str] = ()) -> int:
     """Fold, in place, every batch norm that reads nothing but a convolution's output, and check the result.
 
-    The pairs are found by running the model. Those that would change its logits, features or map by more than
+    The pairs are found by running the model. Those that would change its logits, features or maps by more than
     `TOLERANCE` are left alone: a convolution whose output is read elsewhere too, a module that serves twice.
     This is tried on a float32 copy on the CPU, so neither the model's precision nor its device blurs the check.
 
@@ -49,12 +49,13 @@ def fold_batch_norms(model: nn.Module, example_images: Tensor) -> int:
     Args:
         model: in eval mode, to stay there; plain, or wrapped around the plain model that is folded.
         example_images: (B, C, H, W), a few images as the model takes them, of more than one colour.
+        names: of modules whose outputs must stay too.
 
     Returns:
         How many norms were folded.
 
     Raises:
-        ModelError: the model is in train mode.
+        ModelError: the model is in train mode, or a module in `names` gives no output.
     """
     plain = unwrap_model(model)
     if plain.training:
@@ -63,7 +64,7 @@ def fold_batch_norms(model: nn.Module, example_images: Tensor) -> int:
         return 0
     images_BCHW = example_images.to("cpu", torch.float32)
     trial = copy.deepcopy(plain).to("cpu", torch.float32)
-    pairs = _harmless(trial, images_BCHW, _pairs(trial, images_BCHW))
+    pairs = _harmless(trial, images_BCHW, _pairs(trial, images_BCHW), names)
     for pair in pairs:
         _fold(plain, pair)
     return len(pairs)
@@ -108,38 +109,42 @@ def _is_norm(module: nn.Module) -> bool:
     return type(module) in _NORMS and not module.training and module.running_var is not None
 
 
-def _harmless(model: nn.Module, images_BCHW: Tensor, pairs: Sequence[Pair]) -> list[Pair]:
+def _harmless(model: nn.Module, images_BCHW: Tensor, pairs: Sequence[Pair], names: Collection[str]) -> list[Pair]:
     """All the pairs if the model's outputs stay when they are folded; else those that stand the test one by one."""
-    expected = _outputs(model, images_BCHW)
-    if _keeps(model, images_BCHW, pairs, expected):
+    expected = _outputs(model, images_BCHW, names)
+
+    def stay(chosen: Sequence[Pair]) -> bool:
+        folded = copy.deepcopy(model)
+        for pair in chosen:
+            _fold(folded, pair)
+        try:
+            return _close(_outputs(folded, images_BCHW, names), expected)
+        except (AttributeError, ModelError):  # the model, or a name, reads something of the norm itself
+            return False
+
+    if stay(pairs):
         return list(pairs)
     kept: list[Pair] = []
     for pair in pairs:
-        if _keeps(model, images_BCHW, [*kept, pair], expected):
+        if stay([*kept, pair]):
             kept.append(pair)
     return kept
 
 
-def _keeps(model: nn.Module, images_BCHW: Tensor, pairs: Sequence[Pair], expected: Sequence[Tensor]) -> bool:
-    """Whether a copy of the model gives the expected outputs with these pairs folded."""
-    folded = copy.deepcopy(model)
-    for pair in pairs:
-        _fold(folded, pair)
-    try:
-        outputs = _outputs(folded, images_BCHW)
-    except AttributeError:  # the model reads something of the norm itself
-        return False
+def _close(outputs: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
     return len(outputs) == len(expected) and all(
         bool((ours - theirs).abs().max() <= TOLERANCE * theirs.abs().max())
         for ours, theirs in zip(outputs, expected, strict=True)
     )
 
 
-def _outputs(model: nn.Module, images_BCHW: Tensor) -> list[Tensor]:
-    """All that a teacher may be asked for: the model's output, and its features and map if it has them."""
-    outputs = [model(images_BCHW)]
-    with suppress(ModelError):
-        outputs += forward_with_features(model, images_BCHW, ("last", "map")).values()
+def _outputs(model: nn.Module, images_BCHW: Tensor, names: Collection[str]) -> list[Tensor]:
+    """All that a teacher may be asked for: the model's output, its features and maps if it has them, and `names`."""
+    outputs = list(forward_with_features(model, images_BCHW, ("logits", *names)).values())
+    stages = [f"stage{stage}" for stage in range(len(getattr(model, "feature_info", ())))]
+    for features in (["last", "map"], stages):
+        with suppress(ModelError):
+            outputs += forward_with_features(model, images_BCHW, features).values()
     parts = [part for output in outputs for part in (output if isinstance(output, tuple | list) else (output,))]
     return [part for part in parts if isinstance(part, Tensor)]
 

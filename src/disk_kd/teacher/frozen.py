@@ -22,6 +22,7 @@ from disk_kd.teacher.features import (
     fixed_image_size,
     forward_with_features,
     input_channels,
+    is_path,
     normalisation,
     usual_image_size,
 )
@@ -46,8 +47,8 @@ class Teacher(nn.Module):
         needs: outputs to give, named as in `disk_kd.teacher.features`.
         image_size: height and width that the teacher sees, when not the batch's. None: the only size that the
             model takes, or the batch's.
-        fold: fold batch norms into convolutions (`fold_batch_norms`) in a plain copy of the model. Its outputs stay,
-            to rounding; the names in its state do not.
+        fold: fold batch norms into convolutions (`fold_batch_norms`) in a plain copy of the model. What `needs` names
+            stays, to rounding; the names in its state do not.
         precision: what the model computes in, whatever autocast is on around: fp32 leaves it to the type of its
             weights, bf16 and fp16 run it under autocast and leave the weights.
 
@@ -75,7 +76,9 @@ class Teacher(nn.Module):
             check_features(plain, need)
         self.image_size = fixed_image_size(plain) if image_size is None else to_2tuple(image_size)
         self._given_sha256 = weights_hash(plain) if fold else None
-        self.model = (_folded(plain, self.image_size) if fold else model).requires_grad_(False).eval()
+        # In a tuple, which is no part of the module's state.
+        self._given = (plain,) if fold else ()
+        self.model = (_folded(plain, self.image_size, self._paths) if fold else model).requires_grad_(False).eval()
         self.input_mean, self.input_std = tuple(input_mean), tuple(input_std)
         self.mean, self.std = normalisation(plain) or (self.input_mean, self.input_std)
         channels = input_channels(plain)
@@ -104,20 +107,24 @@ class Teacher(nn.Module):
 
         Args:
             teacher: a timm model, or a `Teacher`, whose settings other than `needs` stay: of those below, what is
-                not given. A folded one stays folded.
+                not given. A folded one stays folded, anew where `needs` names modules that it was not folded for.
             student: a timm model; its `pretrained_cfg` says how the images are normalised. Without one they
                 are taken to be normalised for the teacher.
             needs, image_size, fold: as of `Teacher`.
             precision: as of `Teacher`; None: fp32.
 
         Raises:
-            ConfigError, ModelError: as `Teacher`; or teacher and student differ in their number of classes.
+            ConfigError, ModelError: as `Teacher`; or teacher and student differ in their number of classes; or modules
+                are to be read of a `Teacher` that was made of a folded one, which no longer knows them unfolded.
         """
         if isinstance(teacher, Teacher):
             mean, std, model = teacher.input_mean, teacher.input_std, teacher.model
             image_size = image_size or teacher.image_size
             precision = precision or teacher.precision
             given_sha256 = teacher._given_sha256
+            unknown = [need for need in needs if is_path(need) and need not in teacher.needs]
+            if given_sha256 is not None and unknown:
+                model, given_sha256, fold = teacher._as_given(unknown), None, True
         else:
             model, given_sha256 = teacher, None
             as_they_come = (0.0,), (1.0,)
@@ -133,7 +140,22 @@ class Teacher(nn.Module):
             precision=precision or "fp32",
         )
         made._given_sha256 = given_sha256 or made._given_sha256
+        if isinstance(teacher, Teacher) and teacher._given_sha256 is not None:
+            made._given = ()  # else a task would hold the teacher's weights twice
         return made
+
+    @property
+    def _paths(self) -> list[str]:
+        return sorted(need for need in self.needs if is_path(need))
+
+    def _as_given(self, modules: Collection[str]) -> nn.Module:
+        """The model before it was folded, of which the outputs of `modules` are to be read."""
+        if not self._given:
+            raise ModelError(
+                f"the teacher's batch norms are folded, and {', '.join(sorted(modules))} may give another output then;"
+                " give the model that was folded, or a Teacher with fold=False"
+            )
+        return self._given[0]
 
     @property
     def weights_sha256(self) -> str:
@@ -187,18 +209,20 @@ def _checked_precision(precision: Precision) -> Precision:
     return precision
 
 
-def _folded(model: nn.Module, image_size: tuple[int, int] | None) -> nn.Module:
-    """A copy of a plain model with its batch norms folded.
+def _folded(model: nn.Module, image_size: tuple[int, int] | None, names: Collection[str]) -> nn.Module:
+    """A copy of a plain model with its batch norms folded, but for those that change what the modules in `names` give.
 
     Raises:
-        ModelError: it does not take images of that size, or of its usual one.
+        ModelError: it does not take images of that size, or of its usual one, or a module gives no output.
     """
     height, width = image_size or (usual_image_size(model),) * 2
     size = (2, input_channels(model), height, width)
     noise_BCHW = torch.randn(size, generator=torch.Generator().manual_seed(0))
     folded = copy.deepcopy(model).eval()
     try:
-        fold_batch_norms(folded, noise_BCHW)
+        fold_batch_norms(folded, noise_BCHW, names)
+    except ModelError:
+        raise
     except (RuntimeError, ValueError, AssertionError) as error:
         raise ModelError(
             f"{type(model).__name__} cannot be run on images {size} to fold its batch norms ({error}); "
