@@ -80,7 +80,7 @@ def execute(
     task.steps_per_pass = loader.steps_per_pass * settings.accumulate
     task.micro_batches = settings.accumulate
     sizes = model_sizes(task, dataset)
-    _check_batch(task.student, loader.batch_size // settings.accumulate)
+    _check_batch(task, loader.batch_size // settings.accumulate)
     _check_space(folder, task)
     for path in (folder, folder / "best", folder / "last"):
         path.mkdir(parents=True, exist_ok=True)
@@ -262,14 +262,15 @@ def _came_later(begun: dict[str, Any], config: RunConfig) -> set[str]:
     return {f"{part}.{key}" for part, key in new if now[part][key] == defaults[part].get(key)}
 
 
-def _check_batch(student: nn.Module, images: int) -> None:
-    """Batch normalisation has no variance to divide by in a batch of one."""
-    normalises = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in student.modules())
-    if normalises and images < 2:
-        raise ConfigError(
-            f"batch normalisation needs at least 2 images at a time, not {images}; "
-            "raise train.batch_size, lower train.accumulate, or give more training samples"
-        )
+def _check_batch(task: StudentTask, images: int) -> None:
+    """Batch normalisation has no variance to divide by in a batch of one, and some losses relate a batch's images."""
+    normalises = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in task.trainable_module.modules())
+    for what, least in (("batch normalisation", 1 + normalises), ("the method", task.least_batch)):
+        if images < least:
+            raise ConfigError(
+                f"{what} needs at least {least} images at a time, not {images}; "
+                "raise train.batch_size, lower train.accumulate, or give more training samples"
+            )
 
 
 def _check_space(folder: Path, task: StudentTask) -> None:

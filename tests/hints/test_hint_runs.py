@@ -101,3 +101,17 @@ def test_plain_training_takes_no_hint(tiny: Sequence[str], tmp_path: Path, capsy
     error = capsys.readouterr().err
     assert error == "disk-kd: disk-kd train is for cross-entropy; run fitnet with disk-kd distill\n"
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "least"), [(["--hint=rkd"], 3), (["--hint=sp"], 2), (["--method=dist"], 3), (["--hint=fitnet"], 2)]
+)
+def test_too_small_a_batch_is_refused_before_anything_is_written(
+    learn: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], least: int
+) -> None:
+    command = [*learn, *options, f"--train.batch_size={least - 1}", f"--output={tmp_path / 'run'}"]
+    assert main(command) == 2
+    assert (
+        f"needs at least {least} images at a time, not {least - 1}; raise train.batch_size" in capsys.readouterr().err
+    )
+    assert not (tmp_path / "run").exists()

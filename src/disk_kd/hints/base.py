@@ -135,12 +135,14 @@ class Hint(nn.Module):
 
     Attributes:
         needs_ids: whether `forward` reads the samples' ids.
+        least_batch: the fewest images at a time that it can learn from.
 
     Raises:
         ConfigError: a negative weight or warm-up.
     """
 
     needs_ids = False
+    least_batch = 1
 
     def __init__(
         self, weight: float, student: Sequence[str], teacher: Sequence[str], warmup_passes: float = 0.0

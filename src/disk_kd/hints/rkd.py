@@ -28,6 +28,8 @@ class RKDHint(Hint):
         ModelError: a model has no such output.
     """
 
+    least_batch = 3
+
     def __init__(
         self,
         context: Context,

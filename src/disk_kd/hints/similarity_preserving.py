@@ -26,6 +26,8 @@ class SimilarityPreservingHint(Hint):
         ModelError: a model has no such output.
     """
 
+    least_batch = 2
+
     def __init__(
         self, context: Context, *, weight: float = 3000.0, student_layer: str = "last", teacher_layer: str = "last"
     ) -> None:

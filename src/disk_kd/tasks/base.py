@@ -89,6 +89,11 @@ class StudentTask(TrainingTask):
         return self.learner.hint if isinstance(self.learner, StudentAndHint) else None
 
     @property
+    def least_batch(self) -> int:
+        """The fewest images at a time that the loss can learn from."""
+        return 1 if self.hint is None else self.hint.least_batch
+
+    @property
     def needs_ids(self) -> bool:
         """Whether `teacher` must hold the samples' "ids" too."""
         return self.hint is not None and self.hint.needs_ids

@@ -66,6 +66,11 @@ class DISTTask(LogitTask):
             "temperature": positive("temperature", temperature),
         }
 
+    @property
+    def least_batch(self) -> int:
+        """The fewest images at a time that the loss can learn from."""
+        return max(3 if self.terms["intra_weight"] > 0 else 1, super().least_batch)
+
     def distillation(self, student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
         """The loss of logits (B, C) and class indices (B,)."""
         return dist_loss(student, teacher, **self.terms)

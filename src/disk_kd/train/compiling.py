@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from disk_kd.data import Batch, Loader
+from disk_kd.errors import DiskKDError
 from disk_kd.tasks import Phase
 from disk_kd.train.checkpoint import random_state, set_random_state
 from disk_kd.train.state import load_task_state, task_state
@@ -62,6 +63,8 @@ def compile_where_it_pays(
                 f"warning: compiled in {compile_s:.0f} s, but a step then takes {1e3 * compiled_s:.1f} ms instead of"
                 f" {1e3 * eager_s:.1f} ms; going on without (--train.compile false does not try)"
             )
+    except DiskKDError:
+        raise
     except Exception as error:  # whatever a compiler dies of, training can do without it
         step.run_eagerly()
         reason = str(error).strip().splitlines() or [type(error).__name__]
