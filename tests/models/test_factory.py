@@ -60,7 +60,7 @@ def test_a_dead_network_is_said_in_one_line(tmp_path):
     refused = {"url": "http://127.0.0.1:9/weights.pth"}
     with pytest.raises(ModelError, match=r"pretrained weights cannot be fetched .*give a local file as weights="):
         create_model(
-            "cifar_resnet10_s",
+            "cifar_resnet10_xs",
             num_classes=100,
             pretrained=True,
             pretrained_cfg_overlay=refused,
