@@ -22,6 +22,7 @@ OWN = {
     "dkd": "dkd_loss",
     "nkd": "nkd_loss",
     "dist": "dist_loss",
+    "jsd": "jsd_loss",
     "disk": "scaffold_loss",
     "timm-logits": "kd_loss",
     "timm-features": "kd_loss",

@@ -56,6 +56,22 @@ def test_agrees_with_frozen_numbers(case: dict[str, Any]) -> None:
     assert gradient_BC[0, :6].tolist() == pytest.approx(frozen["grad_s_row0"], abs=1e-9)
 
 
+@pytest.mark.parametrize("reverse", [0.3, 1.0])
+def test_reverse_exchanges_student_and_teacher(reverse: float) -> None:
+    student_BC, teacher_BC, *_ = random_inputs()
+    both = numpy_of(student_BC, teacher_BC)
+    expected = (1 - reverse) * slow_kd(*both, 3.0, 2.0) + reverse * slow_kd(*reversed(both), 2.0, 3.0)
+    found = KDLoss(**SETTINGS, reverse=reverse)(student_BC, teacher_BC)
+    assert found.item() == pytest.approx(expected, abs=1e-12)
+    torch.autograd.gradcheck(lambda s: kd_loss(s, teacher_BC, **SETTINGS, reverse=reverse), student_BC)
+    assert_teacher_is_spared(lambda s, t, y, g: kd_loss(s, t, **SETTINGS, reverse=reverse))
+    for dtype in (torch.bfloat16, torch.float32):
+        student_BC, teacher_BC, *_ = extreme_inputs(dtype, 0.0)
+        assert_finite(kd_loss(student_BC, teacher_BC, **SETTINGS, reverse=reverse), student_BC)
+    with pytest.raises(ConfigError, match=r"reverse must be from 0 to 1, got 1\.5"):
+        kd_loss(student_BC, teacher_BC, **SETTINGS, reverse=1.5)
+
+
 def test_is_zero_where_softened_student_is_softened_teacher() -> None:
     student_BC, *_ = random_inputs()
     assert kd_loss(student_BC, student_BC * 2 / 3, **SETTINGS).item() == pytest.approx(0, abs=1e-12)

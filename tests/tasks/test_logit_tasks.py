@@ -12,7 +12,7 @@ from torch import nn
 
 from disk_kd import KDTask
 from disk_kd.errors import ConfigError, ModelError
-from disk_kd.losses import dist_loss, dkd_loss, kd_loss, nkd_loss, standardise
+from disk_kd.losses import dist_loss, dkd_loss, jensen_shannon_loss, kd_loss, nkd_loss, standardise
 from disk_kd.tasks import METHODS
 from disk_kd.teacher import Teacher
 from disk_kd.train.state import task_state
@@ -50,6 +50,22 @@ def test_standardised_kd() -> None:
     pair = (standardise(result["output"]), standardise(task.teacher(IMAGES)["logits"]))
     kd = kd_loss(*pair, student_temperature=2.0, teacher_temperature=2.0)
     assert result["kd_loss"].item() == pytest.approx(kd.item(), rel=1e-5)
+
+
+def test_jensen_shannon_and_reverse_kd() -> None:
+    both = {"student_temperature": 3.0, "teacher_temperature": 3.0}
+    task = make("jsd", temperature=3.0, skew=0.2, jsd_weight=2.0, ce_weight=0.0)
+    result = task(IMAGES, TARGETS)
+    teacher = task.teacher(IMAGES)["logits"]
+    expected = 2 * jensen_shannon_loss(result["output"], teacher, skew=0.2, **both)
+    assert result["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
+    result = make("kd", temperature=3.0, reverse=0.5, kd_weight=2.0, ce_weight=0.0)(IMAGES, TARGETS)
+    expected = 2 * kd_loss(result["output"], teacher, reverse=0.5, **both)
+    assert result["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
+    with pytest.raises(ConfigError, match=r"skew must be above 0 and below 1, not 1; kd with reverse 1 is that limit"):
+        make("jsd", skew=1)
+    with pytest.raises(ConfigError, match=r"reverse must be in \[0, 1\], not 1\.5"):
+        make("kd", reverse=1.5)
 
 
 def test_dkd_warms_up() -> None:

@@ -8,6 +8,7 @@ from disk_kd.losses.crd import ContrastiveLoss
 from disk_kd.losses.dist import DISTLoss, dist_loss
 from disk_kd.losses.dkd import DKDLoss, dkd_loss
 from disk_kd.losses.fitnet import FitNetLoss, fitnet_loss
+from disk_kd.losses.jensen_shannon import JensenShannonLoss, jensen_shannon_loss
 from disk_kd.losses.kd import KDLoss, kd_loss
 from disk_kd.losses.nkd import NKDLoss, nkd_loss
 from disk_kd.losses.review_kd import ReviewKD, hierarchical_context_loss
@@ -26,6 +27,7 @@ __all__ = [
     "DISTLoss",
     "DKDLoss",
     "FitNetLoss",
+    "JensenShannonLoss",
     "KDLoss",
     "NKDLoss",
     "RKDLoss",
@@ -40,6 +42,7 @@ __all__ = [
     "dkd_loss",
     "fitnet_loss",
     "hierarchical_context_loss",
+    "jensen_shannon_loss",
     "kd_loss",
     "nkd_loss",
     "rkd_loss",

@@ -6,6 +6,7 @@ from disk_kd.tasks.disk import DiSKTask
 from disk_kd.tasks.disk_settings import VARIANTS, DiSKSettings
 from disk_kd.tasks.dist import DISTTask
 from disk_kd.tasks.dkd import DKDTask
+from disk_kd.tasks.jensen_shannon import JensenShannonTask
 from disk_kd.tasks.kd import KDTask
 from disk_kd.tasks.nkd import NKDTask
 from disk_kd.tasks.phase import Phase, plan_passes
@@ -18,6 +19,7 @@ METHODS: dict[str, type[StudentTask]] = {
     "dkd": DKDTask,
     "nkd": NKDTask,
     "dist": DISTTask,
+    "jsd": JensenShannonTask,
     "disk": DiSKTask,
     "timm-logits": TimmLogitTask,
     "timm-features": TimmFeatureTask,
@@ -34,6 +36,7 @@ __all__ = [
     "DKDTask",
     "DiSKSettings",
     "DiSKTask",
+    "JensenShannonTask",
     "KDTask",
     "NKDTask",
     "Phase",

@@ -26,3 +26,10 @@ def fraction(name: str, value: float) -> float:
     if not 0 <= value < 1:
         raise ConfigError(f"{name} must be in [0, 1), not {value}")
     return value
+
+
+def share(name: str, value: float) -> float:
+    """`value`, a number in [0, 1]."""
+    if not 0 <= value <= 1:
+        raise ConfigError(f"{name} must be in [0, 1], not {value}")
+    return value

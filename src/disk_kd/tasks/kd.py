@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from disk_kd.losses import kd_loss
-from disk_kd.tasks.checks import positive
+from disk_kd.tasks.checks import positive, share
 from disk_kd.tasks.logit_task import LogitTask
 
 
@@ -23,12 +23,13 @@ class KDTask(LogitTask):
         teacher_temperature: T_t.
         kd_weight: weight of the divergence.
         ce_weight: weight of the cross-entropy on the labels.
+        reverse: share of the divergence with teacher and student exchanged, from 0 to 1.
         standardise: bring each row of logits to mean 0 and deviation 1 first (Sun et al., "Logit Standardization in
             Knowledge Distillation", CVPR 2024, who take temperature 2 and weight 9 then).
         label_smoothing: of that cross-entropy, in [0, 1).
 
     Raises:
-        ConfigError: a temperature that is not positive, or a negative weight.
+        ConfigError: a temperature that is not positive, a negative weight, or `reverse` outside [0, 1].
         ModelError: teacher and student differ in their number of classes.
     """
 
@@ -41,6 +42,7 @@ class KDTask(LogitTask):
         teacher_temperature: float | None = None,
         kd_weight: float = 0.9,
         ce_weight: float = 0.1,
+        reverse: float = 0.0,
         standardise: bool = False,
         label_smoothing: float = 0.0,
     ) -> None:
@@ -55,6 +57,7 @@ class KDTask(LogitTask):
         )
         if teacher_temperature is None:
             teacher_temperature = temperature
+        self.reverse = share("reverse", reverse)
         self.student_temperature = positive("temperature", temperature)
         self.teacher_temperature = positive("teacher_temperature", teacher_temperature)
 
@@ -65,4 +68,5 @@ class KDTask(LogitTask):
             teacher,
             student_temperature=self.student_temperature,
             teacher_temperature=self.teacher_temperature,
+            reverse=self.reverse,
         )
