@@ -220,7 +220,7 @@ def test_mistakes(
     ("options", "message"),
     [
         (["--method.temperature=0", "--method=kd"], "temperature must be a positive number, not 0"),
-        (["--method.top_k=11"], "top_k must be from 1 to the number of classes, 10, not 11"),
+        (["--method.top_k=11"], "top_k must be from 0 to the number of classes, 10, not 11"),
         (["--method.helper=exactly"], "unknown helper 'exactly'.*nearest: exact"),
         (["--teacher.name=cifar_resnet10_xs"], "does not fit ResNet: .*; give weights of this architecture"),
         (["--method.helper=2"], "constant helper must be from 0 to 1"),

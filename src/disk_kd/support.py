@@ -21,33 +21,51 @@ _FACTOR_1 = -0x40A7B892E31B1A47
 _FACTOR_2 = -0x6B2FB644ECCEEE15
 
 
-def support(teacher_logits_BC: Tensor, targets_B: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-    """Lists the classes that may be helped: the teacher's `top_k` united with the label.
+def support(
+    teacher_logits_BC: Tensor,
+    targets_B: Tensor,
+    top_k: int,
+    *,
+    mass: float = 1.0,
+    temperature: float = 1.0,
+    outside_BC: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Lists the classes that may be helped: some of the teacher's, or all outside the student's, and the label.
 
-    Among tied teacher logits, any `top_k` that `torch.topk` picks.
+    Among tied logits, any `top_k` that `torch.topk` picks.
 
     Args:
         teacher_logits_BC: (B, C).
         targets_B: (B,) int64 class indices.
-        top_k: from 1 to C.
+        top_k: K, from 0 to C; 0: the label alone.
+        mass: of the teacher's top K those until their probability at `temperature` reaches this, above 0; 1: all K.
+        temperature: T_t > 0.
+        outside_BC: student logits (B, C): the classes outside *their* top K take the place of the teacher's top K.
 
     Returns:
-        index_BM: (B, top_k + 1) class indices; the last column is the label.
-        member_BM: (B, top_k + 1) bool; False where the label stands among the top already, so that each
-            class is True once and ``member_BM.sum(1)`` is the size of the support.
+        index_BM: (B, M) class indices, all of the support; the last column is the label, which also stands in the
+            place of classes beyond `mass`. M is K + 1, or C - K + 1 with `outside_BC`.
+        member_BM: (B, M) bool; True once for each class of the support, so that ``member_BM.sum(1)`` is its size.
 
     Raises:
-        ConfigError: `top_k` is outside 1..C.
+        ConfigError: `top_k` is outside 0..C, or `mass` outside (0, 1].
     """
     classes = teacher_logits_BC.shape[1]
-    if not 1 <= top_k <= classes:
-        raise ConfigError(f"top_k must be from 1 to the {classes} classes, got {top_k}; lower or raise top_k")
-    top_BK = teacher_logits_BC.detach().topk(top_k, dim=1, sorted=False).indices
-    label_B1 = targets_B[:, None]
-    new_B1 = (top_BK != label_B1).all(1, keepdim=True)
-    index_BM = torch.cat([top_BK, label_B1], dim=1)
-    member_BM = torch.cat([torch.ones_like(top_BK, dtype=torch.bool), new_B1], dim=1)
-    return index_BM, member_BM
+    if not 0 <= top_k <= classes:
+        raise ConfigError(f"top_k must be from 0 to the {classes} classes, got {top_k}; lower or raise top_k")
+    if not 0 < mass <= 1:
+        raise ConfigError(f"the support's mass must be above 0 and at most 1, got {mass}; try 0.9")
+    if outside_BC is not None:
+        listed_BM = outside_BC.detach().topk(classes - top_k, dim=1, largest=False, sorted=False).indices
+    else:
+        listed_BM = teacher_logits_BC.detach().topk(top_k, dim=1, sorted=mass < 1).indices
+    label_B1, member_BM = targets_B[:, None], torch.ones_like(listed_BM, dtype=torch.bool)
+    if mass < 1:
+        t_BM = log_probabilities(teacher_logits_BC.detach(), temperature).exp().gather(1, listed_BM)
+        member_BM = t_BM.cumsum(1) - t_BM < mass
+        listed_BM = torch.where(member_BM, listed_BM, label_B1)
+    new_B1 = ~((listed_BM == label_B1) & member_BM).any(1, keepdim=True)
+    return torch.cat([listed_BM, label_B1], dim=1), torch.cat([member_BM, new_B1], dim=1)
 
 
 def at_least_float32(x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from disk_kd.errors import ConfigError
-from disk_kd.helpers import exact_helper
+from disk_kd.helpers import UNITS, exact_helper
 from disk_kd.losses import scaffolded_kl
 
 TEMPERATURES = {"student_temperature": 3.0, "teacher_temperature": 2.0}
@@ -174,7 +174,7 @@ def test_example_runs() -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"top_k": 13}, "top_k must be from 1 to the 12 classes, got 13"),
+        ({"top_k": 13}, "top_k must be from 0 to the 12 classes, got 13"),
         ({"teacher_temperature": 0.0}, r"teacher_temperature must be finite and above 0, got 0\.0"),
         ({"max_ce": -1.0}, r"max_ce must be above 0, got -1\.0"),
     ],
@@ -182,3 +182,34 @@ def test_example_runs() -> None:
 def test_refuses_values(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         exact_helper(*random_inputs(), price=0.0, **{**SETTINGS, **changed})
+
+
+SUPPORTS = [{"mass": 0.5}, {"outside_student": True}, {"top_k": 0}]
+
+
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("changed", [{}, *SUPPORTS])
+def test_no_help_is_better_in_any_unit_and_support(unit: Any, changed: dict[str, Any]) -> None:
+    student_BC, teacher_BC, targets_B = random_inputs(batch=8)
+    settings = SETTINGS | changed
+    about = {name: value for name, value in settings.items() if name != "max_ce"}
+    price = 0.2
+    help_B = exact_helper(student_BC, teacher_BC, targets_B, price=price, unit=unit, **settings)
+    ce_B = torch.nn.functional.cross_entropy(student_BC, targets_B, reduction="none").clamp(max=settings["max_ce"])
+    grid_G = torch.cat([torch.zeros(1), torch.logspace(-6, 0, 1500)]).double()
+
+    def objective(index: int, g_G: torch.Tensor) -> torch.Tensor:
+        rows = [tensor[index].expand(len(g_G), *tensor.shape[1:]) for tensor in (student_BC, teacher_BC, targets_B)]
+        divergence_G = torch.stack(
+            [scaffolded_kl(*(row[i : i + 1] for row in rows), g_G[i : i + 1], **about) for i in range(len(g_G))]
+        )
+        return divergence_G + price * {"ce": g_G * ce_B[index], "help": g_G, "examples": (g_G > 0).double()}[unit]
+
+    for index in range(8):
+        assert objective(index, help_B[index : index + 1]) <= objective(index, grid_G).min() + 1e-9
+    assert (help_B > 0).any()
+
+
+def test_an_unknown_unit_is_named() -> None:
+    with pytest.raises(ConfigError, match="unknown unit 'nats' of help; valid: ce, help, examples"):
+        exact_helper(*random_inputs(), price=0.0, unit="nats", **SETTINGS)  # type: ignore[arg-type]

@@ -42,6 +42,30 @@ def test_agrees_with_slow_loop() -> None:
     assert scaffolded_kl(*inputs, **SETTINGS).item() == pytest.approx(slow_kl(*numpy_of(*inputs)), abs=1e-12)
 
 
+@pytest.mark.parametrize("settings", [{"top_k": 5, "mass": 0.6}, {"top_k": 2, "outside_student": True}, {"top_k": 0}])
+def test_other_supports_agree_with_slow_loop(settings: dict[str, Any]) -> None:
+    student_BC, teacher_BC, targets_B, helper_B = random_inputs()
+    found = ScaffoldedKL(**TEMPERATURES, **settings)(student_BC, teacher_BC, targets_B, helper_B)
+    total, sizes = 0.0, set()
+    for student, teacher, target, g in zip(*numpy_of(student_BC, teacher_BC, targets_B, helper_B), strict=True):
+        q, t = softmax_row(student, 3.0), softmax_row(teacher, 2.0)
+        if "outside_student" in settings:
+            members = set(np.argsort(student)[:-2].tolist())
+        else:
+            order = np.argsort(-teacher)[: settings["top_k"]]
+            before = np.cumsum(t[order]) - t[order]
+            members = set(order[before < settings.get("mass", 1.0)].tolist())
+        members |= {int(target)}
+        sizes.add(len(members))
+        q[list(members)] += g
+        q /= 1 + len(members) * g
+        total += sum(t[y] * np.log(t[y] / q[y]) for y in range(len(t)))
+    assert found.item() == pytest.approx(total / len(student_BC), abs=1e-12)
+    assert len(sizes) > 1 or "mass" not in settings
+    with pytest.raises(ConfigError, match="mass must be above 0 and at most 1, got 0"):
+        scaffolded_kl(student_BC, teacher_BC, targets_B, helper_B, **SETTINGS, mass=0.0)
+
+
 @pytest.mark.parametrize("case", OWN)
 def test_agrees_with_frozen_numbers(case: dict[str, Any]) -> None:
     inputs = golden_inputs(case)
@@ -152,9 +176,9 @@ def test_stays_in_float32_under_autocast() -> None:
     torch.testing.assert_close(loss, scaffolded_kl(*inputs, **SETTINGS))
 
 
-@pytest.mark.parametrize("top_k", [0, 9])
+@pytest.mark.parametrize("top_k", [-1, 9])
 def test_refuses_top_k(top_k: int) -> None:
-    with pytest.raises(ConfigError, match=f"top_k must be from 1 to the 8 classes, got {top_k}"):
+    with pytest.raises(ConfigError, match=f"top_k must be from 0 to the 8 classes, got {top_k}"):
         scaffolded_kl(*random_inputs(), top_k=top_k, **TEMPERATURES)
 
 

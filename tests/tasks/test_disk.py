@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import timm
 import torch
@@ -228,8 +230,8 @@ def test_stored_outputs_stand_in_for_the_teacher() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"top_k": 13}, r"top_k must be from 1 to the number of classes, 12, not 13"),
-        ({"top_k": 0}, "top_k must be from 1"),
+        ({"top_k": 13}, r"top_k must be from 0 to the number of classes, 12, not 13"),
+        ({"top_k": -1}, "top_k must be from 0"),
         ({"student_temperature": 0.0}, "student_temperature must be a positive number, not 0.0"),
         ({"teacher_temperature": float("nan")}, "teacher_temperature must be a positive number"),
         ({"helper": 1.5}, "a constant helper must be from 0 to 1, not 1.5"),
@@ -267,3 +269,43 @@ def test_variants_cut_top_k_to_few_classes() -> None:
     few = timm.create_model("cifar_resnet10_xxs", num_classes=3)
     assert DiSKTask(few, timm.create_model("cifar_resnet10_xs", num_classes=3)).settings.top_k == 3
     assert VARIANTS["normalised"].top_k == 10
+
+
+@pytest.mark.parametrize(
+    ("unit", "support"),
+    [
+        ("help", {}),
+        ("examples", {}),
+        ("ce", {"support": "outside-student"}),
+        ("ce", {"support_mass": 0.8}),
+        ("examples", {"top_k": 0}),
+    ],
+)
+def test_the_budget_is_met_in_every_unit_and_support(unit: str, support: dict[str, Any]) -> None:
+    budget = {"ce": 0.05, "help": 0.01, "examples": 0.3}[unit]
+    t = task(budget=budget, budget_unit=unit, price_rate={"ce": 0.5, "help": 5.0, "examples": 0.02}[unit], **support)
+    x, y = batch(64)
+    used = []
+    t.train().student.eval()
+    for _ in range(300):
+        used.append(t(x, y)["budget_used"].item())
+    free = task(budget=budget, budget_unit=unit, price_rate=0.0, **support)
+    free.student.load_state_dict(t.student.state_dict())
+    free.student.eval()
+    assert free(x, y)["budget_used"] > budget
+    assert sum(used[-100:]) / 100 == pytest.approx(budget, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"support": "student"}, "unknown support 'student'; nearest"),
+        ({"support_mass": 0.0}, "support_mass must be above 0 and at most 1, not 0"),
+        ({"budget_unit": "nats"}, "unknown budget_unit 'nats'; valid: ce, help, examples"),
+        ({"variant": "paper", "budget_unit": "help"}, "are of the normalised form, not of paper"),
+        ({"helper": "teacher-pooled", "budget_unit": "examples"}, "a helper network has no gradient"),
+    ],
+)
+def test_bad_supports_and_units_are_named(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        task(**settings)

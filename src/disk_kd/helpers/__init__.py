@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from disk_kd.helpers.exact import exact_helper
+from disk_kd.helpers.exact import UNITS, Unit, exact_helper
 from disk_kd.helpers.networks import (
     HELPERS,
     BothMapsHelper,
@@ -18,6 +18,7 @@ from disk_kd.helpers.networks import (
 
 __all__ = [
     "HELPERS",
+    "UNITS",
     "BothMapsHelper",
     "HelperNetwork",
     "StudentMapHelper",
@@ -26,6 +27,7 @@ __all__ = [
     "TeacherPooledDeepHelper",
     "TeacherPooledHelper",
     "TeacherPooledNormHelper",
+    "Unit",
     "exact_helper",
     "make_helper",
 ]

@@ -5,12 +5,25 @@ Legend: B batch, C classes, M the columns of the support. docs/math.md derives i
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from disk_kd.errors import ConfigError
-from disk_kd.support import at_least_float32, check_shapes, check_temperatures, log_probabilities, support
+from disk_kd.errors import ConfigError, nearest
+from disk_kd.support import (
+    at_least_float32,
+    check_shapes,
+    check_temperatures,
+    log_add_helper,
+    log_probabilities,
+    support,
+)
+
+Unit = Literal["ce", "help", "examples"]
+UNITS: tuple[Unit, ...] = get_args(Unit)
+"""What help is counted in: helped cross-entropy in nats, g itself, or images that are helped at all."""
 
 # Twelve steps bring the objective to its minimum within rounding, 1e-13 nats, whether logits are nearly uniform
 # or one-hot and whatever the price; usual batches need six.
@@ -28,33 +41,40 @@ def exact_helper(
     teacher_temperature: float,
     price: float | Tensor,
     max_ce: float,
+    unit: Unit = "ce",
     priced_logits: Tensor | None = None,
+    mass: float = 1.0,
+    outside_student: bool = False,
 ) -> Tensor:
     """The help g in [0, 1] that minimises, for each image, `scaffolded_kl` plus its price.
 
-    Formula: ``argmin_g KL( t || (s + g 1_M) / (1 + |M| g) ) + mu g min(CE, max_ce)``, with s and t the
-    tempered softmaxes, M the teacher's top K united with the label, and CE the cross-entropy of the student,
-    at temperature 1, against the label. It is 0, 1, or the one root of
-    ``F(g) = -sum_{y in M} t_y / (s_y + g) + |M| / (1 + |M| g) + mu min(CE, max_ce)``.
+    Formula: ``argmin_g KL( t || (s + g 1_M) / (1 + |M| g) ) + mu g c``, with s and t the tempered softmaxes and M the
+    teacher's top K united with the label, or another support of `scaffolded_kl`. The unit c of the help is
+    min(CE, max_ce), CE the cross-entropy of the student, at temperature 1, against the label ("ce"); or 1 ("help").
+    The result is 0, 1, or the one root of ``F(g) = -sum_{y in M} t_y / (s_y + g) + |M| / (1 + |M| g) + mu c``.
+    With the unit "examples" an image that is helped at all costs mu: it gets the g of price 0 where that lowers
+    the divergence by more than mu, else 0.
 
     Args:
         student_logits: (B, C).
         teacher_logits: (B, C).
         targets: (B,) int64 class indices below C.
-        top_k: K, from 1 to C.
+        top_k: K, from 0 to C.
         student_temperature: T_s > 0.
         teacher_temperature: T_t > 0.
-        price: mu >= 0, nats of KL per nat of helped cross-entropy; a number or a 0-dim tensor.
+        price: mu >= 0, nats of KL per unit of help; a number or a 0-dim tensor.
         max_ce: the cap on CE, in nats, above 0.
+        unit: what help is counted in: "ce", "help" or "examples".
         priced_logits: (B, C) the student's logits that CE is taken of, where `student_logits` are standardised; None:
             those.
+        mass, outside_student: as of `scaffolded_kl`.
 
     Returns:
         (B,) in [0, 1], without gradient, in float32 at least. Where help lowers the objective by no more
         than rounding, exactly 0.
 
     Raises:
-        ConfigError: shapes differ; a temperature, `top_k` or `max_ce` is not valid.
+        ConfigError: shapes differ; a temperature, `top_k`, `mass`, `max_ce` or the unit is not valid.
 
     Source: this project; after Kag, Acar, Gangrade, Saligrama, "Scaffolding a Student to Instill Knowledge",
     ICLR 2023, whose alternation's second step it solves in closed loop.
@@ -68,13 +88,25 @@ def exact_helper(
     check_temperatures(student_temperature, teacher_temperature)
     if not max_ce > 0:
         raise ConfigError(f"max_ce must be above 0, got {max_ce}; try 5.0")
-    index_BM, member_BM = support(teacher_logits, targets, top_k)
-    s_BM = log_probabilities(student_logits, student_temperature).gather(1, index_BM).exp()
+    if unit not in UNITS:
+        raise ConfigError(f"unknown unit {unit!r} of help; {nearest(unit, UNITS)}")
+    ranked_BC = student_logits if outside_student else None
+    index_BM, member_BM = support(
+        teacher_logits, targets, top_k, mass=mass, temperature=teacher_temperature, outside_BC=ranked_BC
+    )
+    log_s_BM = log_probabilities(student_logits, student_temperature).gather(1, index_BM)
+    s_BM = log_s_BM.exp()
     t_BM = log_probabilities(teacher_logits, teacher_temperature).gather(1, index_BM).exp() * member_BM
     count_B = member_BM.sum(1).to(s_BM.dtype)
-    priced_BC = at_least_float32(student_logits if priced_logits is None else priced_logits)
-    ce_B = F.cross_entropy(priced_BC, targets, reduction="none").clamp(max=max_ce)
-    return _minimise(s_BM, t_BM, count_B, price * ce_B)
+    if unit == "examples":
+        g_B = _minimise(s_BM, t_BM, count_B, torch.zeros_like(count_B))
+        gain_B = (t_BM * (log_add_helper(log_s_BM, g_B) - log_s_BM)).sum(1) - torch.log1p(count_B * g_B)
+        return g_B * (gain_B > price)
+    cost_B = torch.ones_like(count_B)
+    if unit == "ce":
+        priced_BC = at_least_float32(student_logits if priced_logits is None else priced_logits)
+        cost_B = F.cross_entropy(priced_BC, targets, reduction="none").clamp(max=max_ce)
+    return _minimise(s_BM, t_BM, count_B, price * cost_B)
 
 
 def _minimise(s_BM: Tensor, t_BM: Tensor, count_B: Tensor, cost_B: Tensor) -> Tensor:

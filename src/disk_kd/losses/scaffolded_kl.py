@@ -24,27 +24,31 @@ def scaffolded_kl(
     top_k: int,
     student_temperature: float,
     teacher_temperature: float,
+    mass: float = 1.0,
+    outside_student: bool = False,
 ) -> Tensor:
     """The Kullback-Leibler divergence of the helped student from the teacher.
 
     Formula: ``mean_i KL( t_i || q_i )``, ``q_y = (s_y + g 1[y in M]) / (1 + |M| g)``, where
     s = softmax(student / T_s), t = softmax(teacher / T_t) over all classes, and M is the teacher's top K
-    united with the label. Never negative; zero where q = t; the plain divergence where g = 0.
+    united with the label; or another choice of M. Never negative; zero where q = t; the plain divergence where g = 0.
 
     Args:
         student_logits: (B, C).
         teacher_logits: (B, C); no gradient flows into them.
         targets: (B,) int64 class indices below C.
         helper: (B,) g in [0, 1]. The range is not checked, which would stop the device each step.
-        top_k: K, from 1 to C.
+        top_k: K, from 0 to C; 0: M is the label.
         student_temperature: T_s > 0.
         teacher_temperature: T_t > 0.
+        mass: of the top K those until t reaches this, above 0 and at most 1.
+        outside_student: M is all classes but the *student's* top K, united with the label.
 
     Returns:
         A scalar: the mean over the batch, *without* the factor T_s T_t of `kd_loss`. In float32 at least.
 
     Raises:
-        ConfigError: shapes differ; a temperature or `top_k` is not valid.
+        ConfigError: shapes differ; a temperature, `top_k` or `mass` is not valid.
 
     Source: after Kag, Acar, Gangrade, Saligrama, "Scaffolding a Student to Instill Knowledge", ICLR 2023,
     the objective KL(t || s + g).
@@ -60,7 +64,10 @@ def scaffolded_kl(
     helper_B = at_least_float32(helper)
     log_s_BC = log_probabilities(student_logits, student_temperature)
     log_t_BC = log_probabilities(teacher_logits.detach(), teacher_temperature)
-    index_BM, member_BM = support(teacher_logits, targets, top_k)
+    ranked_BC = student_logits if outside_student else None
+    index_BM, member_BM = support(
+        teacher_logits, targets, top_k, mass=mass, temperature=teacher_temperature, outside_BC=ranked_BC
+    )
     log_s_BM, log_t_BM = log_s_BC.gather(1, index_BM), log_t_BC.gather(1, index_BM)
 
     # The help touches M only, so it is worked out on M's columns; off M the terms are those of KL(t || s).
@@ -75,8 +82,18 @@ def scaffolded_kl(
 class ScaffoldedKL(nn.Module):
     """`scaffolded_kl` with its settings kept."""
 
-    def __init__(self, *, top_k: int, student_temperature: float, teacher_temperature: float) -> None:
+    def __init__(
+        self,
+        *,
+        top_k: int,
+        student_temperature: float,
+        teacher_temperature: float,
+        mass: float = 1.0,
+        outside_student: bool = False,
+    ) -> None:
         super().__init__()
+        self.mass = mass
+        self.outside_student = outside_student
         self.top_k = top_k
         self.student_temperature = student_temperature
         self.teacher_temperature = teacher_temperature
@@ -90,4 +107,6 @@ class ScaffoldedKL(nn.Module):
             top_k=self.top_k,
             student_temperature=self.student_temperature,
             teacher_temperature=self.teacher_temperature,
+            mass=self.mass,
+            outside_student=self.outside_student,
         )

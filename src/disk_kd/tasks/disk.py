@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from timm.utils import unwrap_model
 from torch import Tensor, nn
 
-from disk_kd.helpers import HELPERS, HelperNetwork, exact_helper, make_helper
+from disk_kd.errors import ConfigError, nearest
+from disk_kd.helpers import HELPERS, UNITS, HelperNetwork, Unit, exact_helper, make_helper
 from disk_kd.losses import budget_penalty, scaffolded_kl, scaffolded_nll
 from disk_kd.tasks.base import StudentTask
 from disk_kd.tasks.checks import fraction
@@ -54,12 +55,17 @@ class DiSKTask(StudentTask):
         teacher: a trained model of the same classes; it is frozen.
         variant: which form of the method.
         helper: "exact" (normalised only), the name of a network (`disk_kd.helpers.HELPERS`), or a constant g.
-        top_k: K of the support M, at most the number of classes; the variant's K is cut down to that.
+        top_k: K of the support M, from 0 to the number of classes; the variant's K is cut down to that.
+        support: whether M is the teacher's top K, or all classes outside the student's own; with the label in
+            either case (normalised only).
+        support_mass: of the teacher's top K those until its probability reaches this (normalised only).
         student_temperature: T_s.
         teacher_temperature: T_t.
         kd_weight: weight of the scaffolded divergence.
         ce_weight: weight of the cross-entropy on the labels.
-        budget: help allowed, in nats: a number, or a `Cosine` over student passes.
+        budget: help allowed: a number, or a `Cosine` over student passes.
+        budget_unit: what it counts: "ce", g min(CE, max_ce) in nats; "help", g; "examples", the share of images
+            that are helped (the last two normalised only).
         price: what help costs. With `price_rate` 0 it is followed as given, else the dual ascent starts from it.
         price_rate: step of the dual ascent.
         max_ce: cap of CE_i in nats.
@@ -97,11 +103,14 @@ class DiSKTask(StudentTask):
         variant: Literal["normalised", "paper", "imagenet"] = "normalised",
         helper: float | str | None = None,
         top_k: int | None = None,
+        support: Literal["teacher", "outside-student"] = "teacher",
+        support_mass: float = 1.0,
         student_temperature: float | None = None,
         teacher_temperature: float | None = None,
         kd_weight: float | None = None,
         ce_weight: float | None = None,
         budget: float | Cosine | None = None,
+        budget_unit: Unit = "ce",
         price: float | Cosine | None = None,
         price_rate: float | None = None,
         max_ce: float | None = None,
@@ -142,7 +151,11 @@ class DiSKTask(StudentTask):
             self.trainable_module = StudentAndHelper(student, network.to(self.device))
         self.variant = variant
         self.settings = settings
-        self.top_logits = settings.top_k
+        self._check_normalised_options(support, support_mass, budget_unit)
+        self.outside_student = support == "outside-student"
+        self.support_mass = support_mass
+        self.budget_unit = budget_unit
+        self.top_logits = 0 if self.outside_student else settings.top_k
         self.fill = fill
         self.against = against
         self.standardise = standardise
@@ -169,6 +182,21 @@ class DiSKTask(StudentTask):
         module = unwrap_model(self.trainable_module)
         return module.helper if isinstance(module, StudentAndHelper) else None
 
+    def _check_normalised_options(self, support: str, support_mass: float, budget_unit: str) -> None:
+        """Options that the released forms do not have, and the unit that no network can be trained by."""
+        if support not in ("teacher", "outside-student"):
+            raise ConfigError(f"unknown support {support!r}; {nearest(support, ('teacher', 'outside-student'))}")
+        if not 0 < support_mass <= 1:
+            raise ConfigError(f"support_mass must be above 0 and at most 1, not {support_mass}")
+        if budget_unit not in UNITS:
+            raise ConfigError(f"unknown budget_unit {budget_unit!r}; {nearest(budget_unit, UNITS)}")
+        if self.variant != "normalised" and (support, support_mass, budget_unit) != ("teacher", 1.0, "ce"):
+            raise ConfigError(
+                f"support, support_mass and budget_unit are of the normalised form, not of {self.variant}"
+            )
+        if self.helper is not None and budget_unit == "examples":
+            raise ConfigError("a helper network has no gradient from helped examples; take budget_unit ce or help")
+
     def forward(self, input: Tensor, target: Tensor, teacher: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Loss of a batch in the selected phase; in train mode it also moves the schedules and the price.
 
@@ -179,7 +207,7 @@ class DiSKTask(StudentTask):
 
         Returns:
             `loss`, `output` (the student's logits), and for the log `ce_loss`, `scaffold_loss`, `budget` and
-            `budget_used` (nats), `price`, `helped` (share of examples with g above 0.001), `helper_mean`.
+            `budget_used` (in `budget_unit`), `price`, `helped` (share of examples with g above 0.001), `helper_mean`.
         """
         teacher = self.teach(input, teacher)
         passes = snapshot(self.step) / self.steps_per_pass
@@ -234,6 +262,7 @@ class DiSKTask(StudentTask):
             target,
             price=price,
             max_ce=self.settings.max_ce,
+            unit=self.budget_unit,
             priced_logits=logits_BC,
             **self._support_and_temperatures(),
         )
@@ -255,10 +284,14 @@ class DiSKTask(StudentTask):
         return self._released_penalty(batch, budget, price, self.settings.kd_weight if self.variant == "paper" else 0.0)
 
     def _budget_used(self, batch: ScaffoldInputs) -> Tensor:
-        """The help given, in nats, in the variant's own unit."""
+        """The help given, in the variant's unit or in `budget_unit`."""
         if self.variant != "normalised":
             return self._released_penalty(batch, budget=0.0, price=1.0, weight=0.0)
         logits_BC, _, target_B, helper_B = batch
+        if self.budget_unit == "examples":
+            return (helper_B > HELPED).float().mean()
+        if self.budget_unit == "help":
+            return helper_B.mean()
         ce_B = F.cross_entropy(logits_BC.float(), target_B, reduction="none")
         return (helper_B * ce_B.clamp(max=self.settings.max_ce)).mean()
 
@@ -296,11 +329,14 @@ class DiSKTask(StudentTask):
         return 1 / self._heat if self.variant == "normalised" else self.settings.kd_weight
 
     def _support_and_temperatures(self) -> dict[str, Any]:
-        return {
+        terms: dict[str, Any] = {
             "top_k": self.settings.top_k,
             "student_temperature": self.settings.student_temperature,
             "teacher_temperature": self.settings.teacher_temperature,
         }
+        if self.variant == "normalised":
+            terms |= {"mass": self.support_mass, "outside_student": self.outside_student}
+        return terms
 
 
 def _classes(*models: nn.Module) -> int | None:

@@ -83,8 +83,9 @@ def disk_settings(variant: str, classes: int | None, **given: Any) -> DiSKSettin
     if classes is not None:
         start = replace(start, top_k=min(start.top_k, classes))
     settings = replace(start, **{name: value for name, value in given.items() if value is not None})
-    if settings.top_k < 1 or (classes is not None and settings.top_k > classes):
-        raise ConfigError(f"top_k must be from 1 to the number of classes, {classes}, not {settings.top_k}")
+    least = 0 if variant == "normalised" else 1
+    if settings.top_k < least or (classes is not None and settings.top_k > classes):
+        raise ConfigError(f"top_k must be from {least} to the number of classes, {classes}, not {settings.top_k}")
     for name in ("student_temperature", "teacher_temperature", "max_ce"):
         positive(name, getattr(settings, name))
     for name in ("kd_weight", "ce_weight", "price_rate"):
