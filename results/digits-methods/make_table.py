@@ -1,6 +1,6 @@
-"""Run folders of `disk-kd compare digits-methods/...` to runs.csv and, on standard output, the table of digits-methods.md.
+"""Run folders of `disk-kd compare digits-methods/...` to runs.csv and, on standard output, a table.
 
-    python results/digits-methods/make_table.py RUNS
+python results/digits-methods/make_table.py RUNS
 """
 
 import csv
@@ -34,7 +34,8 @@ def read(run: Path) -> dict[str, object]:
 def row(recipe: str, runs: list[dict], baseline: list[dict]) -> str:
     """A row of the table: means over seeds, and the difference to the baseline's same seeds."""
     mean = {name: statistics.fmean(run[name] for run in runs) for name in ("first", "last", "top1")}
-    cells = [recipe, f"{mean['first']:.3g} → {mean['last']:.3g}", f"{sum(r['last'] < r['first'] for r in runs)}/{len(runs)}"]
+    lowered = sum(run["last"] < run["first"] for run in runs)
+    cells = [recipe, f"{mean['first']:.3g} → {mean['last']:.3g}", f"{lowered}/{len(runs)}"]
     cells.append(f"{mean['top1']:.2f} ± {statistics.stdev(run['top1'] for run in runs):.2f}")
     differences = [run["top1"] - other["top1"] for run, other in zip(runs, baseline, strict=True)]
     if any(differences):
