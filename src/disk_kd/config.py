@@ -39,6 +39,9 @@ _RECIPE_HELP = (
     " --print_config prints the resolved recipe and does nothing else."
 )
 
+_UNION = re.compile(r"Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] Errors:.*Given value: ")
+"""How jsonargparse refuses a value for an option of several kinds: with each attempt, of which the kinds are kept."""
+
 _DESCRIPTIONS = {
     "train": f"Train a model with cross-entropy: a teacher, or a baseline. {_RECIPE_HELP}",
     "distill": f"Train a student, by default from a teacher. {_RECIPE_HELP} --method NAME also chooses whose options"
@@ -430,6 +433,12 @@ def recipe_name(path: Path) -> str:
     return str(path.relative_to(root).with_suffix("")) if path.is_relative_to(root) else path.stem
 
 
+def _expected(union: re.Match[str]) -> str:
+    """What jsonargparse says of each kind of a union, as one clause."""
+    kinds = re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>|typing\.Literal", r"\1", union[1]).replace("NoneType", "null")
+    return f"expected {' or '.join(kinds.split(', '))}, not "
+
+
 @contextmanager
 def _one_line_errors(parser: ArgumentParser) -> Iterator[None]:
     """Turn jsonargparse's errors into one line, with the nearest valid option where one is unknown."""
@@ -444,11 +453,7 @@ def _one_line_errors(parser: ArgumentParser) -> Iterator[None]:
             r"(?:Group '([\w.]+)' does not accept option|unrecognized arguments: --|Key) ?'?([\w.]+)", text
         )
         if unknown is None:
-            # Of a union of kinds jsonargparse lists each attempt; the option and the value say enough.
-            text = re.sub(
-                r"Does not validate against any of the Union subtypes.*Given value: ", "not a valid value: ", text
-            )
-            raise ConfigError(text) from None
+            raise ConfigError(_UNION.sub(_expected, text)) from None
         option = ".".join(part for part in unknown.groups() if part)
         raise ConfigError(f"unknown option {option}; {nearest(option, parser.get_defaults().keys())}") from None
 

@@ -15,7 +15,7 @@ from disk_kd.losses.simkd import simkd_loss
 from disk_kd.models import multiply_adds
 from disk_kd.models.simkd import SimKDStudent
 from disk_kd.teacher import Teacher
-from disk_kd.teacher.features import forward_with_map
+from disk_kd.teacher.features import forward_with_features
 
 X = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -149,9 +149,10 @@ def test_is_a_timm_model_to_others() -> None:
     assert (model.num_classes, model.num_features, model.head_hidden_size) == (5, 32, 32)
     assert model.pretrained_cfg is cfg
     assert [info["num_chs"] for info in model.feature_info] == channels
-    logits_BK, map_BCHW = forward_with_map(model, X)
+    found = forward_with_features(model, X, ("logits", "map"))
+    logits_BK = found["logits"]
     assert torch.equal(logits_BK, model(X))
-    assert torch.equal(map_BCHW, model.student.forward_intermediates(X, [-2], intermediates_only=True)[0])
+    assert torch.equal(found["map"], model.student.forward_intermediates(X, [-2], intermediates_only=True)[0])
     outputs = Teacher.of(model, plain(), {"logits", "pooled"})(X)
     assert torch.equal(outputs["logits"], logits_BK)
 

@@ -13,9 +13,10 @@ from torch import nn
 
 from disk_kd.errors import ModelError
 from disk_kd.models import StagedNet, create_model
-from disk_kd.teacher import feature_sizes, forward_with_map
+from disk_kd.teacher import feature_sizes, forward_with_features
 from disk_kd.teacher.fold import fold_batch_norms
 
+OUTPUTS = ("logits", "map")
 NAMES = [*GOLDEN, "cifar_vgg8", "cifar_vgg13"]
 
 # One of each family: channels and reductions of its maps.
@@ -212,19 +213,19 @@ def test_compiles_without_a_graph_break(name):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_pass_with_a_map_compiles_in_one_graph(name):
     model = build(name)
-    compiled = torch.compile(forward_with_map, backend="eager", fullgraph=True)
-    expected = forward_with_map(model, images(size=16))
-    torch.testing.assert_close(compiled(model, images(size=16)), expected)
+    compiled = torch.compile(forward_with_features, backend="eager", fullgraph=True)
+    expected = forward_with_features(model, images(size=16), OUTPUTS)
+    torch.testing.assert_close(compiled(model, images(size=16), OUTPUTS), expected)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_sizes_and_the_pass_with_a_map(name):
     model = build(name, num_classes=7)
-    logits, feature_map = forward_with_map(model, images(size=16))
-    torch.testing.assert_close(logits, model(images(size=16)), rtol=0, atol=0)
-    sizes = {"logits": 7, "pooled": model.num_features, "map": feature_map.shape[1]}
+    found = forward_with_features(model, images(size=16), OUTPUTS)
+    torch.testing.assert_close(found["logits"], model(images(size=16)), rtol=0, atol=0)
+    sizes = {"logits": 7, "pooled": model.num_features, "map": found["map"].shape[1]}
     assert feature_sizes(model) == sizes
-    torch.testing.assert_close(feature_map, model.forward_features(images(size=16)), rtol=0, atol=0)
+    torch.testing.assert_close(found["map"], model.forward_features(images(size=16)), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -1,19 +1,16 @@
-"""Maps and pooled features, over several families of timm models, plain and wrapped."""
+"""Maps and pooled features, over several families of timm models."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import timm
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from disk_kd.errors import ModelError
-from disk_kd.teacher import Teacher, feature_shapes, feature_sizes, forward_with_features, forward_with_map
+from disk_kd.teacher import Teacher, feature_shapes, feature_sizes, forward_with_features
 
 FAMILIES = ("test_resnet", "test_efficientnet", "test_convnext", "test_mambaout", "test_vit")
 SIZE = 160
@@ -52,17 +49,16 @@ def images() -> Tensor:
     return torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.fixture
-def process_group(tmp_path: object) -> Iterator[None]:
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
+def outputs(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits and the helpers' map, of one pass."""
+    found = forward_with_features(model, images, ("logits", "map"))
+    return found["logits"], found["map"]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_pass_with_a_map_gives_the_models_own_logits(name: str, images: Tensor) -> None:
     model = timm.create_model(name, num_classes=7).eval()
-    logits, feature_map = forward_with_map(model, images)
+    logits, feature_map = outputs(model, images)
     torch.testing.assert_close(logits, model(images), rtol=0, atol=0)
     assert feature_map.ndim == 4
     assert feature_map.shape[:2] == (2, model.feature_info[-2]["num_chs"])
@@ -73,13 +69,13 @@ def test_the_map_is_the_output_of_the_stage_before_the_last() -> None:
     images = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     x = model.maxpool(model.act1(model.bn1(model.conv1(images))))
     expected = model.layer3(model.layer2(model.layer1(x)))
-    torch.testing.assert_close(forward_with_map(model, images)[1], expected, rtol=0, atol=0)
+    torch.testing.assert_close(outputs(model, images)[1], expected, rtol=0, atol=0)
 
 
 def test_a_model_without_intermediates_gives_its_map_through_its_stage() -> None:
     model = Plain().eval()
     images = torch.randn(2, 2, 8, 8, generator=torch.Generator().manual_seed(0))
-    logits, feature_map = forward_with_map(model, images)
+    logits, feature_map = outputs(model, images)
     torch.testing.assert_close(logits, model(images), rtol=0, atol=0)
     torch.testing.assert_close(feature_map, model.body(model.stem(images)), rtol=0, atol=0)
     assert not model.body._forward_hooks
@@ -87,7 +83,7 @@ def test_a_model_without_intermediates_gives_its_map_through_its_stage() -> None
 
 def test_gradients_reach_the_student_through_logits_and_map(images: Tensor) -> None:
     model = timm.create_model("test_resnet", num_classes=4)
-    logits, feature_map = forward_with_map(model, images)
+    logits, feature_map = outputs(model, images)
     (feature_map.square().mean() + 0 * logits.sum()).backward()
     assert model.conv1[0].weight.grad.abs().sum() > 0
     assert model.get_classifier().weight.grad.abs().sum() == 0
@@ -96,42 +92,15 @@ def test_gradients_reach_the_student_through_logits_and_map(images: Tensor) -> N
 def test_a_compiled_model_gives_the_same(images: Tensor) -> None:
     model = timm.create_model("test_resnet", num_classes=4).eval()
     compiled = torch.compile(model, backend="eager")
-    for one, other in zip(forward_with_map(compiled, images), forward_with_map(model, images), strict=True):
+    for one, other in zip(outputs(compiled, images), outputs(model, images), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
 def test_the_pass_with_a_map_compiles_in_one_graph(images: Tensor) -> None:
     model = timm.create_model("test_resnet", num_classes=4).eval()
-    compiled = torch.compile(forward_with_map, backend="eager", fullgraph=True)
-    for one, other in zip(compiled(model, images), forward_with_map(model, images), strict=True):
+    compiled = torch.compile(outputs, backend="eager", fullgraph=True)
+    for one, other in zip(compiled(model, images), outputs(model, images), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
-
-
-@pytest.mark.usefixtures("process_group")
-def test_a_wrapped_student_still_reduces_its_gradients(images: Tensor) -> None:
-    model = DistributedDataParallel(timm.create_model("test_resnet", num_classes=4))
-    reduced: list[int] = []
-
-    def count(state, bucket):  # DDP takes no annotations that are text
-        reduced.append(bucket.index())
-        future: torch.futures.Future[Tensor] = torch.futures.Future()
-        future.set_result(bucket.buffer())
-        return future
-
-    model.register_comm_hook(None, count)
-    for _ in range(2):
-        reduced.clear()
-        logits, feature_map = forward_with_map(model, images)
-        assert feature_map.shape[1] == 192
-        logits.sum().backward()
-        assert reduced
-
-
-@pytest.mark.usefixtures("process_group")
-def test_a_wrapped_model_whose_stage_gives_no_map_is_refused(images: Tensor) -> None:
-    model = DistributedDataParallel(timm.create_model("test_vit", num_classes=4))
-    with pytest.raises(ModelError, match=r"blocks.4 of VisionTransformer gives no map \(B, 64, H, W\)"):
-        forward_with_map(model, images)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -171,27 +140,27 @@ def test_sizes_of_a_teacher_are_those_of_its_model() -> None:
 def test_what_a_model_lacks_is_named() -> None:
     x = torch.zeros(1, 3, 8, 8)
     with pytest.raises(ModelError, match="Linear has no forward_features and no forward_head and no feature_info"):
-        forward_with_map(nn.Linear(3, 3), x)
+        outputs(nn.Linear(3, 3), x)
     model = Plain()
     model.feature_info = model.feature_info[:1]
     with pytest.raises(ModelError, match="Plain has one stage, so no map before the last"):
-        forward_with_map(model, x)
+        outputs(model, x)
     model.feature_info = [{"num_chs": 4, "module": "nowhere"}] * 2
     with pytest.raises(ModelError, match="Plain has no module nowhere"):
-        forward_with_map(model, x)
+        outputs(model, x)
 
 
 def test_a_map_of_other_channels_than_announced_is_refused() -> None:
     model = Plain()
     model.feature_info[-2]["num_chs"] = 5
     with pytest.raises(ModelError, match=r"body of Plain gives no map \(B, 5, H, W\)"):
-        forward_with_map(model, torch.zeros(1, 2, 8, 8))
+        outputs(model, torch.zeros(1, 2, 8, 8))
 
 
 def test_a_transformers_map_is_laid_out_as_its_image() -> None:
     model = timm.create_model("test_vit", img_size=(32, 64), num_classes=2).eval()
     images = torch.randn(1, 3, 32, 64, generator=torch.Generator().manual_seed(0))
-    feature_map = forward_with_map(model, images)[1]
+    feature_map = outputs(model, images)[1]
     rows, columns = feature_map.shape[2:]
     assert columns == 2 * rows
     tokens = model.forward_intermediates(images, indices=[-2], output_fmt="NLC", intermediates_only=True)[0]
@@ -220,7 +189,7 @@ def test_a_model_says_what_its_map_is() -> None:
     images = torch.randn(2, 3, 32, 32)
     outputs = forward_with_features(model, images, ("logits", "map", "last"))
     assert torch.equal(outputs["map"], outputs["last"])
-    assert forward_with_map(model, images)[1].shape == (2, 256, 8, 8)
+    assert outputs["map"].shape == (2, 256, 8, 8)
     assert feature_sizes(model)["map"] == 256
 
 

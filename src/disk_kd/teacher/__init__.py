@@ -1,6 +1,6 @@
 """The frozen teacher, its stored outputs, and the features that helpers read."""
 
-from disk_kd.teacher.features import feature_shapes, feature_sizes, forward_with_features, forward_with_map
+from disk_kd.teacher.features import feature_shapes, feature_sizes, forward_with_features
 from disk_kd.teacher.frozen import Teacher
 from disk_kd.teacher.hashing import weights_hash
 from disk_kd.teacher.manifest import teacher_facts
@@ -12,7 +12,6 @@ __all__ = [
     "feature_shapes",
     "feature_sizes",
     "forward_with_features",
-    "forward_with_map",
     "store_bytes",
     "teacher_facts",
     "weights_hash",

@@ -25,7 +25,6 @@ from typing import Any
 import torch
 from timm.utils import unwrap_model
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from disk_kd.errors import ModelError, nearest
 
@@ -95,27 +94,6 @@ def feature_shapes(
         for module, mode in modes.items():
             module.training = mode
     return {name: tuple(output.shape[1:]) for name, output in outputs.items()}
-
-
-def forward_with_map(model: nn.Module, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits (B, classes) and the map (B, C, H, W) before the last stage, in one pass, with gradients.
-
-    As `forward_with_features`; and the model may itself be in `DistributedDataParallel`.
-
-    Raises:
-        ModelError: the model lacks what timm's models have, or its map cannot be reached.
-    """
-    plain: Any = unwrap_model(model)
-    if isinstance(model, DistributedDataParallel):
-        # Only its own forward prepares the reduction of gradients, so the map is caught on the way.
-        check_features(plain, "map")
-        stage = stage_of(plain, "map")
-        path = plain.feature_info[stage]["module"]
-        with _module_outputs(plain, [path]) as caught:
-            logits_BC = model(images_BCHW)
-        return logits_BC, _only_map(plain, stage, caught[path])
-    outputs = forward_with_features(plain, images_BCHW, ("logits", "map"))
-    return outputs["logits"], outputs["map"]
 
 
 @torch.no_grad()
@@ -270,5 +248,5 @@ def _only_map(model: Any, stage: int, caught: list[Any]) -> Tensor:
             return map_BCHW
     raise ModelError(
         f"{about['module']} of {type(model).__name__} gives no map (B, {about['num_chs']}, H, W) here; use "
-        "another model, or wrap the module that calls forward_with_map for training on many devices"
+        "another model"
     )
