@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-OWN = ("hint_loss", "dkd_loss", "nkd_loss", "dist_loss", "jsd_loss", "scaffold_loss", "distill_loss", "kd_loss", "ce_loss")
+OWN = [f"{name}_loss" for name in "hint dkd nkd dist jsd scaffold distill kd ce".split()]
 """A method's own loss in the log is the first of these that is there."""
 CRITICAL = 2.262
 """Of Student's t at 95% and nine degrees of freedom: ten seeds."""
