@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-OWN = [f"{name}_loss" for name in "hint dkd nkd dist jsd scaffold distill kd ce".split()]
+OWN = [f"{name}_loss" for name in ["hint", "dkd", "nkd", "dist", "jsd", "scaffold", "distill", "kd", "ce"]]
 """A method's own loss in the log is the first of these that is there."""
 CRITICAL = 2.262
 """Of Student's t at 95% and nine degrees of freedom: ten seeds."""
