@@ -10,12 +10,13 @@ import pytest
 import disk_kd
 
 SOURCE = Path(disk_kd.__file__).parent
-LEAVES = {"errors", "files", "memory", "plugins", "support"}
+LEAVES = {"errors", "files", "memory", "plugins", "ranks", "support"}
 ALLOWED = {
     "errors": set(),
     "files": set(),
     "memory": set(),
     "plugins": set(),
+    "ranks": set(),
     "support": set(),
     "losses": set(),
     "helpers": set(),
@@ -31,6 +32,11 @@ ALLOWED = {
     "summary": {"build", "config", "tasks", "models", "data", "train"},
     "run": {"build", "summary", "config", "tasks", "models", "data", "teacher", "train", "evaluate"},
     "compare": {"build", "config", "data", "run"},
+    "export": {"build", "config", "models", "summary"},
+    "report": {
+        *("build", "compare", "config", "data", "evaluate", "helpers", "losses"),
+        *("models", "run", "summary", "tasks", "teacher"),
+    },
     "bench": {"build", "summary", "config", "tasks", "models", "helpers", "data", "teacher", "train"},
 }
 

@@ -15,21 +15,25 @@ import timm
 from rich.console import Console
 from rich.table import Table
 
+from disk_kd import ranks
 from disk_kd.compare import compare, of_recipes, read_experiment
 from disk_kd.compare.experiment import is_experiment
 from disk_kd.config import list_recipes, parse_evaluation, parse_run, parse_settings
 from disk_kd.data import DATASETS
 from disk_kd.errors import ConfigError, DiskKDError, nearest
+from disk_kd.export import FORMATS, export
+from disk_kd.files import write_text
 from disk_kd.hints import HINTS
 from disk_kd.memory import keep_memory
 from disk_kd.models import convert, create_model, multiply_adds
 from disk_kd.run import evaluate_weights, execute, store_teacher
 from disk_kd.tasks import METHODS
 from disk_kd.teacher import TeacherStore
+from disk_kd.train import STOPPED, StoppedError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run `disk-kd ARGUMENTS` and return its exit code: 0 done, 2 a mistake in the input, 130 interrupted."""
+    """Run `disk-kd ARGUMENTS` and return its exit code: 0 done, 2 bad input, 75 stopped, 130 interrupted."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
@@ -43,6 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if name not in COMMANDS:
             raise ConfigError(f"unknown command {name!r}; {nearest(name, COMMANDS)}")
         COMMANDS[name](rest)
+    except StoppedError as error:
+        print(f"disk-kd: {error}", file=sys.stderr)
+        return STOPPED
     except DiskKDError as error:
         print(f"disk-kd: {error}", file=sys.stderr)
         return 2
@@ -90,7 +97,7 @@ def _train_or_distill(command: str, arguments: Sequence[str]) -> None:
     if show:
         print(config.text, end="")
         return
-    console = Console(quiet=config.quiet)
+    console = Console(quiet=config.quiet or not ranks.is_main())
     summary = execute(config, console)
     console.print(summary_table(summary))
     console.print(f"Run directory: {config.output}", highlight=False)
@@ -199,6 +206,40 @@ def run_bench(arguments: Sequence[str]) -> None:
     bench(parse_settings(BenchSettings, "disk-kd bench", description, arguments), Console())
 
 
+def write_report(arguments: Sequence[str]) -> None:
+    """Write report.html of a run, or of several side by side: which student to ship, and why."""
+    from disk_kd.report import report  # here, because matplotlib takes a second to import
+
+    parser = _Parser(prog="disk-kd report", description=write_report.__doc__)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run directory, or a folder of them")
+    parser.add_argument("--output", type=Path, help="the file; default: report.html in the one RUN")
+    parser.add_argument("--device", default="auto", help="where students and teachers run once more")
+    options = parser.parse_args(arguments)
+    print(f"Written: {report(options.runs, output=options.output, device=options.device)}")
+
+
+def inspect_examples(arguments: Sequence[str]) -> None:
+    """Write the training examples that the helper carries most as CSV, or whose labels are doubtful."""
+    from disk_kd.report import RANKINGS, Outputs, Run, csv_text, faults_table, inspect_run  # as in `write_report`
+
+    parser = _Parser(prog="disk-kd inspect", description=inspect_examples.__doc__)
+    parser.add_argument("run", type=Path, metavar="RUN", help="a finished run whose method has a teacher")
+    parser.add_argument("--output", type=Path, help="the file; default: inspect.csv in RUN")
+    parser.add_argument("--by", choices=RANKINGS, default="help", help="what stands first")
+    parser.add_argument("--views", type=count, default=4, help="augmented views of each example")
+    parser.add_argument("--limit", type=count, help="so many examples at most, evenly spaced; default: all")
+    price = "of help; default: that of RUN at its end if its helper was exact, else 0"
+    parser.add_argument("--price", type=float, help=price)
+    parser.add_argument("--device", default="auto", help="where student and teacher run once more")
+    options = parser.parse_args(arguments)
+    run, output = Run.read(options.run), options.output or options.run / "inspect.csv"
+    found = inspect_run(run, Outputs(options.device), views=options.views, most=options.limit, price=options.price)
+    write_text(output, csv_text(found, options.by))
+    print(f"Written: {output}, {len(found.split):,} examples; the helper has {found.settings.told()}")
+    if found.flipped is not None:
+        Console().print(faults_table(found))
+
+
 def convert_checkpoint(arguments: Sequence[str]) -> None:
     """Turn a file of weights, such as a released .pth.tar, into safetensors, without running code in it."""
     parser = _Parser(prog="disk-kd convert", description=convert_checkpoint.__doc__)
@@ -211,6 +252,22 @@ def convert_checkpoint(arguments: Sequence[str]) -> None:
     output = options.output or options.checkpoint.with_name(Path(name).stem + ".safetensors")
     counts = convert(options.checkpoint, output, half=options.half)
     print(f"{output}: {counts['tensors']} tensors, {counts['parameters']:,} parameters")
+
+
+def export_student(arguments: Sequence[str]) -> None:
+    """Write a run's student as safetensors, a timm folder, torch.export or ONNX, checked against its logits."""
+    parser = _Parser(prog="disk-kd export", description=export_student.__doc__)
+    parser.add_argument("run", type=Path, help="a run directory, or a file of weights that a run wrote")
+    parser.add_argument("--format", choices=FORMATS, default="safetensors", help="default: safetensors")
+    parser.add_argument("--output", type=Path, help="the file, or timm's folder; default: RUN/export/MODEL.SUFFIX")
+    half = "safetensors: convolutions and linear layers in half precision, for half the size"
+    parser.add_argument("--half", action="store_true", help=half)
+    inside = "torch.export, onnx: the exported model takes pixels in [0, 1]"
+    parser.add_argument("--with-normalisation", action="store_true", help=inside)
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
+    options = vars(parser.parse_args(arguments))
+    done = export(options.pop("run"), options.pop("format"), options.pop("output"), **options)
+    print(f"{done.path}: logits within {done.difference:.1e} of the student's ({done.allowed:.1e} allowed)")
 
 
 def list_names(arguments: Sequence[str]) -> None:
@@ -288,7 +345,10 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "store-teacher": store_outputs,
     "compare": compare_recipes,
     "evaluate": evaluate,
+    "report": write_report,
+    "inspect": inspect_examples,
     "bench": run_bench,
     "convert": convert_checkpoint,
+    "export": export_student,
     "list": list_names,
 }

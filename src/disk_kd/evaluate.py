@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from disk_kd import ranks
 from disk_kd.errors import DataError, ModelError
 
 ECE_BINS = 15
@@ -55,6 +56,7 @@ def evaluate(
     num_classes: int,
     autocast_dtype: torch.dtype | None = None,
     temperature: float = 1.0,
+    across_ranks: bool = False,
 ) -> Metrics:
     """Metrics of a model over all samples of a pass, in eval mode; then each module has its old mode again.
 
@@ -68,6 +70,7 @@ def evaluate(
         num_classes: C.
         autocast_dtype: precision of the model's pass; None: as the model is.
         temperature: by which the logits are divided.
+        across_ranks: each process has a part of the samples; the metrics are those of all of them.
 
     Raises:
         DataError: there are no samples.
@@ -83,7 +86,10 @@ def evaluate(
                 )
             batch_sums = _sums(logits_BC / temperature, targets_B)
             sums = batch_sums if sums is None else sums + batch_sums
-    if sums is None:
+    if across_ranks:
+        nothing = torch.zeros(ECE_BINS + 1, 3, dtype=_sum_dtype(torch.device(device)), device=device)
+        sums = ranks.total(nothing if sums is None else sums)
+    if sums is None or not sums.any():
         raise DataError(_NO_SAMPLES)
     return _metrics(sums)
 
@@ -95,6 +101,7 @@ def predict(
     *,
     device: torch.device | str,
     autocast_dtype: torch.dtype | None = None,
+    across_ranks: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Logits (N, C), float32, and targets (N,) of a pass, on the host: to fit a temperature, to plot.
 
@@ -108,6 +115,8 @@ def predict(
             (logits_BC.float().cpu(), targets_B.cpu())
             for logits_BC, targets_B in _outputs(model, loader_or_batches, device, autocast_dtype)
         ]
+    if across_ranks:
+        outputs = [pair for pairs in ranks.gather(outputs) for pair in pairs]
     if not outputs:
         raise DataError(_NO_SAMPLES)
     logits, targets = zip(*outputs, strict=True)

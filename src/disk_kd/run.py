@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from torch import nn
 
+from disk_kd import ranks
 from disk_kd.build import (
     STUDENT,
     build_task,
@@ -40,7 +41,7 @@ from disk_kd.models import load_state_dict, shipped_weights
 from disk_kd.summary import SUMMARY, last_metrics, model_sizes, summarise
 from disk_kd.tasks import StudentTask, plan_passes
 from disk_kd.teacher import TeacherStore
-from disk_kd.train import BEST, Display, TrainStep, compile_where_it_pays, evaluated, fit
+from disk_kd.train import BEST, Display, TrainStep, compile_where_it_pays, evaluated, fit, prepare_ranks
 
 CONFIG = "config.yaml"
 
@@ -62,12 +63,19 @@ def execute(
         DiskKDError: bad input of any kind, before training begins.
         OSError: the disk is full or not writable; what was written before stays whole.
     """
-    console = console or Console(quiet=config.quiet)
-    config = _check_folder(config)
+    with ranks.joined(pick_device(config.train.device)) as device:
+        return _execute(config, device, (ranks.is_main() and console) or Console(quiet=True), load)
+
+
+def _execute(
+    config: RunConfig, device: torch.device, console: Console, load: Callable[[DataConfig], Dataset]
+) -> dict[str, Any]:
+    """`execute`, on a device of its own, as one of several ranks or alone."""
+    config = ranks.from_main(lambda: _check_folder(config))
     folder, settings = config.output, config.train
-    if (folder / SUMMARY).exists():
-        return json.loads((folder / SUMMARY).read_text())
-    device = pick_device(settings.device)
+    done = ranks.from_main(lambda: (path := folder / SUMMARY).exists() and json.loads(path.read_text()))
+    if done:
+        return done
     for part in ("student", "teacher"):
         find_weights(config, part)
     dataset = load(config.data)
@@ -75,22 +83,23 @@ def execute(
     task = build_task(config, dataset, device)
     plan = plan_passes(task.phases, settings.passes)
     train = place(dataset.train, device)
-    config = settle_store(config, task, train, len(plan), console)
-    loader = train_loader(config, task, train)
+    config = ranks.from_main(lambda: settle_store(config, task, train, len(plan), console))
+    loader = train_loader(config, task, train, rank=ranks.rank(), ranks=ranks.size())
     task.steps_per_pass = loader.steps_per_pass * settings.accumulate
     task.micro_batches = settings.accumulate
     sizes = model_sizes(task, dataset)
-    _check_batch(task, loader.batch_size // settings.accumulate)
-    _check_space(folder, task)
-    for path in (folder, folder / "best", folder / "last"):
-        path.mkdir(parents=True, exist_ok=True)
+    _check_batch(task, loader.batch_size // settings.accumulate // ranks.size())
+    ranks.from_main(lambda: _lay_out(folder, task))
     with _alone_in(folder):
-        step = TrainStep(task, settings, open_store(config, task, train, console))
+        store = _shared_store(config, task, train, console)
+        if ranks.size() > 1:
+            prepare_ranks(task, settings)
+        step = TrainStep(task, settings, store)
         compiled = compile_where_it_pays(
             step, loader, list(dict.fromkeys(plan)), len(plan) * loader.steps_per_pass, console.print
         )
         config = settle(config, {"train.compile": compiled})
-        write_text(folder / CONFIG, config.text)
+        ranks.from_main(lambda: write_text(folder / CONFIG, config.text))
 
         def measure(split: Split) -> dict[str, float]:
             return evaluate_split(evaluated(task), split, device, settings.channels_last).as_dict()
@@ -108,15 +117,28 @@ def execute(
         )
         results = {"validation": validation, "test": None if dataset.test is None else place(dataset.test, device)}
         last = {name: measure(split) for name, split in results.items() if split is not None}
-        if (folder / BEST).exists():
+        if ranks.from_main((folder / BEST).exists):
             evaluated(task).load_state_dict(load_state_dict(folder / BEST))
         chosen = {name: measure(split) for name, split in results.items() if split is not None}
         if validation is not None and (test := results["test"]) is not None:
             chosen["test"] |= temperature_scaled(evaluated(task), validation, test, device, settings.channels_last)
-        save_tensors(folder / STUDENT, evaluated(task).state_dict(), student_metadata(config, dataset))
-        summary = summarise(config, task, dataset, end) | sizes | {"end": last_metrics(folder), "last": last} | chosen
-        write_text(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
-        return summary
+
+        def keep() -> dict[str, Any]:
+            save_tensors(folder / STUDENT, evaluated(task).state_dict(), student_metadata(config, dataset))
+            summary = (
+                summarise(config, task, dataset, end) | sizes | {"end": last_metrics(folder), "last": last} | chosen
+            )
+            write_text(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
+            return summary
+
+        return ranks.from_main(keep)
+
+
+def _shared_store(config: RunConfig, task: StudentTask, train: Split, console: Console) -> TeacherStore | None:
+    """The teacher's stored outputs, made by the main rank while the others wait for them."""
+    made: list[TeacherStore | None] = []
+    ranks.from_main(lambda: made.append(open_store(config, task, train, console)))
+    return made[0] if made else open_store(config, task, train, console)
 
 
 def store_teacher(config: RunConfig, console: Console | None = None) -> TeacherStore:
@@ -176,22 +198,24 @@ def evaluate_weights(config: EvaluationConfig) -> dict[str, Any]:
 def evaluate_split(model: nn.Module, split: Split, device: torch.device, channels_last: bool = False) -> Metrics:
     """Metrics of a model, which is on the device, on all of a split."""
     batches = _all_of(split, model, device, channels_last)
-    return evaluate(model, batches, device=device, num_classes=len(split.class_names))
+    return evaluate(model, batches, device=device, num_classes=len(split.class_names), across_ranks=True)
 
 
 def temperature_scaled(
     model: nn.Module, validation: Split, test: Split, device: torch.device, channels_last: bool = False
 ) -> dict[str, float]:
     """The temperature with the least NLL on the validation split, and NLL and ECE on the test split at it."""
-    logits_NC, targets_N = predict(model, _all_of(validation, model, device, channels_last), device=device)
-    temperature, _, _ = temperature_scaled_nll(logits_NC, targets_N)
+    batches = _all_of(validation, model, device, channels_last)
+    temperature, _, _ = temperature_scaled_nll(*predict(model, batches, device=device, across_ranks=True))
     batches = _all_of(test, model, device, channels_last)
-    scaled = evaluate(model, batches, device=device, num_classes=len(test.class_names), temperature=temperature)
+    scaled = evaluate(
+        model, batches, device=device, num_classes=len(test.class_names), temperature=temperature, across_ranks=True
+    )
     return {"temperature": temperature, "nll_scaled": scaled.nll, "ece_scaled": scaled.ece}
 
 
 def _all_of(split: Split, model: nn.Module, device: torch.device, channels_last: bool) -> Iterator[Batch]:
-    """All samples, as they are, normalised for the model."""
+    """All samples, or this rank's of them, as they are, normalised for the model."""
     mean, std = normalisation(model)
     loader = Loader(
         split,
@@ -202,13 +226,18 @@ def _all_of(split: Split, model: nn.Module, device: torch.device, channels_last:
         drop_last=False,
         channels_last=channels_last,
         device=device,
+        rank=ranks.rank(),
+        ranks=ranks.size(),
     )
-    return loader.batches(0)
+    return (batch for batch in loader.batches(0) if len(batch.targets))
 
 
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
     """Hold the run directory, so that no second process writes there."""
+    if not ranks.is_main():
+        yield
+        return
     try:
         with FileLock(folder / "last" / "lock", timeout=0):
             yield
@@ -273,8 +302,8 @@ def _check_batch(task: StudentTask, images: int) -> None:
             )
 
 
-def _check_space(folder: Path, task: StudentTask) -> None:
-    """The disk must hold checkpoint, its successor, the best and the final weights."""
+def _lay_out(folder: Path, task: StudentTask) -> None:
+    """Make the run directory, on a disk that holds checkpoint, its successor, the best and the final weights."""
     held = sum(t.numel() * t.element_size() for name, t in task.state_dict().items() if not name.startswith("teacher."))
     needed = 8 * held + 2**24
     place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
@@ -282,3 +311,5 @@ def _check_space(folder: Path, task: StudentTask) -> None:
     if free < needed:
         sizes = f"{free / 2**20:.0f} MiB free, the run needs {needed / 2**20:.0f} MiB"
         raise RunError(f"{place} has {sizes}; make room or give another --output")
+    for path in (folder, folder / "best", folder / "last"):
+        path.mkdir(parents=True, exist_ok=True)

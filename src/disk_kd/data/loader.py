@@ -44,7 +44,7 @@ class Loader:
     """Passes over a split; any step of any pass can be entered directly.
 
     A batch is a function of (split, settings, seed, pass, step). No global random state is read or changed.
-    For a share of the samples on each of several devices, give each a `Split.subset`: seeds hang on ids.
+    Nor does the number of processes enter: together they get the batches that one alone would get.
 
     Args:
         split: the samples.
@@ -60,6 +60,7 @@ class Loader:
         channels_last: memory format of the images.
         group: samples prepared at a time, at most; None: 2,048 on a CPU, whose caches are small, else 8,192, or fewer
             where they would take more than 256 MiB.
+        rank, ranks: of several processes each gets its part of every batch; `batch_size` is that of all together.
         device: where the batches are wanted. None: where the split is. From another device its samples, as bytes,
             are gathered one group ahead by a thread, into pinned memory for CUDA; the batches are the same.
 
@@ -83,6 +84,8 @@ class Loader:
         drop_last: bool = True,
         channels_last: bool = False,
         group: int | None = None,
+        rank: int = 0,
+        ranks: int = 1,
         device: torch.device | str | None = None,
     ) -> None:
         if not len(split):
@@ -95,6 +98,11 @@ class Loader:
         self.device = split.images.device if device is None else torch.empty(0, device=device).device
         self.prefetches = self.device != split.images.device
         self.batch_size = min(batch_size, len(split))
+        if drop_last and self.batch_size % ranks:
+            raise ConfigError(
+                f"batch_size {self.batch_size} is expected to be divisible by {ranks}, one part a process"
+            )
+        self.rank, self.ranks = rank, ranks
         self.augment = augment
         self.seed = seed
         self.augment_seed = seed if augment_seed is None else augment_seed
@@ -105,7 +113,7 @@ class Loader:
         self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
         group = group or (_CPU_GROUP if self.device.type == "cpu" else _GROUP)
         in_group = min(group, _GROUP_BYTES // (4 * split.images[0].numel()))
-        self._group_steps = max(1, in_group // self.batch_size)
+        self._group_steps = max(1, in_group * ranks // self.batch_size)
         mean_C, std_C = (self._per_channel(name, value) for name, value in (("mean", mean), ("std", std)))
         if not bool((std_C > 0).all()):
             raise ConfigError(f"std is expected to be above 0, got {tuple(std)}")
@@ -129,14 +137,23 @@ class Loader:
         view = pass_index if self.views is None else pass_index % self.views
         order = self._order(pass_index)
         firsts = range(start - start % self._group_steps, self.steps_per_pass, self._group_steps)
-        rows = (order[first * self.batch_size :][: self._group_steps * self.batch_size] for first in firsts)
+        each = len(self._own_part(order[: self.batch_size]))
+        rows = (self._own_rows(order, first) for first in firsts)
         for first, parts in zip(firsts, self._groups(rows), strict=True):
             prepared = self._prepare(parts, view)
             last = min(first + self._group_steps, self.steps_per_pass)
             for step in range(max(first, start), last):
-                at = (step - first) * self.batch_size
-                images, targets, ids = (part[at : at + self.batch_size] for part in prepared)
+                at = (step - first) * each
+                images, targets, ids = (part[at : at + each] for part in prepared)
                 yield Batch(images, targets, ids, view)
+
+    def _own_rows(self, order: Tensor, first: int) -> Tensor:
+        """This process's rows of a group's batches."""
+        rows = order[first * self.batch_size :][: self._group_steps * self.batch_size]
+        return rows if self.ranks == 1 else torch.cat([self._own_part(batch) for batch in rows.split(self.batch_size)])
+
+    def _own_part(self, batch: Tensor) -> Tensor:
+        return batch.tensor_split(self.ranks)[self.rank]
 
     def _order(self, pass_index: int) -> Tensor:
         device = self.split.images.device

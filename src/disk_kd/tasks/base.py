@@ -9,6 +9,7 @@ import torch
 from timm.task import TrainingTask
 from timm.utils import unwrap_model
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from disk_kd.errors import ConfigError
 from disk_kd.hints import Hint, StudentAndHint
@@ -45,6 +46,8 @@ class StudentTask(TrainingTask):
     """How many of the teacher's largest logits it tells apart; stored outputs that keep fewer are refused."""
     standardise = False
     """Whether `pair` standardises logits."""
+    _parallel: dict[str, Any] | None = None
+    """Options of the data-parallel wrapper; None: there is none."""
     micro_batches = 1
     """Calls in one step of the optimiser; a loop that accumulates gradients sets it."""
 
@@ -141,7 +144,33 @@ class StudentTask(TrainingTask):
             name: a phase's name; None: everything at once, as in a plain loop.
         """
         self.phase = name
+        if self._parallel is not None:
+            self._wrap(self._parallel)
         self.train(self.training)
+
+    def prepare_distributed(self, device_ids: list[int] | None = None, **options: Any) -> StudentTask:
+        """Wrap what is trained in `DistributedDataParallel`, as timm's tasks do.
+
+        What a phase leaves alone takes no part in its reductions, so each phase has a wrapper of its own.
+
+        Args:
+            device_ids: [the device's number], or None on a CPU.
+            options: further ones of the wrapper.
+        """
+        self._parallel = {"device_ids": device_ids, **options}
+        self._wrap(self._parallel)
+        return self
+
+    def _wrap(self, options: dict[str, Any]) -> None:
+        module = unwrap_model(self.trainable_module)
+        parts = [getattr(self, phase.module) for phase in self.phases if self.phase in (None, phase.name)]
+        moving = {parameter for part in parts for parameter in part.parameters()}
+        held = [p for p in module.parameters() if p.requires_grad and p not in moving]
+        for parameter in held:
+            parameter.requires_grad_(False)
+        self.trainable_module = DistributedDataParallel(module, **options)
+        for parameter in held:
+            parameter.requires_grad_(True)
 
     def train(self, mode: bool = True) -> StudentTask:
         """Train mode for the parts that the phase trains, eval mode for the others."""

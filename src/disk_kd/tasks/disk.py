@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from timm.utils import unwrap_model
 from torch import Tensor, nn
 
+from disk_kd import ranks
 from disk_kd.errors import ConfigError, nearest
 from disk_kd.helpers import HELPERS, UNITS, HelperNetwork, Unit, exact_helper, make_helper
 from disk_kd.losses import budget_penalty, scaffolded_kl, scaffolded_nll
@@ -312,7 +313,7 @@ class DiSKTask(StudentTask):
     def _advance(self, used: Tensor, budget: Tensor) -> None:
         """Move the price with the helper."""
         if self.settings.price_rate and (self.helper is None or self.phase != "student"):
-            self.excess += (used - budget) / self.micro_batches
+            self.excess += (ranks.mean(used) - budget) / self.micro_batches
             self.calls += 1
             whole_step = self.calls % self.micro_batches == 0
             moved = (self.price + self.settings.price_rate * self.excess).clamp(min=0)

@@ -4,20 +4,25 @@ from disk_kd.train.compiling import compile_where_it_pays
 from disk_kd.train.log import Display, Meter
 from disk_kd.train.loop import BEST, CHECKPOINT, DivergenceError, Position, evaluated, fit
 from disk_kd.train.optim import make_optimizer
+from disk_kd.train.parallel import prepare_ranks
 from disk_kd.train.settings import TrainSettings
 from disk_kd.train.step import TrainStep
+from disk_kd.train.stop import STOPPED, StoppedError
 
 __all__ = [
     "BEST",
     "CHECKPOINT",
+    "STOPPED",
     "Display",
     "DivergenceError",
     "Meter",
     "Position",
+    "StoppedError",
     "TrainSettings",
     "TrainStep",
     "compile_where_it_pays",
     "evaluated",
     "fit",
     "make_optimizer",
+    "prepare_ranks",
 ]

@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from disk_kd import ranks
 from disk_kd.errors import CheckpointError
 from disk_kd.files import save_tensors
 
@@ -79,6 +80,11 @@ def _unflatten(value: Any, read: Callable[[str], Tensor]) -> Any:
     if _INT_KEYS in value:
         return {int(key): _unflatten(item, read) for key, item in value[_INT_KEYS].items()}
     return {key: _unflatten(item, read) for key, item in value.items()}
+
+
+def seed_draws(seed: int, step: int) -> None:
+    """Set what a model or a method draws from, such as dropout, by step and rank: no rank's state need be saved."""
+    torch.manual_seed(hash((seed, step, ranks.rank())) % 2**63)
 
 
 def random_state() -> dict[str, Any]:

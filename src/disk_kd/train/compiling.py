@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from disk_kd import ranks
 from disk_kd.data import Batch, Loader
 from disk_kd.errors import DiskKDError
 from disk_kd.tasks import Phase
@@ -48,7 +49,7 @@ def compile_where_it_pays(
     try:
         step.run_eagerly()
         eager_s = 0.0 if wanted is True else _step_s(step, batch, phases)
-        if wanted == "auto" and eager_s * steps < WORTH_TRYING_S:
+        if wanted == "auto" and ranks.from_main(lambda: eager_s) * steps < WORTH_TRYING_S:
             return False
         step.compile()
         start = time.perf_counter()
@@ -57,7 +58,7 @@ def compile_where_it_pays(
             step.gradients(batch)
         compile_s = time.perf_counter() - start
         compiled_s = 0.0 if wanted is True else _step_s(step, batch, phases)
-        if wanted == "auto" and compiled_s > _FASTER * eager_s:
+        if wanted == "auto" and ranks.from_main(lambda: compiled_s > _FASTER * eager_s):
             step.run_eagerly()
             say(
                 f"warning: compiled in {compile_s:.0f} s, but a step then takes {1e3 * compiled_s:.1f} ms instead of"

@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from disk_kd import ranks
+
 
 class Meter:
     """Means over the steps since the last line, summed on the device so that no step waits for the host."""
@@ -31,10 +33,10 @@ class Meter:
         self.steps += 1
 
     def means(self) -> dict[str, float]:
-        """The means by name, with the one wait for the device, and begin anew."""
+        """The means by name, over all ranks, with the one wait for the device; and begin anew."""
         if self.sums is None:
             return {}
-        means = dict(zip(self.names, (self.sums / self.steps).tolist(), strict=True))
+        means = dict(zip(self.names, (ranks.mean(self.sums) / self.steps).tolist(), strict=True))
         self.sums, self.steps = None, 0
         return means
 
@@ -55,16 +57,19 @@ class Meter:
 class MetricsLog:
     """`metrics.jsonl`, a function of config and seed alone, and `timing.jsonl` beside it, which is not.
 
-    The two are apart so that a resumed run's metrics equal an undisturbed run's to the byte.
+    The two are apart so that a resumed run's metrics equal an undisturbed run's to the byte. Of many
+    ranks the main one alone writes.
     """
 
     def __init__(self, folder: Path, *, keep_bytes: int = 0) -> None:
         """Open the logs; what stands after the first `keep_bytes` of the metrics is from after the checkpoint."""
-        self._metrics = (folder / "metrics.jsonl").open("ab")
-        self._metrics.truncate(keep_bytes)
-        self._metrics.seek(0, os.SEEK_END)
-        self._timing = (folder / "timing.jsonl").open("ab")
-        self._board = _tensorboard(folder)
+        writes = ranks.is_main()
+        self._metrics = (folder / "metrics.jsonl" if writes else Path(os.devnull)).open("ab")
+        self._timing = (folder / "timing.jsonl" if writes else Path(os.devnull)).open("ab")
+        self._board = _tensorboard(folder) if writes else None
+        if writes:
+            self._metrics.truncate(keep_bytes)
+            self._metrics.seek(0, os.SEEK_END)
 
     def metrics(self, kind: str, step: int, **values: Any) -> None:
         """Append a line of metrics; numbers that are not finite are written as null."""

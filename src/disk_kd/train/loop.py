@@ -12,15 +12,17 @@ from typing import Any
 from timm.utils import unwrap_model
 from torch import nn
 
+from disk_kd import ranks
 from disk_kd.data import Loader
 from disk_kd.errors import RunError
 from disk_kd.files import save_tensors
 from disk_kd.tasks import Phase, StudentTask
-from disk_kd.train.checkpoint import load_checkpoint, random_state, save_checkpoint, set_random_state
+from disk_kd.train.checkpoint import load_checkpoint, random_state, save_checkpoint, seed_draws, set_random_state
 from disk_kd.train.log import Display, Meter, MetricsLog
 from disk_kd.train.optim import load_optimizer, make_optimizer, make_scheduler
 from disk_kd.train.state import load_task_state, task_state
 from disk_kd.train.step import TrainStep
+from disk_kd.train.stop import StoppedError, StopRequest
 
 CHECKPOINT = Path("last") / "checkpoint.safetensors"
 BEST = Path("best") / "student.safetensors"
@@ -68,11 +70,14 @@ def fit(
         display: progress for a person.
         resume: go on from the checkpoint in `last/`, if there is one.
 
+    On many ranks each trains on its part of every batch; the main one writes.
+
     Returns:
         The position at the end.
 
     Raises:
         DivergenceError: the loss is not finite; the last checkpoint stays.
+        StoppedError: a signal asked the run to stop; it is saved.
         CheckpointError: the checkpoint cannot be read, or is of another task.
     """
     task, settings = step.task, step.settings
@@ -101,7 +106,11 @@ def fit(
             "log_bytes": log.sync(),
         }
 
-    if resume and (folder / CHECKPOINT).exists():
+    def save() -> None:
+        if ranks.is_main():
+            save_checkpoint(folder / CHECKPOINT, state())
+
+    if resume and ranks.from_main((folder / CHECKPOINT).exists):
         saved = load_checkpoint(folder / CHECKPOINT)
         load_task_state(task, saved["task"])
         for name, optimizer in optimizers.items():
@@ -116,11 +125,16 @@ def fit(
     log = MetricsLog(folder, keep_bytes=log_bytes)
     saved_at = clock = time.monotonic()
     task.train()
-    with display:
+    with display, StopRequest() as stop:
         for phase in plan[at.passes :]:
             task.set_phase(phase.name)
             optimizer, scheduler, module = optimizers[phase.name], schedulers[phase.name], modules[phase.name]
             for batch in loader.batches(at.passes, start=at.step):
+                if stop.now(at.steps):
+                    save()
+                    raise StoppedError(f"asked to stop after {at.steps} steps; saved, go on with --resume")
+                if ranks.size() > 1:
+                    seed_draws(settings.seed, at.steps)
                 scheduler.step(max(0, updates[phase.name]))
                 meter.add(step(batch, optimizer, module))
                 updates[phase.name] += 1
@@ -128,7 +142,7 @@ def fit(
                     task.update_ema(step=updates[phase.name])
                 at.step += 1
                 at.steps += 1
-                at.images += len(batch.targets)
+                at.images += loader.batch_size
                 display.step(at.steps)
                 if at.steps % settings.log_every == 0 or at.step == loader.steps_per_pass:
                     means = meter.means()
@@ -139,10 +153,9 @@ def fit(
                     display.note(phase.name, at.images / at.train_s, means)
                     if not math.isfinite(means["loss"]):
                         raise DivergenceError(_diverged(at.steps))
-                if time.monotonic() - saved_at >= settings.checkpoint_every_s:
-                    if not meter.finite():
-                        raise DivergenceError(_diverged(at.steps))
-                    save_checkpoint(folder / CHECKPOINT, state())
+                # A loss that is not finite is told with the next line of the log, and the checkpoint before it stays.
+                if time.monotonic() - saved_at >= settings.checkpoint_every_s and meter.finite():
+                    save()
                     saved_at = time.monotonic()
 
             at.passes, at.step = at.passes + 1, 0
@@ -155,9 +168,10 @@ def fit(
                 display.line(_validation_line(display.title, at, metrics))
                 if metrics["top1"] > at.best_top1:
                     at.best_top1, at.best_pass = metrics["top1"], at.student_passes
-                    save_tensors(folder / BEST, evaluated(task).state_dict())
+                    if ranks.is_main():
+                        save_tensors(folder / BEST, evaluated(task).state_dict())
                 clock = time.monotonic()
-        save_checkpoint(folder / CHECKPOINT, state())
+        save()
     log.close()
     return at
 

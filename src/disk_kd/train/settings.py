@@ -16,7 +16,7 @@ class TrainSettings:
 
     Args:
         passes: student passes over the training data; every method is counted in these.
-        batch_size: images in one optimiser step.
+        batch_size: images in one optimiser step, on all ranks together.
         accumulate: micro-batches that a step is computed in; it must divide `batch_size`.
         optimizer: a timm optimiser; "momentum" is plain SGD with momentum, "sgd" is Nesterov's.
         lr: peak learning rate.
@@ -32,6 +32,7 @@ class TrainSettings:
         clip_grad: greatest norm of the gradient; null: unlimited.
         ema_decay: decay of a running average of the weights, which is then what is evaluated; null: none.
         precision: fp32, or autocast to bf16 or fp16 (with loss scaling).
+        sync_batchnorm: batch norms over the batch of all ranks together, on GPUs; of no effect on one.
         channels_last: memory format of images and convolutions.
         compile: compile student and loss together with torch.compile; auto: if the run is long enough and the compiled
             step is measured to be faster. What was decided stands in the run's config.yaml.
@@ -63,6 +64,7 @@ class TrainSettings:
     clip_grad: float | None = None
     ema_decay: float | None = None
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    sync_batchnorm: bool = False
     channels_last: bool = True
     compile: Literal["auto"] | bool = "auto"
     compile_mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = "default"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -67,16 +68,20 @@ class TrainStep:
     def gradients(self, batch: Batch) -> dict[str, Tensor]:
         """Add the gradients of a batch, in micro-batches; returns what `__call__` does."""
         total: dict[str, Tensor] = {}
-        for part in micro_batches(batch, self.settings.accumulate):
+        left = self.settings.accumulate
+        for part in micro_batches(batch, left):
+            left -= 1
             share = len(part.targets) / len(batch.targets)
             outputs = {} if self.store is None else self.store.read(part.ids, part.view, self.task.device)
             if self.task.needs_ids:
                 outputs = {**outputs, "ids": part.ids}
             if self.compiled:
                 torch.compiler.cudagraph_mark_step_begin()
-            with self._autocast:
-                loss, measured = self._forward(part.images, part.targets, outputs)
-            self.scaler.scale(loss * share).backward()
+            # Gradients are summed over the ranks once a step, with those of its last part.
+            with self.task.no_sync() if left else nullcontext():
+                with self._autocast:
+                    loss, measured = self._forward(part.images, part.targets, outputs)
+                self.scaler.scale(loss * share).backward()
             if share == 1:
                 return measured
             total = {name: total.get(name, 0.0) + share * value for name, value in measured.items()}

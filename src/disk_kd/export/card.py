@@ -1,0 +1,95 @@
+"""The README.md of a model on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from timm.models import is_model, model_entrypoint
+
+from disk_kd.export.student import Student
+
+
+def model_card(student: Student) -> str:
+    """What it is, how it was made, what was measured, and how to load it, as Markdown with the hub's head."""
+    return "\n".join(
+        [
+            "---",
+            "library_name: timm",
+            "pipeline_tag: image-classification",
+            "tags:",
+            *(f"- {tag}" for tag in ("image-classification", "timm", "knowledge-distillation", "disk-kd")),
+            "---",
+            f"# {student.architecture}, {len(student.about['classes'])} classes",
+            "",
+            "| | |",
+            "|---|---|",
+            *(f"| {name} | {value} |" for name, value in _facts(student).items() if value not in (None, "")),
+            "",
+            *_measured(student.summary),
+            "## Use",
+            "",
+            *_usage(student),
+            "",
+        ]
+    )
+
+
+def _facts(student: Student) -> dict[str, Any]:
+    """What a model card says of the model and its training; None where it is not known."""
+    summary, about = student.summary, student.about
+    mean, std = (", ".join(f"{value:.4f}" for value in about[name]) for name in ("mean", "std"))
+    size = "x".join(map(str, student.input_size))
+    return {
+        "architecture": f"`{student.architecture}`",
+        "options": json.dumps(about["options"]) if about["options"] else None,
+        "input": f"{size}, pixels in [0, 1], less the mean ({mean}), divided by ({std})",
+        "classes": f"{len(about['classes'])}; their names are in config.json (`label_names`)",
+        "parameters": _number(summary.get("parameters")),
+        "multiply-adds": _number(summary.get("multiply_adds")),
+        "trained on": summary.get("data"),
+        "training images": _number(summary.get("train_samples")),
+        "method": " + ".join(filter(None, (summary.get("method"), student.hint))),
+        "teacher": summary.get("teacher"),
+        "passes over the images": _number(summary.get("student_passes")),
+        "passes before, of the weights it began with": _number(summary.get("start_passes") or None),
+        "seed": summary.get("seed"),
+    }
+
+
+def _number(value: int | None) -> str | None:
+    return None if value is None else f"{value:,}"
+
+
+def _measured(summary: dict[str, Any]) -> list[str]:
+    """The lines of a model card on how good the model is; none where nothing was measured."""
+    rows = [
+        f"| {split} | {m['samples']:,} | {m['top1']:.2f} | {m['top5']:.2f} | {m['nll']:.4f} | {m['ece']:.4f} |"
+        for split in ("validation", "test")
+        if (m := summary.get(split))
+    ]
+    if not rows:
+        return []
+    lines = ["| split | images | top-1 % | top-5 % | NLL | ECE |", "|---|---|---|---|---|---|", *rows, ""]
+    test = summary.get("test", {})
+    if "temperature" in test:
+        lines += [
+            f"With the logits divided by {test['temperature']:.3f}, which is best on the validation split, the test"
+            f" NLL is {test['nll_scaled']:.4f}, the ECE {test['ece_scaled']:.4f}.",
+            "",
+        ]
+    return ["## Measured", "", *lines]
+
+
+def _usage(student: Student) -> list[str]:
+    """The lines of a model card on how to load the model."""
+    ours = is_model(student.architecture) and model_entrypoint(student.architecture).__module__.startswith("disk_kd.")
+    return [
+        "```python",
+        "import timm",
+        *(["import disk_kd  # registers the architecture with timm"] if ours else []),
+        "",
+        'model = timm.create_model("hf-hub:OWNER/NAME", pretrained=True).eval()  # or "local-dir:FOLDER"',
+        "transform = timm.data.create_transform(**timm.data.resolve_data_config(model=model))",
+        "```",
+    ]

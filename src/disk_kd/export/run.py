@@ -1,0 +1,190 @@
+"""Write a run's student in a format, and keep it if it gives the same logits.
+
+Shapes: B batch, C channels of the image, H and W its height and width, K classes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from disk_kd.errors import ConfigError, ModelError, RunError, nearest
+from disk_kd.export.formats import FORMATS, Classifier, write_half
+from disk_kd.export.student import Student, read_student
+
+TOLERANCE = 1e-4
+"""Largest difference of a logit that is let pass, as a share of the student's largest logit."""
+HALF_TOLERANCE = 1e-2
+"""The same for weights in half precision."""
+ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+_CHECKED_BATCHES = (1, 5)
+_SEED = 0
+_TIMM_FILES = {"config.json", "model.safetensors", "README.md"}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What `export` wrote.
+
+    Args:
+        path: the file or folder.
+        difference: the largest of a logit's differences from the student's.
+        allowed: what it had to stay below.
+    """
+
+    path: Path
+    difference: float
+    allowed: float
+
+
+def export(
+    run: Path,
+    kind: str = "safetensors",
+    output: Path | None = None,
+    *,
+    half: bool = False,
+    with_normalisation: bool = False,
+    overwrite: bool = False,
+) -> Exported:
+    """Write a run's student, RUN/student.safetensors, in another format, if what was written gives the same logits.
+
+    They are compared on a batch of one and one of five random images, of a fixed seed. What is written has a temporary
+    name until it passed.
+
+    Args:
+        run: a run directory, or a file of weights that a run or this function wrote.
+        kind: one of `FORMATS`.
+        output: the file, or for "timm" the folder; None: RUN/export/MODEL and the format's suffix.
+        half: keep weights of convolutions and linear layers in half precision, as `disk_kd.models.convert` does.
+        with_normalisation: put the normalisation into the graph, which then takes pixels in [0, 1].
+        overwrite: replace what is at `output`.
+
+    Raises:
+        ConfigError: an unknown format, an option that the format has not, or a package that it needs is missing.
+        CheckpointError: there are no weights.
+        ModelError: the weights do not say their model, it cannot be traced, or the logits differ.
+        RunError: `output` exists, or may not be replaced.
+    """
+    _check_options(kind, half, with_normalisation)
+    student = read_student(run)
+    if kind == "timm" and "hint" in student.about:
+        raise ModelError(
+            f"the student of the hint {student.about['hint']['name']} keeps the teacher's classifier, which no timm "
+            "model has; give --format safetensors, torch.export or onnx"
+        )
+    suffix = FORMATS[kind].suffix
+    target = output or student.weights.parent / "export" / f"{student.architecture}{suffix}"
+    _check_target(target, suffix, student, overwrite)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _renamed_at_end(target) as temporary:
+        traced = student.normalised() if with_normalisation else student.model
+        write = write_half if half else FORMATS[kind].write
+        write(student, temporary, traced)
+        exported = FORMATS[kind].load(student, temporary)
+        tolerance = HALF_TOLERANCE if half else TOLERANCE
+        difference, allowed = _compare(student, exported, with_normalisation, tolerance)
+        if not difference <= allowed:
+            raise ModelError(
+                f"the {kind} export of {student.architecture} gives logits up to {difference:.1e} from the student's, "
+                f"{allowed:.1e} is allowed; nothing was kept: try another format"
+            )
+    return Exported(target, difference, allowed)
+
+
+def _check_options(kind: str, half: bool, with_normalisation: bool) -> None:
+    kinds = list(FORMATS)
+    if kind not in FORMATS:
+        raise ConfigError(f"no format {kind!r}; {nearest(kind, kinds)}")
+    if half and kind != "safetensors":
+        raise ConfigError(f"half is for the format safetensors, not for {kind}; leave it out")
+    if with_normalisation and not FORMATS[kind].graph:
+        raise ConfigError(
+            f"the format {kind} holds weights and no graph to put the normalisation into; leave it out, or give "
+            "--format torch.export or onnx"
+        )
+    if kind == "onnx":
+        _check_packages(ONNX_PACKAGES)
+
+
+def _check_packages(names: Sequence[str]) -> None:
+    missing = []
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            missing.append(name)
+    if missing:
+        raise ConfigError(
+            f"the format onnx needs {' and '.join(missing)}, not installed here; pip install {' '.join(ONNX_PACKAGES)}"
+        )
+
+
+def _check_target(target: Path, suffix: str, student: Student, overwrite: bool) -> None:
+    if suffix and target.suffix != suffix:
+        raise ConfigError(f"the output {target} must have a name that ends in {suffix}")
+    if not target.exists():
+        return
+    if target.samefile(student.weights):
+        raise RunError(f"the output {target} is what is exported; give --output another name")
+    if not overwrite:
+        raise RunError(f"{target} exists; give --overwrite to replace it, or --output another name")
+    if target.is_dir() == bool(suffix):
+        raise RunError(f"{target} is a {'folder' if suffix else 'file'}; give --output another name")
+    others = sorted({path.name for path in target.iterdir()} - _TIMM_FILES) if target.is_dir() else []
+    if others:
+        raise RunError(
+            f"{target} is not replaced, because it holds {others[0]} beside an export; give another --output"
+        )
+
+
+@contextmanager
+def _renamed_at_end(target: Path) -> Iterator[Path]:
+    """A path of the same name in a temporary folder beside `target`; what stands there is synced and renamed to it.
+
+    If the block raises, it goes and `target` stays as it was.
+    """
+    target = Path(os.path.abspath(target))  # so that "." has a name too
+    folder = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+    folder.mkdir()
+    try:
+        yield folder / target.name
+        for path in folder.rglob("*"):
+            if path.is_file():
+                with path.open("rb+") as file:
+                    os.fsync(file.fileno())
+        if target.is_dir():
+            target.rename(folder / f"old-{target.name}")
+        # The file itself last: very large ONNX models have their weights in a second one.
+        for path in sorted(folder.iterdir(), reverse=True):
+            if path.name.startswith(target.name):
+                os.replace(path, target.with_name(path.name))
+    finally:
+        shutil.rmtree(folder)
+
+
+@torch.no_grad()
+def _compare(student: Student, exported: Classifier, pixels: bool, tolerance: float) -> tuple[float, float]:
+    """The largest difference of a logit on random images, and what is allowed.
+
+    Raises:
+        ModelError: the student's own logits are not finite.
+    """
+    mean, std = (torch.tensor(student.about[name]).view(-1, 1, 1) for name in ("mean", "std"))
+    generator = torch.Generator().manual_seed(_SEED)
+    differences, sizes = [], []
+    for count in _CHECKED_BATCHES:
+        pixels_BCHW = torch.rand(count, *student.input_size, generator=generator)
+        images_BCHW = (pixels_BCHW - mean) / std
+        logits_BK = student.model(images_BCHW)
+        if not logits_BK.isfinite().all():
+            raise ModelError(f"{student.weights} gives logits that are not finite; export another run")
+        differences.append((exported(pixels_BCHW if pixels else images_BCHW) - logits_BK).abs().max())
+        sizes.append(logits_BK.abs().max())
+    return float(torch.stack(differences).max()), tolerance * float(torch.stack(sizes).max())

@@ -1,0 +1,118 @@
+"""The student that is exported, and what is known of it.
+
+Shapes: B batch, C channels of the image, H and W its height and width, K classes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from disk_kd.build import STUDENT, normalisation, read_about, trained_model
+from disk_kd.config import load_recipe
+from disk_kd.errors import CheckpointError, ModelError
+from disk_kd.summary import SUMMARY
+
+
+class Normalised(nn.Module):
+    """A model for pixels in [0, 1]: logits(x) = model((x - mean) / std).
+
+    Args:
+        model: normalised images (B, C, H, W) to logits (B, K).
+        mean, std: per channel, C values each.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map pixels (B, C, H, W) in [0, 1] to logits (B, K)."""
+        return self.model((x - self.mean) / self.std)
+
+
+@dataclass(frozen=True)
+class Student:
+    """A trained model, in eval mode on the CPU, and what is known of it.
+
+    Args:
+        weights: the file that it was read from.
+        model: normalised images (B, C, H, W) to logits (B, K).
+        about: what the file says (`disk_kd.build.student_metadata`), with "mean" and "std", a value a channel.
+        summary: of its run; empty where there is none beside the file.
+        hint: its name in the run's config; None where there is none.
+    """
+
+    weights: Path
+    model: nn.Module
+    about: dict[str, Any]
+    summary: dict[str, Any]
+    hint: str | None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """timm's configuration of the model."""
+        model: Any = self.model
+        return model.pretrained_cfg
+
+    @property
+    def architecture(self) -> str:
+        """timm's name of the student, without a tag or source."""
+        return self.settings.get("architecture") or self.about["model"]
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return self.about["in_chans"], self.about["image_size"], self.about["image_size"]
+
+    def timm_options(self) -> dict[str, Any]:
+        """Keywords with which `timm.create_model` builds the model."""
+        return {"num_classes": len(self.about["classes"]), "in_chans": self.about["in_chans"], **self.about["options"]}
+
+    def normalised(self) -> Normalised:
+        """The model for pixels in [0, 1]."""
+        return Normalised(self.model, self.about["mean"], self.about["std"]).eval()
+
+
+def read_student(run: Path) -> Student:
+    """The trained model of a run directory or of a file of weights.
+
+    Raises:
+        CheckpointError: there are no weights, or they do not fit.
+        ModelError: the file does not say which model it is for.
+    """
+    weights = run / STUDENT if run.is_dir() else run
+    if not weights.is_file():
+        raise CheckpointError(f"no weights at {weights}; give a finished run directory, or a file that a run wrote")
+    about = read_about(weights)
+    if not about.keys() >= {"model", "options", "in_chans", "image_size", "classes"}:
+        raise ModelError(f"{weights} does not say its model and classes; give a run directory, or a file that it wrote")
+    channels = about["in_chans"]
+    model = trained_model(
+        about["model"], about["options"], weights, len(about["classes"]), channels, about.get("hint")
+    ).eval()
+    mean, std = (_per_channel(values, channels) for values in normalisation(model))
+    summary, config = weights.parent / SUMMARY, weights.parent / "config.yaml"
+    return Student(
+        weights,
+        model,
+        about | {"mean": mean, "std": std},
+        json.loads(summary.read_text()) if summary.is_file() else {},
+        load_recipe(config).get("hint", {}).get("name") if config.is_file() else None,
+    )
+
+
+def _per_channel(values: Sequence[float], channels: int) -> list[float]:
+    """A value for each channel; grey images are normalised by the colours' average, as in training."""
+    return [sum(values) / len(values)] if channels == 1 else list(values)

@@ -1,0 +1,161 @@
+"""The processes of a run, as torchrun starts them: which one this is, and what they tell each other.
+
+Alone, without torchrun, every function does the obvious thing at no cost. Rank 0 is the main one: it alone decides,
+prints and writes; all ranks read what it wrote, so the hosts share a file system.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from disk_kd.errors import ConfigError, RunError
+
+Result = TypeVar("Result")
+
+_PATIENCE = timedelta(days=1)
+"""How long ranks wait for what the main one alone does, such as storing a teacher's outputs."""
+_group: Any = None
+"""For objects and for waiting, over the network of the hosts."""
+_store: Any = None
+"""Keys and values that all ranks see."""
+
+
+def rank() -> int:
+    """Number of this process, from 0."""
+    return dist.get_rank() if _joined() else int(os.environ.get("RANK", 0))
+
+
+def size() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if _joined() else 1
+
+
+def is_main() -> bool:
+    """Whether this process decides, prints and writes."""
+    return rank() == 0
+
+
+def started_by_torchrun() -> bool:
+    """Whether there are other processes to join."""
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[torch.device]:
+    """Join the other processes inside the block, if torchrun started any: NCCL between GPUs, gloo between CPUs.
+
+    Args:
+        device: that was asked for; of several GPUs each process on a host takes its own.
+
+    Yields:
+        The device of this process.
+
+    Raises:
+        ConfigError: a host has more processes than GPUs.
+        RunError: another process ended or cannot be reached.
+    """
+    global _group, _store
+    if not started_by_torchrun() or _joined():
+        yield device
+        return
+    device = _own(device)
+    try:
+        _store, number, count = next(dist.rendezvous("env://"))
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        bound = device if device.type == "cuda" else None
+        dist.init_process_group(backend, store=_store, rank=number, world_size=count, device_id=bound)
+        _group = dist.new_group(backend="gloo", timeout=_PATIENCE)
+        yield device
+    except RuntimeError as error:
+        if not _is_of_the_network(error):
+            raise
+        reason = str(error).strip().splitlines()[0]
+        raise RunError(f"rank {rank()} lost the others ({reason}); start all again with --resume") from None
+    # After an error nothing is taken down: that would wait for the others.
+    dist.destroy_process_group()
+    _group = _store = None
+
+
+def from_main(make: Callable[[], Result]) -> Result:
+    """What `make` gives on the main rank; an error that it raises there is raised on all.
+
+    Args:
+        make: run on the main rank alone, for as long as it takes; the others wait.
+    """
+    if size() == 1:
+        return make()
+    box: list[Any] = [None, None]
+    if is_main():
+        try:
+            box[0] = make()
+        except Exception as error:
+            box[1] = error
+    dist.broadcast_object_list(box, group=_group)
+    if box[1] is not None:
+        raise box[1]
+    return box[0]
+
+
+def mean(values: Tensor) -> Tensor:
+    """The mean over the ranks, of tensors of one shape."""
+    return values if size() == 1 else total(values) / size()
+
+
+def total(values: Tensor) -> Tensor:
+    """The sum over the ranks."""
+    if size() == 1:
+        return values
+    summed = values.clone()
+    dist.all_reduce(summed)
+    return summed
+
+
+def gather(values: Result) -> list[Result]:
+    """The values of all ranks, in their order."""
+    if size() == 1:
+        return [values]
+    boxes: list[Any] = [None] * size()
+    dist.all_gather_object(boxes, values, group=_group)
+    return boxes
+
+
+def post(key: str, value: str) -> None:
+    """Tell all ranks; of several that post one key the first is heard."""
+    if _store is not None:
+        _store.compare_set(key, "", value)
+
+
+def posted(key: str) -> str | None:
+    """What a rank posted; None: none did. It does not wait."""
+    if _store is None or not _store.check([key]):
+        return None
+    return _store.get(key).decode()
+
+
+def _joined() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def _own(device: torch.device) -> torch.device:
+    """The GPU of this process among those of its host."""
+    if device.type != "cuda":
+        return device
+    local, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    if local >= there:
+        raise ConfigError(
+            f"torchrun started more processes on this host than its {there} GPUs; give --nproc-per-node {there}"
+        )
+    torch.cuda.set_device(local)
+    return torch.device("cuda", local)
+
+
+def _is_of_the_network(error: RuntimeError) -> bool:
+    return isinstance(error, dist.DistError) or any(name in str(error).lower() for name in ("gloo", "nccl", "peer"))

@@ -1,0 +1,23 @@
+"""What a person looks at: the report of runs, and the examples that the helper carries most."""
+
+from disk_kd.report.inspection import RANKINGS, HelperSettings, Inspection, inspect_run
+from disk_kd.report.listing import Found, csv_text, faults_table, found_faults
+from disk_kd.report.outputs import Outputs
+from disk_kd.report.page import REPORT, report
+from disk_kd.report.reading import Run, find_runs
+
+__all__ = [
+    "RANKINGS",
+    "REPORT",
+    "Found",
+    "HelperSettings",
+    "Inspection",
+    "Outputs",
+    "Run",
+    "csv_text",
+    "faults_table",
+    "find_runs",
+    "found_faults",
+    "inspect_run",
+    "report",
+]

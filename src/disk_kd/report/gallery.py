@@ -1,0 +1,88 @@
+"""The section of the training examples that the helper carries most, and of those whose label the teacher doubts."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+from PIL import Image
+from torch import Tensor
+
+from disk_kd.report.inspection import Inspection, inspect_run
+from disk_kd.report.items import Gallery, Item, Note, Picture, Section
+from disk_kd.report.reading import Group
+from disk_kd.report.subject import Subject
+
+PICTURES, DOUBTED = 18, 12
+MOST_LOOKS = 40_000
+"""Images that the report shows the models, of all views together; a larger training split is sampled."""
+_HELPED = 1e-3
+_DOUBT = (
+    "Help tells where the student cannot follow its teacher, not where a label is wrong: wrong labels stand first by"
+    " the teacher's loss (disk-kd inspect --by teacher-loss)."
+)
+
+
+def most_helped(subject: Subject) -> Section:
+    """Pictures of the training examples with the greatest g, and of those with the greatest loss of the teacher."""
+    title = "The examples most helped"
+    chosen = subject.verdict.chosen
+    if chosen is None:
+        return Section("helped", title, [Note("Left out: no run is finished.", missing=True)])
+    found = subject.attempt(lambda: _inspect(subject, chosen))
+    if isinstance(found, Note):
+        return Section("helped", title, [found])
+    helped = [at for at in found.ranked() if float(found.help[at]) > 0][:PICTURES]
+    items: list[Item] = [Note(_told(found, chosen))]
+    if helped:
+        items.append(Gallery("Training images, the most helped first", [_picture(found, at) for at in helped]))
+    else:
+        items.append(Note("No training example gets help: the student follows its teacher wherever help would pay."))
+    doubted = [
+        at for at in found.ranked("teacher-loss") if int(found.teacher_guess[at]) != int(found.split.targets[at])
+    ]
+    if doubted:
+        items.append(Note(_DOUBT))
+        pictures = [_picture(found, at) for at in doubted[:DOUBTED]]
+        items.append(Gallery("Training images whose label the teacher doubts most", pictures))
+    return Section("helped", title, items)
+
+
+def _inspect(subject: Subject, chosen: Group) -> Inspection:
+    run = chosen.chosen
+    samples = len(subject.outputs.dataset(run.config).train)
+    views = max(1, min(4, MOST_LOOKS // samples))
+    return inspect_run(run, subject.outputs, teacher=subject.mentor(chosen).config, views=views, most=MOST_LOOKS)
+
+
+def _told(found: Inspection, chosen: Group) -> str:
+    """How g was got, and how many examples get some."""
+    share = 100 * float((found.help > _HELPED).double().mean())
+    seen = f"{len(found.split):,} of {found.of:,}" if len(found.split) < found.of else f"all {found.of:,}"
+    views = "one view" if found.views == 1 else f"{found.views} views"
+    return (
+        f"The exact helper of DiSK on {chosen.name} and its teacher, as they are at the end, over {seen} training"
+        f" images in {views} each: {found.settings.told()}. {share:.1f}% of them get g above {_HELPED:g}. What stands"
+        " first is hard or ambiguous for the student, or the student is surer of it than its teacher. disk-kd inspect"
+        " writes them all as CSV."
+    )
+
+
+def _picture(found: Inspection, at: int) -> Picture:
+    names, index = found.split.class_names, int(found.split.ids[at])
+    label = names[int(found.split.targets[at])]
+    lines = [("label", label + (" (flipped)" if found.flipped is not None and bool(found.flipped[at]) else ""), False)]
+    for who in ("teacher", "student"):
+        guess = names[int(getattr(found, f"{who}_guess")[at])]
+        lines.append((who, f"{guess}, {100 * float(getattr(found, f'{who}_best')[at]):.0f}%", guess != label))
+    lines += [("g", f"{float(found.help[at]):.3f}", False), ("index", str(index), False)]
+    return Picture(_data_uri(found.split.images[at]), f"Training image {index}, label {label}", lines)
+
+
+def _data_uri(image_CHW: Tensor) -> str:
+    """The image as a PNG in a URI."""
+    pixels_HWC = image_CHW.permute(1, 2, 0).cpu().numpy()
+    picture = Image.fromarray(pixels_HWC[:, :, 0] if pixels_HWC.shape[2] == 1 else pixels_HWC)
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

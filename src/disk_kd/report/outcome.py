@@ -1,0 +1,173 @@
+"""The sections on the outcome: the runs, what differs between them, accuracy against cost, and versions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from disk_kd.compare.table import conditions_text
+from disk_kd.report.drawing import Series
+from disk_kd.report.figures import accuracy_over_cost
+from disk_kd.report.items import Figure, Figures, Item, Note, Points, Section, Table, Text
+from disk_kd.report.reading import Group
+from disk_kd.report.subject import Mentor, Subject, TeacherFacts
+from disk_kd.report.training import shown_text
+from disk_kd.report.verdict import spread
+
+_COLUMNS = (
+    *("run", "top-1 %", "to the chosen", "top-5 %", "NLL", "ECE", "what", "seeds", "passes", "start", "student"),
+    *("parameters", "multiply-adds", "images/s", "peak memory"),
+)
+_WORDS = ("what", "student", "start")
+_Row = dict[str, str]
+"""Cells by column; those that are not there are empty."""
+
+
+def runs(subject: Subject) -> Section:
+    """All groups, their teachers, every run, and the conditions in which they differ."""
+    several = any(len(group.runs) > 1 for group in subject.candidates)
+    rows = [_row(subject, group, 3 if several else 4) for group in subject.candidates]
+    rows += [_teacher_row(mentor, facts) for mentor, facts in subject.taught if not isinstance(facts, Note)]
+    columns = [title for title in _COLUMNS if any(row.get(title) for row in rows)]
+    cells = [[row.get(title, "") for title in columns] for row in rows]
+    marked = 0 if len(subject.candidates) > 1 and subject.finished else None
+    items: list[Item] = [Table(_caption(subject), columns, cells, marked, words=_WORDS)]
+    items += dict.fromkeys([*subject.lost, *(facts for _, facts in subject.taught if isinstance(facts, Note))])
+    items += [_every_run(subject)] if several else []
+    if len(subject.candidates) > 1:
+        configs = {group.name: group.chosen.config for group in subject.candidates}
+        first, *lines = conditions_text(configs).splitlines()
+        points = [line.removeprefix("- ") for line in lines if line]
+        items += [Note(first), *([Points(points)] if points else [])]
+    return Section("runs", "The runs" if len(subject.candidates) > 1 else "The run", items)
+
+
+def _caption(subject: Subject) -> str:
+    text = f"On the {subject.candidates[0].chosen.split} split, of the checkpoint that validation chose."
+    if len(subject.candidates) > 1:
+        text += " The best on validation first."
+    if any(len(group.runs) > 1 for group in subject.candidates):
+        text += " Mean ± sample standard deviation over the seeds; the gap ± half its 95% interval."
+    return f"{text} Passes: student passes over the training data, those of the start before the plus."
+
+
+def _row(subject: Subject, group: Group, digits: int) -> _Row:
+    config = group.chosen.config
+    row = {"run": group.name, "what": config.description or config.method, "student": config.student.name}
+    if not group.finished:
+        done = group.chosen.student_lines[-1]["passes"] if group.chosen.student_lines else 0
+        return row | {"top-1 %": "not finished", "passes": f"{done:.0f} of {config.train.passes}"}
+    summary = group.chosen.summary or {}
+    for title, name, places in (
+        ("top-1 %", "top1", 2),
+        ("top-5 %", "top5", 2),
+        ("NLL", "nll", digits),
+        ("ECE", "ece", digits),
+    ):
+        row[title] = spread(group.values("split", name), places)
+    if len(subject.candidates) > 1:
+        gap = subject.verdict.gaps.get(group.name)
+        row["to the chosen"] = "chosen" if gap is None else gap.numbers()
+    return row | {
+        "seeds": str(len(group.finished)),
+        "passes": _passes(summary),
+        "start": _start(summary),
+        "parameters": f"{summary['parameters']:,}",
+        "multiply-adds": f"{summary['multiply_adds']:,}",
+        "images/s": f"{sum(group.values('images_per_s')) / len(group.finished):,.0f}",
+        "peak memory": _memory(summary),
+    }
+
+
+def _teacher_row(mentor: Mentor, facts: TeacherFacts) -> _Row:
+    metrics = facts.metrics
+    return {
+        "run": mentor.name,
+        "what": "measured for this report",
+        "top-1 %": f"{metrics.top1:.2f}",
+        "top-5 %": f"{metrics.top5:.2f}",
+        "NLL": f"{metrics.nll:.4f}",
+        "ECE": f"{metrics.ece:.4f}",
+        "parameters": f"{facts.parameters:,}",
+        "multiply-adds": f"{facts.multiply_adds:,}",
+    }
+
+
+def _passes(summary: dict[str, Any]) -> str:
+    own, before = summary["student_passes"], summary["start_passes"]
+    return str(own) if before == 0 else f"{'?' if before is None else before}+{own}"
+
+
+def _start(summary: dict[str, Any]) -> str:
+    start = summary["start"]
+    return start if start == "scratch" else "/".join(Path(start).parts[-3:-1])
+
+
+def _memory(summary: dict[str, Any]) -> str:
+    device = summary["peak_device_memory_bytes"]
+    return f"{(device or summary['peak_memory_bytes']) / 2**30:.2f} GiB {'device' if device else 'host'}"
+
+
+def _every_run(subject: Subject) -> Table:
+    """Each seed's numbers, as its summary has them."""
+    rows = []
+    for group in subject.candidates:
+        for run in group.finished:
+            summary = run.summary or {}
+            metrics = summary[run.split]
+            validation = summary.get("validation", {}).get("top1")
+            last = summary["last"][run.split]["top1"]
+            row = [
+                group.name,
+                str(run.seed),
+                "" if validation is None else f"{validation:.2f}",
+                f"{metrics['top1']:.2f}",
+            ]
+            row += [f"{metrics['top5']:.2f}", f"{metrics['nll']:.4f}", f"{metrics['ece']:.4f}", f"{last:.2f}"]
+            rows.append([*row, str(summary["selected_pass"])])
+    titles = ("run", "seed", "validation top-1 %", "top-1 %", "top-5 %", "NLL", "ECE", "last top-1 %", "chosen pass")
+    caption = "Each seed. Last: of the last checkpoint. Chosen pass: of the checkpoint that validation chose."
+    return Table(caption, titles, rows, folded="Every run")
+
+
+def cost(subject: Subject) -> Section:
+    """Accuracy against multiply-adds."""
+    title = "Accuracy against cost"
+    points: list[tuple[Series, float, float]] = []
+    for group in subject.shown:
+        if group.finished:
+            top1 = group.values("split", "top1")
+            points.append((subject.series[group.name], group.values("multiply_adds")[0], sum(top1) / len(top1)))
+    if not points:
+        return Section("cost", title, [Note("Left out: no run is finished.", missing=True)])
+    for mentor, facts in subject.taught:
+        if not isinstance(facts, Note):
+            points.append((Series(mentor.name, None), facts.multiply_adds, facts.metrics.top1))
+    told = "; ".join(f"{series.name} {top1:.2f}% at {round(cost):,}" for series, cost, top1 in points)
+    svg = accuracy_over_cost("cost", f"Top-1 over multiply-adds: {told}", points)
+    note = "Up and to the left is better: more right, for less arithmetic an image."
+    items: list[Item] = [Figures([Figure(svg, "Top-1 against multiply-adds", note, [point[0] for point in points])])]
+    if len(subject.candidates) > len(subject.shown):
+        items.append(Note(shown_text(subject)))
+    return Section("cost", title, items)
+
+
+def provenance(subject: Subject) -> Section:
+    """Resolved configurations, hardware and versions."""
+    names: dict[tuple[str, ...], list[str]] = {}
+    for group in subject.finished:
+        names.setdefault(_circumstances(group.chosen.summary or {}), []).append(group.name)
+    everyone = len(names) == 1 and len(subject.finished) > 1
+    rows = [["all runs" if everyone else ", ".join(of), *facts] for facts, of in names.items()]
+    titles = ("run", "training samples", "hardware", "versions", "revision")
+    caption = "On what the runs ran, and with which versions."
+    items: list[Item] = [Table(caption, titles, rows, words=titles[2:])] if rows else []
+    for group in subject.candidates:
+        items.append(Text(f"config.yaml of {group.name}, seed {group.chosen.seed}", group.chosen.text))
+    return Section("config", "Configuration and versions", items)
+
+
+def _circumstances(summary: dict[str, Any]) -> tuple[str, ...]:
+    versions = ", ".join(f"{name} {value}" for name, value in summary["versions"].items())
+    hardware = f"{summary['hardware']}, threads: {summary['threads']}"
+    return f"{summary['train_samples']:,}", hardware, versions, summary["git_revision"] or "unknown"

@@ -1,0 +1,67 @@
+"""The page: sections and a template in, one file out that needs nothing beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from disk_kd.errors import ConfigError, RunError
+from disk_kd.files import write_text
+from disk_kd.report.gallery import most_helped
+from disk_kd.report.outcome import cost, provenance, runs
+from disk_kd.report.outputs import Outputs
+from disk_kd.report.predictions import honesty, teacher
+from disk_kd.report.reading import find_runs
+from disk_kd.report.subject import Subject
+from disk_kd.report.training import budget, training
+
+REPORT = "report.html"
+_SECTIONS = (runs, cost, training, budget, honesty, teacher, most_helped, provenance)
+
+
+def report(paths: Iterable[Path], *, output: Path | None = None, device: str = "auto") -> Path:
+    """Write the report of runs.
+
+    The same runs, data and versions give the same bytes.
+
+    Args:
+        paths: run directories, or folders of them.
+        output: the file; None: `report.html` in the run directory or folder, which must then be the only one.
+        device: where students and teachers run once more.
+
+    Returns:
+        The file.
+
+    Raises:
+        RunError: a path holds no run, or the file cannot be where it is wanted.
+        ConfigError: several paths and no output.
+    """
+    paths = list(paths)
+    if output is None:
+        if len(paths) != 1:
+            raise ConfigError(f"{len(paths)} runs have no one place for their report; give --output FILE")
+        output = paths[0] / REPORT
+    found = find_runs(paths)
+    if not output.parent.is_dir() or output.is_dir():
+        raise RunError(f"the report cannot be written to {output}; give --output a file in a folder that exists")
+    write_text(output, page(Subject(found, Outputs(device))))
+    return output
+
+
+def page(subject: Subject) -> str:
+    """The report as HTML."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    sections = [section(subject) for section in _SECTIONS]
+    template = environment.get_template("page.html.jinja")
+    style = environment.get_template("page.css").render()
+    return template.render(verdict=subject.verdict, sections=sections, style=style, version=version("disk-kd"))

@@ -1,0 +1,206 @@
+"""The sections on single predictions: calibration, refusal, the teacher's likeness, classes and confusions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+
+from torch import Tensor
+
+from disk_kd.errors import DataError
+from disk_kd.report.drawing import Series
+from disk_kd.report.figures import class_accuracies, reliability_diagram, risk_coverage_curve
+from disk_kd.report.items import Figure, Figures, Item, Note, Section, Table
+from disk_kd.report.measures import agreement, class_accuracy, lost_pairs, reliability, risk_coverage
+from disk_kd.report.outputs import metrics_of
+from disk_kd.report.reading import Group
+from disk_kd.report.subject import Subject
+
+Predicted = dict[Series, tuple[Tensor, Tensor]]
+"""Logits and targets by series; the teachers last."""
+
+_MOST_AT_AN_END = 10
+"""Classes drawn of those that lose most, and of those that lose least."""
+LEAST_IN_BIN = 10
+"""Images from which the accuracy of a bin is drawn: that of fewer is mostly chance."""
+
+
+def predicted(subject: Subject) -> tuple[Predicted, list[Note]]:
+    """What the chosen runs of the groups shown, and their teachers, say of the split; and what is left out, and why."""
+    found: Predicted = {}
+    notes: list[Note] = []
+    for group in subject.shown:
+        if not group.finished:
+            continue
+        outputs = subject.attempt(partial(subject.outputs.student_logits, group.chosen))
+        if isinstance(outputs, Note):
+            notes.append(outputs)
+            continue
+        found[subject.series[group.name]] = outputs
+        differing = _differs(group, *outputs)
+        notes += [differing] if differing else []
+    for mentor in subject.mentors if found else ():
+        outputs = subject.attempt(partial(subject.outputs.teacher_logits, mentor.config, mentor.run))
+        if isinstance(outputs, Note):
+            notes.append(outputs)
+        else:
+            found[Series(mentor.name, None)] = outputs
+    return found, list(dict.fromkeys(notes))
+
+
+def _differs(group: Group, logits_NC: Tensor, targets_N: Tensor) -> Note | None:
+    """A warning where the predictions of now are not those of the summary."""
+    then, now = group.chosen.summary or {}, metrics_of(logits_NC, targets_N)
+    told = then[group.chosen.split]
+    if now.samples == told["samples"] and abs(now.top1 - told["top1"]) <= 0.05:
+        return None
+    return Note(
+        f"{group.name}: its weights give {now.top1:.2f}% on {now.samples:,} images today, its summary says"
+        f" {told['top1']:.2f}% on {told['samples']:,}; data, weights or versions have changed since.",
+        missing=True,
+    )
+
+
+def honesty(subject: Subject) -> Section:
+    """Reliability diagram and risk-coverage curve."""
+    found, notes = predicted(subject)
+    title = "Can its probabilities be trusted?"
+    if not found:
+        return Section("honesty", title, notes or [Note("Left out: no run is finished.", missing=True)])
+    legend = list(found)
+    calibration = [(series, reliability(*outputs, least=LEAST_IN_BIN)) for series, outputs in found.items()]
+    risks = {series: risk_coverage(*outputs) for series, outputs in found.items()}
+    names = ", ".join(series.name for series in legend)
+    figures = [
+        Figure(
+            reliability_diagram("reliability", f"Reliability diagram of {names}", calibration),
+            "Reliability",
+            "On the diagonal a guess is right as often as it claims; below it the model is over-confident."
+            f" Markers grow with the share of images; bins of fewer than {LEAST_IN_BIN} are left out.",
+            legend,
+        ),
+        Figure(
+            risk_coverage_curve(
+                "risk", f"Risk-coverage curve of {names}", [(series, risk.tolist()) for series, risk in risks.items()]
+            ),
+            "Risk and coverage",
+            "If only the most confident guesses are answered, this many of them are wrong. Lower is better.",
+            legend,
+        ),
+    ]
+    rows = [_honest_row(series, found[series], risks[series]) for series in legend]
+    titles = (
+        "model",
+        "NLL",
+        "ECE",
+        "mean confidence %",
+        "top-1 %",
+        "area under risk-coverage %",
+        "wrong at 80% answered %",
+    )
+    return Section("honesty", title, [Figures(figures), Table(_whose(subject), titles, rows), *notes])
+
+
+def _honest_row(series: Series, outputs: tuple[Tensor, Tensor], risk: Tensor) -> list[str]:
+    metrics = metrics_of(*outputs)
+    confidence = 100 * float(outputs[0].double().softmax(1).amax(1).mean())
+    at_80 = float(risk[max(1, round(0.8 * len(risk))) - 1])
+    numbers = [f"{metrics.nll:.4f}", f"{metrics.ece:.4f}", f"{confidence:.2f}", f"{metrics.top1:.2f}"]
+    return [series.name, *numbers, f"{100 * float(risk.mean()):.2f}", f"{100 * at_80:.2f}"]
+
+
+def _whose(subject: Subject) -> str:
+    several = any(len(group.finished) > 1 for group in subject.shown)
+    return f"On the {subject.finished[0].chosen.split} split" + (
+        ", of each run's seed that validation prefers." if several else "."
+    )
+
+
+def teacher(subject: Subject) -> Section:
+    """Agreement with the teacher, accuracy per class, and the confusions that only the student has."""
+    title = "Beside the teacher"
+    found, _ = predicted(subject)
+    chosen = subject.verdict.chosen
+    if chosen is None or subject.series[chosen.name] not in found:
+        reason = "no run is finished" if chosen is None else "there are no predictions (see above)"
+        return Section("teacher", title, [Note(f"Left out: {reason}.", missing=True)])
+    items: list[Item] = [*_agreements(subject, found)]
+    of_teacher = subject.attempt(lambda: _of_teacher(subject, chosen))
+    if isinstance(of_teacher, Note):
+        return Section("teacher", title, list(dict.fromkeys([*items, of_teacher])))
+    names = subject.outputs.dataset(chosen.chosen.config).class_names
+    items += _classes(subject, found, names)
+    items.append(_confusions(found[subject.series[chosen.name]], of_teacher, names, chosen.name))
+    return Section("teacher", title, items)
+
+
+def _of_teacher(subject: Subject, group: Group) -> Tensor:
+    mentor = subject.mentor(group)
+    logits_NC, targets_N = subject.outputs.teacher_logits(mentor.config, mentor.run)
+    own = subject.outputs.student_logits(group.chosen)[1]
+    if not (len(own) == len(targets_N) and bool((own == targets_N).all())):
+        raise DataError(f"{group.name} has other images in its split than the run its teacher is measured for")
+    return logits_NC
+
+
+def _agreements(subject: Subject, found: Predicted) -> list[Item]:
+    rows, notes = [], []
+    for group in subject.shown:
+        series = subject.series[group.name]
+        if series not in found:
+            continue
+        of_teacher = subject.attempt(partial(_of_teacher, subject, group))
+        if isinstance(of_teacher, Note):
+            notes.append(of_teacher)
+            continue
+        numbers = agreement(found[series][0], of_teacher, found[series][1])
+        cells = [_percent(numbers.same_guess), f"{numbers.kl:.3f}", _percent(numbers.right_where_teacher_right)]
+        rows.append([group.name, *cells, _percent(numbers.right_where_teacher_wrong), _percent(numbers.same_error)])
+    titles = (
+        *("run", "same guess %", "KL to it, nats", "right where it is right %", "right where it is wrong %"),
+        "its errors repeated %",
+    )
+    caption = "Agreement with the teacher. KL: of the teacher's probabilities from the student's, at temperature 1."
+    return [*([Table(caption, titles, rows)] if rows else []), *dict.fromkeys(notes)]
+
+
+def _percent(value: float) -> str:
+    return "none" if math.isnan(value) else f"{value:.2f}"
+
+
+def _classes(subject: Subject, found: Predicted, names: Sequence[str]) -> list[Item]:
+    """Accuracy per class, drawn for the chosen group, the baseline and the teacher, in a table for all shown."""
+    chosen = subject.verdict.chosen
+    assert chosen is not None
+    mentor = subject.mentor(chosen)
+    compared = [series for series in found if series.name in (chosen.name, mentor.name)]
+    baseline = subject.baseline
+    if baseline is not None and (series := subject.series[baseline.name]) in found:
+        compared.insert(1, series)
+    accuracies = {series: class_accuracy(*outputs).tolist() for series, outputs in found.items()}
+    own, theirs = (accuracies[series] for series in (compared[0], compared[-1]))
+    classes = [c for c in range(len(names)) if not math.isnan(own[c])]
+    order = sorted(classes, key=lambda c: (own[c] - theirs[c], c))
+    drawn, how = order, "Classes in the order of the student's loss against its teacher."
+    if len(order) > 2 * _MOST_AT_AN_END:
+        drawn = [*order[:_MOST_AT_AN_END], *order[-_MOST_AT_AN_END:]]
+        how = f"The {_MOST_AT_AN_END} classes that lose most against the teacher, then as many that lose least."
+    values = [(series, [accuracies[series][c] for c in drawn]) for series in compared]
+    svg = class_accuracies(
+        "classes", f"Accuracy per class of {', '.join(s.name for s in compared)}", [names[c] for c in drawn], values
+    )
+    rows = [[names[c], *(f"{accuracies[series][c]:.1f}" for series in found)] for c in order]
+    table = Table("Accuracy per class, %.", ("class", *(s.name for s in found)), rows, folded="Accuracy of all classes")
+    return [Figures([Figure(svg, "Accuracy per class", how, compared)]), table]
+
+
+def _confusions(student: tuple[Tensor, Tensor], teacher_NC: Tensor, names: Sequence[str], name: str) -> Item:
+    pairs = lost_pairs(student[0], teacher_NC, student[1])
+    if not pairs:
+        return Note(f"{name} confuses no two classes more often than the teacher.")
+    rows = [[names[p.label], names[p.guess], str(p.student), str(p.teacher), str(p.of)] for p in pairs]
+    titles = ("label", "taken for", "by the student", "by the teacher", "of images")
+    return Table(
+        f"Confusions that {name} loses to its teacher, the greatest loss first.", titles, rows, words=("taken for",)
+    )

@@ -1,0 +1,224 @@
+"""What run directories hold, and which runs differ in their seed alone."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from disk_kd.build import STUDENT
+from disk_kd.config import RunConfig, parse_run
+from disk_kd.errors import RunError
+from disk_kd.run import CONFIG
+from disk_kd.summary import SUMMARY
+
+_SEED_FOLDER = re.compile(r"seed\d+")
+_NO_RECIPE = {"seed", "compile", "compile_mode", "device", "log_every", "checkpoint_every_s"}
+"""Options of training that change where and how fast a run computes, and its chance, not what it is."""
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A run directory.
+
+    Attributes:
+        folder: of the run.
+        text: of its `config.yaml`.
+        summary: of a finished run; None of one that is not finished.
+        lines: of its `metrics.jsonl`.
+    """
+
+    folder: Path
+    text: str
+    summary: dict[str, Any] | None
+    lines: tuple[dict[str, Any], ...]
+
+    @classmethod
+    def read(cls, folder: Path) -> Run:
+        """The run in a folder.
+
+        Raises:
+            RunError: the folder is not a run directory, or its files cannot be read.
+        """
+        if not (folder / CONFIG).is_file():
+            raise RunError(f"{folder} is not a run directory (it has no {CONFIG}); give one that train or distill made")
+        summary = folder / SUMMARY
+        try:
+            run = cls(
+                folder,
+                (folder / CONFIG).read_text(encoding="utf-8"),
+                json.loads(summary.read_text(encoding="utf-8")) if summary.is_file() else None,
+                tuple(_json_lines(folder / "metrics.jsonl")),
+            )
+            run.seed  # noqa: B018 (what is no mapping of options shows now)
+        except (ValueError, TypeError, KeyError, yaml.YAMLError) as error:
+            raise RunError(f"cannot read the run in {folder}: {' '.join(str(error).split())}") from None
+        return run
+
+    @cached_property
+    def tree(self) -> dict[str, Any]:
+        """Its configuration as it is written, unchecked."""
+        return yaml.safe_load(self.text)
+
+    @cached_property
+    def config(self) -> RunConfig:
+        """Its configuration. Read when asked for, because a check takes longer than all else that is read of a run.
+
+        Raises:
+            ConfigError: it is not one of this version.
+        """
+        return parse_run("distill", [str(self.folder / CONFIG)])
+
+    @property
+    def seed(self) -> int:
+        """The seed of the run."""
+        return self.tree["train"]["seed"]
+
+    @property
+    def split(self) -> str:
+        """The split that its outcome is told on: test, or validation where the data has no test split."""
+        return "test" if self.summary and "test" in self.summary else "validation"
+
+    @property
+    def weights(self) -> Path:
+        """The file of its student."""
+        return self.folder / STUDENT
+
+    @property
+    def written_key(self) -> str:
+        """The same for runs that differ in their seed alone, as far as their files are of one version."""
+        tree = {name: part for name, part in self.tree.items() if name not in ("output", "description", "published")}
+        tree["train"] = {name: value for name, value in tree["train"].items() if name not in _NO_RECIPE}
+        return _SEED_FOLDER.sub("seed", json.dumps(tree, sort_keys=True))
+
+    @property
+    def key(self) -> str:
+        """The same for runs that differ in their seed alone, options that one file leaves out at their defaults."""
+        config = self.config
+        train = sorted((name, value) for name, value in asdict(config.train).items() if name not in _NO_RECIPE)
+        parts = (config.data, config.student, config.teacher, config.method, sorted(config.method_options.items()))
+        return _SEED_FOLDER.sub("seed", repr((*parts, config.hint, sorted(config.hint_options.items()), train)))
+
+    @cached_property
+    def student_lines(self) -> list[dict[str, Any]]:
+        """The training lines of student passes, each with the student "passes" done by then."""
+        train = [line for line in self.lines if line["kind"] == "train"]
+        if not train:
+            return []
+        steps = max(line["step"] / (line["train_pass"] + 1) for line in train)
+        done: dict[int, int] = {}
+        found = []
+        for line in train:
+            if line["phase"] != "helper":
+                before = done.setdefault(line["train_pass"], len(done))
+                found.append({**line, "passes": before + line["step"] / steps - line["train_pass"]})
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Runs that differ in their seed alone.
+
+    Attributes:
+        name: short, from the folders.
+        runs: by seed.
+    """
+
+    name: str
+    runs: tuple[Run, ...]
+
+    @property
+    def finished(self) -> tuple[Run, ...]:
+        """The runs with a summary."""
+        return tuple(run for run in self.runs if run.summary is not None)
+
+    @property
+    def chosen(self) -> Run:
+        """The run that would be shipped: of the finished ones the best on validation."""
+        return max(self.finished or self.runs[:1], key=_validated)
+
+    @property
+    def labels_alone(self) -> bool:
+        """Whether nothing but the labels taught it."""
+        config = self.chosen.config
+        return config.method == "ce" and config.hint is None
+
+    def values(self, *names: str) -> list[float]:
+        """A number of the summary, or of its split's metrics with "split" for the split, of each finished run."""
+        found = []
+        for run in self.finished:
+            value: Any = run.summary
+            for name in names:
+                value = (value or {}).get(run.split if name == "split" else name)
+            if value is not None:
+                found.append(value)
+        return found
+
+
+def _validated(run: Run) -> float:
+    summary = run.summary or {}
+    return summary.get("validation", summary.get("test", {})).get("top1", -1.0)
+
+
+def find_runs(paths: Iterable[Path]) -> list[Run]:
+    """The runs in run directories, and in folders of run directories such as a comparison's.
+
+    Raises:
+        RunError: a path holds no run.
+    """
+    folders: dict[Path, None] = {}
+    for path in paths:
+        found = [path] if (path / CONFIG).is_file() else sorted(file.parent for file in path.rglob(CONFIG))
+        if not found:
+            raise RunError(
+                f"{path} is not a run directory (it has no {CONFIG}) and holds none;"
+                " give run directories, or the folder of a comparison"
+            )
+        folders |= dict.fromkeys(found)
+    return [Run.read(folder) for folder in folders]
+
+
+def group_runs(runs: Sequence[Run]) -> list[Group]:
+    """Runs that differ in their seed alone together, each with a name of its own; in the order of the runs."""
+    written: dict[str, list[Run]] = {}
+    for run in runs:
+        written.setdefault(run.written_key, []).append(run)
+    by_key: dict[str, list[Run]] = {}
+    for members in written.values():
+        by_key.setdefault(members[0].key, []).extend(members)
+    groups = [sorted(members, key=lambda run: run.seed) for members in by_key.values()]
+    names = _short_names([_named_folder(members[0].folder) for members in groups])
+    return [Group(name, tuple(members)) for name, members in zip(names, groups, strict=True)]
+
+
+def _named_folder(folder: Path) -> Path:
+    """The folder that tells what a run is: seed3 does not."""
+    folder = folder.absolute()
+    return folder.parent if _SEED_FOLDER.fullmatch(folder.name) else folder
+
+
+def _short_names(folders: Sequence[Path]) -> list[str]:
+    """As few last parts of the paths as tell all apart; numbers where two are of one folder."""
+    depth = max(len(folder.parts) for folder in folders)
+    for parts in range(1, depth + 1):
+        names = ["/".join(folder.parts[-parts:]) for folder in folders]
+        if len(set(names)) == len(set(folders)):
+            break
+    return [name if names.count(name) == 1 else f"{name} {names[:i].count(name) + 1}" for i, name in enumerate(names)]
+
+
+def _json_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log, but for one that is half written."""
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            continue
+    return lines

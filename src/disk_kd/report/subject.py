@@ -1,0 +1,169 @@
+"""What a report is about: the runs that could be shipped, their teachers, and which of them figures show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import TypeVar
+
+from disk_kd.build import find_weights
+from disk_kd.config import RunConfig
+from disk_kd.errors import DiskKDError
+from disk_kd.evaluate import Metrics
+from disk_kd.report.drawing import MOST, Series
+from disk_kd.report.items import Note
+from disk_kd.report.outputs import Outputs, metrics_of, teacher_key
+from disk_kd.report.reading import Group, Run, group_runs
+from disk_kd.report.verdict import Verdict, judge, labels_alone, ranked
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Mentor:
+    """A teacher, as one of the runs names it.
+
+    Attributes:
+        name: for tables and legends.
+        config: of a run that names it.
+        run: a run on whose split it is measured.
+    """
+
+    name: str
+    config: RunConfig
+    run: Run
+
+
+@dataclass(frozen=True)
+class TeacherFacts:
+    """What is measured of a teacher, on the split that the runs are told on."""
+
+    metrics: Metrics
+    parameters: int
+    multiply_adds: int
+
+
+class Subject:
+    """The runs of a report.
+
+    Attributes:
+        candidates: the groups that could be shipped, the best on validation first.
+        shown: those of them that figures show.
+        series: their places in figures, by name.
+        lost: why teachers that the candidates name are not among `mentors`.
+
+    Args:
+        runs: one or more.
+        outputs: gives data, models and their logits.
+    """
+
+    def __init__(self, runs: Sequence[Run], outputs: Outputs) -> None:
+        self.outputs = outputs
+        self.lost: list[Note] = []
+        groups = ranked(group_runs(runs))
+        taught = [group for group in groups if not _is_teacher(group, groups)]
+        self.candidates = taught or groups
+        self.shown = _shown(self.candidates)
+        self.series = {group.name: Series(group.name, i) for i, group in enumerate(self.shown)}
+
+    @property
+    def finished(self) -> list[Group]:
+        """The candidates with a finished run."""
+        return [group for group in self.candidates if group.finished]
+
+    @cached_property
+    def mentors(self) -> list[Mentor]:
+        """The teachers that the candidates name and whose weights are there."""
+        found: dict[object, Mentor] = {}
+        for group in self.candidates:
+            config = group.chosen.config
+            key = None if config.teacher is None else self.attempt(partial(teacher_key, config))
+            if isinstance(key, Note):
+                self.lost.append(key)
+            if config.teacher is None or isinstance(key, Note) or key in found:
+                continue
+            name = f"teacher {config.teacher.name}"
+            same = sum(mentor.name.startswith(name) for mentor in found.values())
+            found[key] = Mentor(f"{name} ({same + 1})" if same else name, config, group.chosen)
+        return list(found.values())
+
+    def mentor(self, group: Group) -> Mentor:
+        """The group's teacher, or the only one of the report where its method has none.
+
+        Raises:
+            DiskKDError: its weights are missing; or it has none, and the report not one for all.
+        """
+        config = group.chosen.config
+        if config.teacher is not None:
+            key = teacher_key(config)
+            return next(mentor for mentor in self.mentors if teacher_key(mentor.config) == key)
+        if len(self.mentors) != 1:
+            count = "no run of this report has one" if not self.mentors else "the runs here have several"
+            raise DiskKDError(f"{group.name} was trained without a teacher, and {count}")
+        return self.mentors[0]
+
+    @cached_property
+    def taught(self) -> list[tuple[Mentor, TeacherFacts | Note]]:
+        """The teachers and what is measured of them, or why it is not; none before a run is finished."""
+        if not self.finished:
+            return []
+        found = []
+        for mentor in self.mentors:
+            found.append((mentor, self.attempt(partial(self._measure, mentor))))
+        return found
+
+    def _measure(self, mentor: Mentor) -> TeacherFacts:
+        metrics = metrics_of(*self.outputs.teacher_logits(mentor.config, mentor.run))
+        return TeacherFacts(metrics, *self.outputs.teacher_sizes(mentor.config, mentor.run))
+
+    @cached_property
+    def verdict(self) -> Verdict:
+        """Which student to ship, and why."""
+        own = self.attempt(lambda: self.mentor(self.finished[0])) if self.finished else None
+        known = [
+            (f"The {mentor.name}", facts.metrics.top1, facts.multiply_adds)
+            for mentor, facts in self.taught
+            if mentor is own and not isinstance(facts, Note)
+        ]
+        return judge(self.candidates, known, self.outputs)
+
+    @property
+    def baseline(self) -> Group | None:
+        """Of the groups shown the one that the labels alone taught, but for the chosen one."""
+        chosen = self.verdict.chosen
+        others = [group for group in self.shown if group is not chosen]
+        return None if chosen is None else labels_alone(others, chosen)
+
+    def attempt(self, make: Callable[[], Value]) -> Value | Note:
+        """What `make` gives, or the line that says why it cannot."""
+        try:
+            return make()
+        except (DiskKDError, OSError) as error:
+            return Note(f"Left out: {error}.", missing=True)
+
+
+def _is_teacher(group: Group, groups: Sequence[Group]) -> bool:
+    """Whether another group learned from a run of this one."""
+    own = {run.weights.resolve() for run in group.runs}
+    for other in groups:
+        config = other.chosen.config
+        if other is group or config.teacher is None:
+            continue
+        with suppress(DiskKDError):  # a teacher whose weights are gone is none of these runs
+            weights = find_weights(config, "teacher")
+            if weights is not None and weights.resolve() in own:
+                return True
+    return False
+
+
+def _shown(groups: Sequence[Group]) -> list[Group]:
+    """As many as a figure can hold: the best on validation, among them the best of DiSK and of labels alone."""
+    wanted = [next((group for group in groups if group.chosen.config.method == "disk"), None)]
+    wanted.append(labels_alone(groups, groups[0]))
+    first = list(groups[:MOST])
+    for place, group in enumerate(wanted, start=1):
+        if group is not None and group not in first:
+            first[-place] = group
+    return [group for group in groups if group in first]

@@ -1,0 +1,33 @@
+"""A task on many ranks: synchronised batch norms, and `DistributedDataParallel` around what trains."""
+
+from __future__ import annotations
+
+from timm.layers import convert_sync_batchnorm
+
+from disk_kd.errors import ConfigError
+from disk_kd.tasks import StudentTask
+from disk_kd.train.settings import TrainSettings
+
+
+def prepare_ranks(task: StudentTask, settings: TrainSettings) -> None:
+    """Make the ranks' copies of a task train as one.
+
+    Args:
+        task: on the rank's own device, equal on all ranks.
+        settings: whether batch norms are synchronised.
+
+    Raises:
+        ConfigError: the method cannot be spread over ranks, or batch norms not synchronised on this device.
+    """
+    if task.needs_ids:
+        raise ConfigError(
+            "the method keeps a memory of every sample, which ranks do not share; start it without torchrun"
+        )
+    on_gpu = task.device.type == "cuda"
+    if settings.sync_batchnorm:
+        if not on_gpu:
+            raise ConfigError(
+                "train.sync_batchnorm needs GPUs, on a CPU torch has none; give --train.sync_batchnorm false"
+            )
+        task.trainable_module = convert_sync_batchnorm(task.trainable_module)
+    task.prepare_distributed([task.device.index] if on_gpu else None)

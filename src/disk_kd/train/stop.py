@@ -1,0 +1,54 @@
+"""Stopping when asked to: a scheduler that wants its machine back sends a signal, and the run saves itself first."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+from disk_kd import ranks
+from disk_kd.errors import RunError
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+STOPPED = 75
+"""The exit code of a run that was stopped and can go on: EX_TEMPFAIL, "try again later"."""
+_KEY = "stop before step"
+
+
+class StoppedError(RunError):
+    """The run was asked to stop, has saved itself, and can go on."""
+
+
+class StopRequest:
+    """Whether a run was asked to stop. Signals count from the block's begin to its end, on any rank.
+
+    All ranks stop before the same step: the one that is asked names a step that none can have begun, since steps end
+    together.
+    """
+
+    def __init__(self) -> None:
+        self._asked = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        # Only the main thread may receive signals; a run in another one leaves them to the program around it.
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._ask) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self._asked = True
+
+    def now(self, step: int) -> bool:
+        """Whether to stop before the step of this number."""
+        if ranks.size() == 1:
+            return self._asked
+        if self._asked:
+            ranks.post(_KEY, str(step + 2))
+        before = ranks.posted(_KEY)
+        return before is not None and step >= int(before)

@@ -1,0 +1,239 @@
+"""The report of real runs: true, whole, and of one file."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import statistics
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import yaml
+
+from disk_kd.cli import main
+from disk_kd.report import report
+
+VOID = {"meta", "link", "img", "br"}
+
+
+class Page(HTMLParser):
+    """The elements of a report; raises where one is closed that is not open."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.headings: list[int] = []
+        self.tables: list[list[list[str]]] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+        if re.fullmatch(r"h\d", tag):
+            self.headings.append(int(tag[1]))
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] in ("td", "th"):
+            self.tables[-1][-1][-1] += data
+
+    def table(self, *titles: str) -> list[dict[str, str]]:
+        """The rows of the first table with these columns."""
+        table = next(table for table in self.tables if set(titles) <= set(table[0]))
+        return [dict(zip(table[0], row, strict=True)) for row in table[1:]]
+
+
+@pytest.fixture(scope="module")
+def single(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    output = tmp_path_factory.mktemp("single") / "r.html"
+    return report([runs / "disk" / "seed0"], output=output, device="cpu").read_text()
+
+
+@pytest.fixture(scope="module")
+def several(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    paths = [runs / name for name in ("teacher", "ce", "kd", "disk")]
+    return report(paths, output=tmp_path_factory.mktemp("several") / "r.html", device="cpu").read_text()
+
+
+def summary(folder: Path) -> dict:
+    return json.loads((folder / "summary.json").read_text())
+
+
+def test_a_single_runs_numbers_are_those_of_its_summary(single: str, runs: Path) -> None:
+    told, test = summary(runs / "disk" / "seed0"), summary(runs / "disk" / "seed0")["test"]
+    row, teacher = Page(single).table("top-1 %", "parameters")
+    assert row["run"] == "disk"
+    assert (row["top-1 %"], row["top-5 %"]) == (f"{test['top1']:.2f}", f"{test['top5']:.2f}")
+    assert (row["NLL"], row["ECE"]) == (f"{test['nll']:.4f}", f"{test['ece']:.4f}")
+    assert (row["parameters"], row["multiply-adds"]) == (f"{told['parameters']:,}", f"{told['multiply_adds']:,}")
+    assert row["images/s"] == f"{told['images_per_s']:,.0f}"
+    assert (row["passes"], row["start"], row["seeds"]) == ("12", "scratch", "1")
+    of_teacher = summary(runs / "teacher")
+    assert teacher["top-1 %"] == f"{of_teacher['test']['top1']:.2f}"
+    assert teacher["multiply-adds"] == f"{of_teacher['multiply_adds']:,}"
+
+
+def test_predictions_made_anew_have_the_summarys_metrics(single: str, runs: Path) -> None:
+    test = summary(runs / "disk" / "seed0")["test"]
+    row = Page(single).table("mean confidence %")[0]
+    assert (row["top-1 %"], row["NLL"]) == (f"{test['top1']:.2f}", f"{test['nll']:.4f}")
+    assert "have changed since" not in single
+
+
+def test_several_runs_have_means_over_their_seeds(several: str, runs: Path) -> None:
+    rows = {row["run"]: row for row in Page(several).table("top-1 %", "parameters")}
+    assert rows.keys() == {"ce", "kd", "disk", "teacher cifar_resnet10_xxs"}, "a run that taught is no candidate"
+    tops = [summary(runs / "disk" / f"seed{seed}")["test"]["top1"] for seed in (0, 1)]
+    assert rows["disk"]["top-1 %"] == f"{statistics.fmean(tops):.2f} ± {statistics.stdev(tops):.2f}"
+    every = [row for row in Page(several).table("chosen pass") if row["run"] == "disk"]
+    assert [row["top-1 %"] for row in every] == [f"{top:.2f}" for top in tops]
+
+
+def test_the_best_on_validation_is_to_be_shipped(several: str, runs: Path) -> None:
+    def validated(name: str) -> float:
+        return statistics.fmean(summary(path)["validation"]["top1"] for path in (runs / name).iterdir())
+
+    best = max(("ce", "kd", "disk"), key=validated)
+    assert f'<p class="lead">Ship {best}: ' in several
+    assert Page(several).table("top-1 %", "parameters")[0]["run"] == best
+
+
+@pytest.mark.parametrize("which", ["single", "several"])
+def test_the_page_is_whole_and_reads_well(which: str, request: pytest.FixtureRequest) -> None:
+    text = request.getfixturevalue(which)
+    page = Page(text)
+    assert page.headings[0] == 1
+    assert page.headings.count(1) == 1
+    assert all(after <= before + 1 for before, after in zip(page.headings, page.headings[1:], strict=False))
+    ids = Counter(attributes["id"] for _, attributes in page.elements if "id" in attributes)
+    assert max(ids.values()) == 1
+    links = {attributes["href"] for tag, attributes in page.elements if tag == "a"}
+    assert links
+    assert {f"#{name}" for name in ids} >= links
+    tags = Counter(tag for tag, _ in page.elements)
+    assert tags["caption"] == tags["table"] > 3
+    assert tags["figcaption"] == tags["figure"] > 5
+    assert all("scope" in attributes for tag, attributes in page.elements if tag == "th")
+    assert all(attributes["alt"] for tag, attributes in page.elements if tag == "img")
+    assert 0 < tags["img"] <= 30
+    assert not re.search(r"""(?:src|href)="(?!#|data:)|url\((?!#)|@import|https?://""", text), "nothing from outside"
+    assert "prefers-color-scheme: dark" in text
+    assert "@media print" in text
+
+
+def test_all_parts_are_there(single: str) -> None:
+    for title in ("Budget asked and used", "Price of help", "Mean g", "Share helped", "Loss, validation"):
+        assert f"<strong>{title}</strong>" in single
+    for title in ("Reliability", "Risk and coverage", "Accuracy per class", "Top-1 against multiply-adds"):
+        assert f"<strong>{title}</strong>" in single
+    assert "Agreement with the teacher" in single
+    assert "Confusions that disk loses" in single
+    assert "Training images, the most helped first" in single
+    assert "helper: exact" in single
+    assert "Left out" not in single
+
+
+def test_text_is_escaped(single: str) -> None:
+    assert "DiSK &lt;b&gt;exact&lt;/b&gt; &amp; true" in single
+    assert "<b>" not in single
+
+
+def test_the_same_run_gives_the_same_bytes(single: str, runs: Path, tmp_path: Path) -> None:
+    again = report([runs / "disk" / "seed0"], output=tmp_path / "again.html", device="cpu")
+    assert again.read_text() == single
+
+
+def test_one_run_has_its_report_beside_it(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(runs / "ce" / "seed0", tmp_path / "run")
+    assert main(["report", str(tmp_path / "run"), "--device=cpu"]) == 0
+    assert f"Written: {tmp_path / 'run' / 'report.html'}" in capsys.readouterr().out
+    text = (tmp_path / "run" / "report.html").read_text()
+    assert "Left out: none of the runs uses DiSK" in text
+    assert "Left out: run was trained without a teacher, and no run of this report has one." in text
+
+
+def changed(source: Path, target: Path, **options: object) -> Path:
+    """A copy of a run with other options, by dotted name."""
+    shutil.copytree(source, target)
+    config = yaml.safe_load((target / "config.yaml").read_text())
+    for name, value in options.items():
+        part, key = name.split("__")
+        config[part][key] = value
+    (target / "config.yaml").write_text(yaml.safe_dump(config))
+    return target
+
+
+def test_a_lost_teacher_is_told(runs: Path, tmp_path: Path) -> None:
+    run = changed(runs / "disk" / "seed0", tmp_path / "run", teacher__weights=str(tmp_path / "gone"))
+    text = report([run], device="cpu").read_text()
+    assert text.count(f"Left out: no teacher weights at {tmp_path / 'gone'}") == 3
+    assert "<strong>Reliability</strong>" in text
+
+
+def test_lost_data_are_told(runs: Path, tmp_path: Path) -> None:
+    lost = {"data__name": "cifar100", "data__root": str(tmp_path / "gone")}
+    text = report([changed(runs / "kd" / "seed0", tmp_path / "run", **lost)], device="cpu").read_text()
+    assert f"Left out: cifar100: there is no folder data.root {tmp_path / 'gone'}" in text
+    assert "<strong>Loss, training</strong>" in text
+
+
+def test_other_data_than_the_summarys_are_told(runs: Path, tmp_path: Path) -> None:
+    run = changed(runs / "ce" / "seed0", tmp_path / "run")
+    told = summary(run)
+    told["test"]["top1"] += 1
+    (run / "summary.json").write_text(json.dumps(told))
+    assert "data, weights or versions have changed since" in report([run], device="cpu").read_text()
+
+
+def test_an_unfinished_run_shows_what_is_there(runs: Path, tmp_path: Path) -> None:
+    run = changed(runs / "disk" / "seed0", tmp_path / "run")
+    for name in ("summary.json", "student.safetensors"):
+        (run / name).unlink()
+    lines = (run / "metrics.jsonl").read_text()
+    (run / "metrics.jsonl").write_text(lines[: len(lines) // 2])
+    text = report([run], device="cpu").read_text()
+    assert "run is not finished: 6 of 12 student passes are done" in text
+    assert "<strong>Budget asked and used</strong>" in text
+    assert text.count("Left out: no run is finished.") == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["report", "{tmp}"], "is not a run directory .* and holds none; give run directories"),
+        (["report", "{runs}/ce", "{runs}/kd"], "2 runs have no one place for their report; give --output FILE"),
+        (["report", "{runs}/ce/seed0", "--output={tmp}/no/r.html"], "cannot be written to .*; give --output a file"),
+        (["report", "{runs}/ce/seed0", "--device=tpu9"], "no device 'tpu9' here"),
+        (["report"], "the following arguments are required: RUN"),
+    ],
+)
+def test_mistakes_get_one_line(
+    arguments: list[str], message: str, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([argument.format(tmp=tmp_path, runs=runs) for argument in arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert re.search(message, error), error
+
+
+def test_a_broken_run_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.yaml").write_text("- no mapping\n")
+    assert main(["report", str(tmp_path)]) == 2
+    assert re.search(r"cannot read the run in .*\n\Z", capsys.readouterr().err)

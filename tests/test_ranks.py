@@ -1,0 +1,152 @@
+"""Two processes under torchrun, the real command: they train as one, and what stops them leaves a run that goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from disk_kd import ranks
+from disk_kd.cli import main
+from disk_kd.errors import ConfigError
+from disk_kd.train import STOPPED, StoppedError
+
+TINY = {"name": "test_vit", "options": {"img_size": 8, "patch_size": 4}}
+"""A model without batch norms, whose statistics would be those of a rank's own images."""
+RECIPE: dict[str, Any] = {
+    "data": {"name": "digits", "augment": {"crop_padding": 1, "crop_fill": 0}},
+    "student": TINY,
+    "teacher": {**TINY, "weights": "teacher"},
+    "method": {"name": "disk", "budget": 0.2},
+    "train": {"passes": 30, "batch_size": 64, "lr": 0.01, "log_every": 1, "compile": False, "checkpoint_every_s": 0.5},
+}
+LIMIT_S = 120
+
+
+def torchrun(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend=c10d"]
+    command += ["--rdzv-endpoint=localhost:0", "-m", "disk_kd", *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, cwd=folder, env=environment, **pipes)
+
+
+def rank_process(launcher: subprocess.Popen[str], number: int) -> psutil.Process:
+    children = psutil.Process(launcher.pid).children(recursive=True)
+    return next(child for child in children if child.environ().get("RANK") == str(number))
+
+
+def wait_for_checkpoint(path: Path, launcher: subprocess.Popen[str], newer_than: float = 0.0) -> None:
+    deadline = time.monotonic() + LIMIT_S
+    while not path.exists() or path.stat().st_mtime <= newer_than:
+        assert launcher.poll() is None, launcher.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def lines(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With a teacher, a recipe, and the run of it by one process."""
+    folder = tmp_path_factory.mktemp("ranks")
+    (folder / "recipe.yaml").write_text(json.dumps(RECIPE))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        options = json.dumps(TINY["options"])
+        teacher = ["--student.name=test_vit", f"--student.options={options}", "--train.passes=2", "--train.lr=0.01"]
+        assert main(["train", *teacher, "--data.name=digits", "--output=teacher", "--quiet"]) == 0
+        assert main(["distill", "recipe.yaml", "--output=one", "--quiet"]) == 0
+    return folder
+
+
+def test_killed_and_stopped_on_two_ranks_and_ended_on_one_a_run_is_that_of_one_process(folder: Path) -> None:
+    command = ("distill", "recipe.yaml", "--output=two", "--resume")
+    checkpoint = folder / "two" / "last" / "checkpoint.safetensors"
+    launcher = torchrun(folder, *command)
+    wait_for_checkpoint(checkpoint, launcher)
+    rank_process(launcher, 1).kill()
+    said = launcher.communicate(timeout=LIMIT_S)[0]
+    assert "disk-kd: rank 0 lost the others" in said
+    assert said.count("Traceback") == 1, said  # torchrun's own
+
+    launcher = torchrun(folder, *command)
+    wait_for_checkpoint(checkpoint, launcher, newer_than=checkpoint.stat().st_mtime)
+    rank_process(launcher, 1).send_signal(signal.SIGUSR1)
+    said = launcher.communicate(timeout=LIMIT_S)[0]
+    assert said.count("saved, go on with --resume") == 2
+    assert f"exitcode  : {STOPPED}" in said
+    done = len(lines(folder / "two"))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main([*command, "--quiet"]) == 0
+    one, two = lines(folder / "one"), lines(folder / "two")
+    assert 0 < done < len(two) == len(one)
+    for line, other in zip(one, two, strict=True):
+        assert line.keys() == other.keys()
+    # Sums in another order; over hundreds of steps their rounding grows.
+    for line, other in zip(one[:20], two[:20], strict=True):
+        for name in line.keys() & {"loss", "ce_loss", "scaffold_loss", "lr", "top1"}:
+            assert other[name] == pytest.approx(line[name], abs=1e-5, rel=1e-5), (line["step"], name)
+    summaries = [json.loads((folder / run / "summary.json").read_text()) for run in ("one", "two")]
+    assert summaries[0]["test"] == pytest.approx(summaries[1]["test"], abs=2.0)
+
+
+def test_two_ranks_end_and_write_once(folder: Path) -> None:
+    arguments = ["--train.passes=2", "--train.accumulate=2", "--train.ema_decay=0.9"]
+    launcher = torchrun(folder, "distill", "recipe.yaml", *arguments, "--output=accumulated")
+    said = launcher.communicate(timeout=LIMIT_S)[0]
+    assert launcher.returncode == 0, said
+    assert said.count("Run directory") == 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["distill", "recipe.yaml", *arguments, "--output=accumulated-one", "--quiet"]) == 0
+    one, two = (json.loads((folder / run / "summary.json").read_text()) for run in ("accumulated-one", "accumulated"))
+    assert two["validation"]["samples"] == one["validation"]["samples"]
+    assert two["end"] == pytest.approx(one["end"], abs=1e-3)
+
+
+def test_a_signal_saves_the_run_of_one_process(folder: Path) -> None:
+    command = [sys.executable, "-m", "disk_kd", "distill", "recipe.yaml", "--output=signalled"]
+    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    checkpoint = folder / "signalled" / "last" / "checkpoint.safetensors"
+    deadline = time.monotonic() + LIMIT_S
+    while not checkpoint.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.terminate()
+    assert "asked to stop after" in process.communicate(timeout=LIMIT_S)[1]
+    assert process.returncode == STOPPED
+    assert not (folder / "signalled" / "summary.json").exists()
+
+
+def test_alone_there_is_nothing_to_wait_for() -> None:
+    values = torch.tensor([1.0, 2.0])
+    assert ranks.size() == 1
+    assert ranks.is_main()
+    assert ranks.mean(values) is values
+    assert ranks.total(values) is values
+    assert ranks.gather("x") == ["x"]
+    assert ranks.from_main(lambda: 3) == 3
+    assert ranks.posted("x") is None
+    assert issubclass(StoppedError, RuntimeError)
+
+
+def test_batches_that_do_not_divide_are_refused(folder: Path) -> None:
+    launcher = torchrun(folder, "distill", "recipe.yaml", "--train.batch_size=33", "--output=odd")
+    said = launcher.communicate(timeout=LIMIT_S)[0]
+    assert "batch_size 33 is expected to be divisible by 2" in said
+    assert not (folder / "odd" / "summary.json").exists()
+    assert ConfigError.__name__ not in said
