@@ -185,6 +185,10 @@ def test_print_config_is_a_recipe(capsys: pytest.CaptureFixture[str], tmp_path: 
         (["distill", "--train.compile=maybe"], r"expected \['auto'\] or bool, not maybe"),
         (["train", "--train.optimizer=sdg"], "unknown optimizer 'sdg'; nearest: sgd"),
         (["train", "--train.precision=int8"], "train.precision"),
+        (
+            ["train", "--student.name=cifar_mobilenetv2", "--data.image_size=32", "--train.grad_checkpointing=true"],
+            "StagedNet cannot compute its activations again; give --train.grad_checkpointing false",
+        ),
         (["train", "--train.device=cuda:77"], "no device 'cuda:77' here"),
         (["train", "--data.name=cifar99"], "cifar100"),
         (["train", "--data.name=cifar100", "--data.root=/nowhere"], "nowhere"),

@@ -6,6 +6,7 @@ Legend: B batch, C classes.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -222,6 +223,8 @@ class RelationTask(LogitTask):
     help, one level for each group of classes, cannot repair in the mean square. Groups: all classes together (then this is
     DIST's relation between classes), or the support M and the rest.
     "mixture": min over b in [0, 1] of |t - ((1 - b) s + b U)|^2 / |t - U|^2, U uniform over all classes.
+    "affine": the same with any factor >= 0 in the place of 1 - b: help that sharpens too; 1 - correlation^2.
+    "brier": the same without help.
     "power": min over a of KL(t || softmax(a s)): help that flattens or sharpens.
 
     Args:
@@ -266,10 +269,16 @@ class RelationTask(LogitTask):
             loss = loss + self.intra_weight * (1 - torch.cosine_similarity(*columns, dim=0, eps=1e-8).mean())
         return loss
 
-    def _mixture(self, log_s_BC: Tensor, t_BC: Tensor, target: Tensor) -> Tensor:
+    def _affine(self, log_s_BC: Tensor, t_BC: Tensor, target: Tensor) -> Tensor:
+        return self._mixture(log_s_BC, t_BC, target, most=math.inf)
+
+    def _brier(self, log_s_BC: Tensor, t_BC: Tensor, target: Tensor) -> Tensor:
+        return ((t_BC - log_s_BC.exp()).square().sum(1) / (t_BC - 1 / t_BC.shape[1]).square().sum(1)).mean()
+
+    def _mixture(self, log_s_BC: Tensor, t_BC: Tensor, target: Tensor, most: float = 1.0) -> Tensor:
         s_BC, t_BC = log_s_BC.exp() - 1 / log_s_BC.shape[1], t_BC - 1 / t_BC.shape[1]
         with torch.no_grad():
-            share_B1 = ((s_BC * t_BC).sum(1, True) / s_BC.square().sum(1, True).clamp(min=1e-12)).clamp(0, 1)
+            share_B1 = ((s_BC * t_BC).sum(1, True) / s_BC.square().sum(1, True).clamp(min=1e-12)).clamp(0, most)
         return ((t_BC - share_B1 * s_BC).square().sum(1) / t_BC.square().sum(1)).mean()
 
     def _power(self, log_s_BC: Tensor, t_BC: Tensor, target: Tensor) -> Tensor:

@@ -154,6 +154,8 @@ def build_task(config: RunConfig, dataset: Dataset, device: torch.device) -> Stu
     settings = config.train
     layout = torch.channels_last if settings.channels_last else torch.contiguous_format
     student = build_model(config, "student", dataset).to(device).to(memory_format=layout)
+    if settings.grad_checkpointing:
+        recompute_activations(student)
     method = find_method(config.method)
     if config.teacher is None:
         task = method(student, **config.method_options)
@@ -176,6 +178,21 @@ def build_task(config: RunConfig, dataset: Dataset, device: torch.device) -> Stu
     if settings.ema_decay is not None:
         task.setup_ema(decay=settings.ema_decay)
     return task
+
+
+def recompute_activations(student: nn.Module) -> None:
+    """Let the student's backward pass compute activations again, so that fewer are kept.
+
+    Raises:
+        ModelError: the model does not know how.
+    """
+    plain: Any = unwrap_model(student)
+    try:
+        plain.set_grad_checkpointing(True)
+    except (AttributeError, AssertionError, NotImplementedError):
+        raise ModelError(
+            f"{type(plain).__name__} cannot compute its activations again; give --train.grad_checkpointing false"
+        ) from None
 
 
 def build_hint(config: RunConfig, student: nn.Module, teacher: Teacher, dataset: Dataset) -> Hint:

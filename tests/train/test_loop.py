@@ -53,6 +53,13 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(tiny: Sequence[str],
     assert losses[3] == pytest.approx(losses[1], rel=1e-5)
 
 
+def test_activations_computed_twice_train_the_same(golden_run: Path, tiny: Sequence[str], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    options = [*GOLDEN_RUN[1:], "--train.grad_checkpointing=true"]
+    assert main([GOLDEN_RUN[0], *tiny, *options, f"--output={run}"]) == 0
+    assert [line["loss"] for line in lines(run)] == pytest.approx([line["loss"] for line in lines(golden_run)])
+
+
 def test_accumulation_moves_the_price_once_a_step(tiny: Sequence[str], tmp_path: Path) -> None:
     """The price of a step depends on the whole batch; a student that learns nothing shows the price alone."""
     teacher = tmp_path / "teacher"

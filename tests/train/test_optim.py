@@ -6,6 +6,7 @@ import itertools
 from typing import Any
 
 import pytest
+import timm
 import torch
 
 from disk_kd.errors import ConfigError
@@ -34,6 +35,24 @@ def test_cosine_falls_to_its_end_and_begins_again() -> None:
     assert found[0] == found[20] == 1.0
     assert found[:20] == pytest.approx(found[20:])
     assert all(a > b for a, b in itertools.pairwise(found[:20]))
+
+
+@pytest.mark.parametrize(("schedule", "middle"), [("cosine", 0.5), ("linear", 0.5), ("tanh", 0.99), ("constant", 1.0)])
+def test_schedules_by_name(schedule: str, middle: float) -> None:
+    found = rates(4, 10, schedule=schedule)
+    assert found[0] == pytest.approx(1.0, abs=0.01)
+    assert found[20] == pytest.approx(middle, abs=0.02)
+    assert found[-1] == pytest.approx(1.0 if schedule == "constant" else 0.0, abs=0.15)
+
+
+def test_layer_decay_slows_the_first_layers() -> None:
+    settings = TrainSettings(optimizer="adamw", lr=1.0, layer_decay=0.5)
+    scales = [group["lr_scale"] for group in make_optimizer(timm.create_model("test_vit"), settings).param_groups]
+    assert min(scales) < 0.1 < max(scales) == 1.0
+    with pytest.raises(ConfigError, match="layer_decay needs the layers of a timm model in order, Linear"):
+        make_optimizer(torch.nn.Linear(1, 1), settings)
+    with pytest.raises(ConfigError, match="layer_decay must be above 0"):
+        TrainSettings(layer_decay=2.0)
 
 
 @pytest.mark.parametrize(

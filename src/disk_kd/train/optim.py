@@ -12,14 +12,24 @@ from timm.scheduler.scheduler import Scheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from disk_kd.errors import ConfigError
 from disk_kd.train.settings import TrainSettings
 
 _FUSED = {"momentum", "sgd", "nesterov", "adam", "adamw"}
 
 
 def make_optimizer(module: nn.Module, settings: TrainSettings) -> Optimizer:
-    """The optimiser that `settings` name, over the parameters of `module`, fused where torch has it so."""
+    """The optimiser that `settings` name, over the parameters of `module`, fused where torch has it so.
+
+    Raises:
+        ConfigError: a layer decay for a module that is no timm model.
+    """
     fused: dict[str, Any] = {"fused": True} if settings.optimizer in _FUSED else {}
+    if settings.layer_decay is not None and not hasattr(module, "group_matcher"):
+        raise ConfigError(
+            f"train.layer_decay needs the layers of a timm model in order, {type(module).__name__} does not tell them; "
+            "leave it out, or the hint or helper network beside the student"
+        )
     return create_optimizer_v2(
         module,
         opt=settings.optimizer,
@@ -27,6 +37,7 @@ def make_optimizer(module: nn.Module, settings: TrainSettings) -> Optimizer:
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
         filter_bias_and_bn=not settings.decay_norm_and_bias,
+        layer_decay=settings.layer_decay,
         **fused,
     )
 
@@ -44,7 +55,7 @@ def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
 
 
 def make_scheduler(optimizer: Optimizer, settings: TrainSettings, passes: int, steps_per_pass: int) -> Scheduler:
-    """Cosine cycles or steps down, with warm-up: a function of the step alone.
+    """timm's schedule of that name, with warm-up: a function of the step alone.
 
     Args:
         optimizer: whose learning rate it sets.
@@ -52,10 +63,10 @@ def make_scheduler(optimizer: Optimizer, settings: TrainSettings, passes: int, s
         passes: length of all cycles together. A warm-up that is longer than half a cycle is cut to that.
         steps_per_pass: optimiser steps in a pass.
     """
-    if settings.schedule == "multistep":
+    if settings.schedule in ("multistep", "constant"):
         scheduler, _ = create_scheduler_v2(
             optimizer,
-            sched="multistep",
+            sched=settings.schedule,
             num_epochs=passes * steps_per_pass,
             # timm decays one update before the milestone it is given.
             decay_milestones=[milestone * steps_per_pass + 1 for milestone in settings.milestones],
@@ -68,7 +79,8 @@ def make_scheduler(optimizer: Optimizer, settings: TrainSettings, passes: int, s
     cycle = max(1, math.ceil(passes * steps_per_pass / settings.cycles))
     scheduler, _ = create_scheduler_v2(
         optimizer,
-        sched="cosine",
+        sched="poly" if settings.schedule == "linear" else settings.schedule,
+        decay_rate=1.0,  # of "poly" the power
         num_epochs=cycle,
         warmup_epochs=round(min(settings.warmup_passes * steps_per_pass, cycle / 2)),
         warmup_lr=settings.lr / 100,

@@ -23,9 +23,11 @@ class TrainSettings:
         momentum: of the optimisers that have one.
         weight_decay: of the optimiser.
         decay_norm_and_bias: whether weight decay covers norms and biases too.
+        layer_decay: factor on the learning rate from each layer of a timm model to the one before it; null: none.
         warmup_passes: passes of linear warm-up, part of the first cycle, at most half of it.
-        schedule: of the learning rate: cosine, or multistep, which is multiplied by `decay` at each milestone.
-        cycles: cosine cycles, each begun again from `lr`.
+        schedule: of the learning rate: cosine, tanh, linear (all down to `min_lr`), multistep, which is multiplied by
+            `decay` at each milestone, or constant.
+        cycles: cycles of the first three, each begun again from `lr`.
         milestones: student passes after which multistep decays.
         decay: factor of multistep.
         min_lr: learning rate at a cycle's end.
@@ -33,6 +35,7 @@ class TrainSettings:
         ema_decay: decay of a running average of the weights, which is then what is evaluated; null: none.
         precision: fp32, or autocast to bf16 or fp16 (with loss scaling).
         sync_batchnorm: batch norms over the batch of all ranks together, on GPUs; of no effect on one.
+        grad_checkpointing: compute the student's activations twice instead of keeping them; its model must know how.
         channels_last: memory format of images and convolutions.
         compile: compile student and loss together with torch.compile; auto: if the run is long enough and the compiled
             step is measured to be faster. What was decided stands in the run's config.yaml.
@@ -55,8 +58,9 @@ class TrainSettings:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     decay_norm_and_bias: bool = True
+    layer_decay: float | None = None
     warmup_passes: float = 0.0
-    schedule: Literal["cosine", "multistep"] = "cosine"
+    schedule: Literal["cosine", "tanh", "linear", "multistep", "constant"] = "cosine"
     cycles: int = 1
     milestones: tuple[int, ...] = ()
     decay: float = 0.1
@@ -65,6 +69,7 @@ class TrainSettings:
     ema_decay: float | None = None
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     sync_batchnorm: bool = False
+    grad_checkpointing: bool = False
     channels_last: bool = True
     compile: Literal["auto"] | bool = "auto"
     compile_mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = "default"
@@ -85,6 +90,8 @@ class TrainSettings:
             raise ConfigError(
                 f"train.schedule multistep needs train.milestones, passes from 1 on, not {list(self.milestones)}"
             )
+        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
+            raise ConfigError(f"train.layer_decay must be above 0 and at most 1, or null, not {self.layer_decay}")
         if not 0 < self.decay <= 1:
             raise ConfigError(f"train.decay must be above 0 and at most 1, not {self.decay}")
         if self.batch_size % self.accumulate:
