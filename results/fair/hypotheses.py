@@ -220,8 +220,8 @@ class RelationTask(LogitTask):
     """Help in other geometries than mixing probabilities under the divergence of Kullback and Leibler.
 
     "correlation": 1 - cos of what is left of t and s when each group's mean is taken out of it: what the best affine
-    help, one level for each group of classes, cannot repair in the mean square. Groups: all classes together (then this is
-    DIST's relation between classes), or the support M and the rest.
+    help, one level for each group of classes, cannot repair in the mean square. Groups: all classes together (then this
+    is DIST's relation between classes), or the support M and the rest.
     "mixture": min over b in [0, 1] of |t - ((1 - b) s + b U)|^2 / |t - U|^2, U uniform over all classes.
     "affine": the same with any factor >= 0 in the place of 1 - b: help that sharpens too; 1 - correlation^2.
     "brier": the same without help.
@@ -232,6 +232,7 @@ class RelationTask(LogitTask):
         temperature: T of both models before it.
         relation_weight: of the loss, times T^2.
         top_k: K of M, the teacher's top K and the label; null: one group.
+        price: mu of help in "affine": mu (1 - a)^2 |s - U|^2 is added, which leaves (affine + mu brier) / (1 + mu).
         intra_weight: of the same relation among a class's images, DIST's, beside the weight 1 of the other.
         ce_weight: of the labels.
     """
@@ -245,11 +246,13 @@ class RelationTask(LogitTask):
         temperature: float = 4.0,
         relation_weight: float = 4.0,
         top_k: int | None = None,
+        price: float = 0.0,
         intra_weight: float = 0.0,
         ce_weight: float = 1.0,
     ) -> None:
         super().__init__(student, teacher, name="relation", weight=relation_weight, ce_weight=ce_weight)
         self.kind, self.temperature, self.top_k, self.intra_weight = kind, temperature, top_k, intra_weight
+        self.price = price
 
     def distillation(self, student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
         """The loss of logits (B, C) and class indices (B,)."""
@@ -270,7 +273,8 @@ class RelationTask(LogitTask):
         return loss
 
     def _affine(self, log_s_BC: Tensor, t_BC: Tensor, target: Tensor) -> Tensor:
-        return self._mixture(log_s_BC, t_BC, target, most=math.inf)
+        free = self._mixture(log_s_BC, t_BC, target, most=math.inf)
+        return (free + self.price * self._brier(log_s_BC, t_BC, target)) / (1 + self.price) if self.price else free
 
     def _brier(self, log_s_BC: Tensor, t_BC: Tensor, target: Tensor) -> Tensor:
         return ((t_BC - log_s_BC.exp()).square().sum(1) / (t_BC - 1 / t_BC.shape[1]).square().sum(1)).mean()
