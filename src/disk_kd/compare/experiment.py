@@ -95,7 +95,7 @@ def read_experiment(path: Path, seeds: int | None = None) -> Experiment:
       kd:
         recipe: cifar100-16px/kd-t2      every other key is an option, as in a recipe
         method: {kd_weight: 0.9}
-        grid: {method.temperature: [1.0, 2.0], train.weight_decay: [1.0e-5, 5.0e-4]}
+        grid: {method.temperature: [1.0, 2.0], train: [{lr: 0.1}, {lr: 0.2, weight_decay: 0.0}]}
       kd-more: {recipe: cifar100-16px/kd-t2, start: kd-once}
 
     Args:
@@ -127,7 +127,7 @@ def _settings(path: Path, group: str, about: Any, common: dict[str, Any]) -> Ite
     own = {key: value for key, value in about.items() if key not in _OF_ROW}
     options = {**dict(_dotted(common)), **dict(_dotted(own))}
     for values in itertools.product(*grid.values()):
-        tried = dict(zip(grid, values, strict=True))
+        tried = dict(_dotted(dict(zip(grid, values, strict=True))))
         name = ",".join(f"{key.split('.')[-1]}={_text(value)}" for key, value in tried.items())
         given = tuple(f"--{key}={_text(value)}" for key, value in (options | tried).items())
         folder = "/".join(filter(None, (path.stem, group, name)))
