@@ -125,7 +125,10 @@ all: {train: {passes: 1}}
 rows:
   plain: {recipe: digits/ce}
   again: {recipe: digits/ce, start: plain, train: {weight_decay: 0.0}}
-  kd: {recipe: digits/kd, method: {ce_weight: 0.2}, grid: {method: [{temperature: 1.0}, {temperature: 4.0}], train.lr: [0.05, 0.1]}}
+  kd:
+    recipe: digits/kd
+    method: {ce_weight: 0.2}
+    grid: {method: [{temperature: 1.0}, {temperature: 4.0}], train.lr: [0.05, 0.1]}
 """
 
 
