@@ -83,10 +83,9 @@ def test_killed_and_stopped_on_two_ranks_and_ended_on_one_a_run_is_that_of_one_p
 
     launcher = torchrun(folder, *command)
     wait_for_checkpoint(checkpoint, launcher, newer_than=checkpoint.stat().st_mtime)
-    rank_process(launcher, 1).send_signal(signal.SIGUSR1)
+    launcher.terminate()  # as a scheduler does; torchrun passes the signal on
     said = launcher.communicate(timeout=LIMIT_S)[0]
-    assert said.count("saved, go on with --resume") == 2
-    assert f"exitcode  : {STOPPED}" in said
+    assert said.count("saved, go on with --resume") == 2, said
     done = len(lines(folder / "two"))
 
     with pytest.MonkeyPatch.context() as patch:
@@ -126,7 +125,7 @@ def test_a_signal_saves_the_run_of_one_process(folder: Path) -> None:
     while not checkpoint.exists():
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    process.terminate()
+    process.send_signal(signal.SIGUSR1)
     assert "asked to stop after" in process.communicate(timeout=LIMIT_S)[1]
     assert process.returncode == STOPPED
     assert not (folder / "signalled" / "summary.json").exists()
