@@ -270,6 +270,22 @@ def export_student(arguments: Sequence[str]) -> None:
     print(f"{done.path}: logits within {done.difference:.1e} of the student's ({done.allowed:.1e} allowed)")
 
 
+def toy(arguments: Sequence[str]) -> None:
+    """The toy problems of the paper's poster: each loss's minima, their accuracy, and a picture."""
+    from disk_kd.toy import run_toy  # here, because matplotlib takes a second to import
+
+    parser = _Parser(prog="disk-kd toy", description=f"{toy.__doc__} Under a minute on one core (docs/toy.md).")
+    parser.add_argument("problem", choices=("intervals", "gaussians"))
+    parser.add_argument("--starts", type=count, help="students that each loss trains; default: 200, Gaussians 100")
+    parser.add_argument("--seed", type=int, default=0, help="of the starts, and of the Gaussians' data")
+    parser.add_argument("--output", type=Path, help="folder to write to; default: runs/toy-PROBLEM")
+    options = parser.parse_args(arguments)
+    folder = run_toy(
+        options.problem, starts=options.starts, seed=options.seed, output=options.output, console=Console()
+    )
+    print(f"Picture and numbers: {folder}")
+
+
 def list_names(arguments: Sequence[str]) -> None:
     """List models, methods, hints, datasets or recipes."""
     parser = _Parser(prog="disk-kd list", description=list_names.__doc__)
@@ -350,5 +366,6 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "bench": run_bench,
     "convert": convert_checkpoint,
     "export": export_student,
+    "toy": toy,
     "list": list_names,
 }

@@ -309,3 +309,8 @@ def test_the_budget_is_met_in_every_unit_and_support(unit: str, support: dict[st
 def test_bad_supports_and_units_are_named(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         task(**settings)
+
+
+def test_a_task_that_derives_from_it_may_have_fewer_options() -> None:
+    assert DiSKTask.with_defaults({"helper": None, "mine": None}) == {"helper": "exact", "mine": None}
+    assert DiSKTask.with_defaults({"variant": "paper", "budget": 0.3})["budget"] == 0.3

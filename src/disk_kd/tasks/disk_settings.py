@@ -99,10 +99,13 @@ def disk_settings(variant: str, classes: int | None, **given: Any) -> DiSKSettin
 
 
 def variant_defaults(options: dict[str, Any]) -> dict[str, Any]:
-    """The variant's values of the settings that `options` leave at None, but for `top_k`."""
-    start = _start(options["variant"])
+    """The variant's values of the settings that `options`, of a task or of one that derives from it, leave at None.
+
+    `top_k` may stay None.
+    """
+    start = _start(options.get("variant", "normalised"))
     names = {field.name for field in fields(start)} - {"top_k"}
-    return {name: getattr(start, name) for name in names if options.get(name) is None}
+    return {name: getattr(start, name) for name in names & options.keys() if options[name] is None}
 
 
 def _start(variant: str) -> DiSKSettings:
