@@ -37,6 +37,7 @@ ALLOWED = {
         *("build", "compare", "config", "data", "evaluate", "helpers", "losses"),
         *("models", "run", "summary", "tasks", "teacher"),
     },
+    "toy": {"losses", "helpers"},
     "bench": {"build", "summary", "config", "tasks", "models", "helpers", "data", "teacher", "train"},
 }
 
