@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -49,7 +51,8 @@ def run_toy(problem: str, *, starts: int | None, seed: int, output: Path | None,
     folder = Path(f"runs/toy-{problem}") if output is None else output
     _prepare(folder)
     solve, tables, figure = _PARTS[problem]
-    solved, surfaces = solve(starts, seed)
+    with _one_thread():
+        solved, surfaces = solve(starts, seed)
     result = {"problem": problem, "starts": starts, "seed": seed, "torch": torch.__version__} | solved
     write_text(folder / "result.json", json.dumps(result, indent=1))
     write_text(folder / "surfaces.json", json.dumps(surfaces))
@@ -57,6 +60,17 @@ def run_toy(problem: str, *, starts: int | None, seed: int, output: Path | None,
     for table in tables(result):
         console.print(table)
     return folder
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """The tensors are too small to share: several threads would wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _prepare(folder: Path) -> None:
