@@ -16,6 +16,7 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_imports.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir site
 
 bench: $(READY)
 	$(BIN)/disk-kd bench --teachers '[cifar_resnet10_l,cifar_resnet18]' --output results/bench/$(or $(DEVICE),cpu) --device $(or $(DEVICE),cpu)
@@ -24,7 +25,7 @@ golden: $(READY)
 	$(BIN)/python tests/train/record_trajectory.py
 
 clean:
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv build dist site .pytest_cache .mypy_cache .ruff_cache
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -58,9 +60,9 @@ def test_finished_runs_are_not_run_again(finished: tuple[Path, list[str]], tiny:
     summary = runs / "digits/kd/seed0/summary.json"
     before = os.stat(summary).st_mtime_ns
     options = [option for option in tiny if option.startswith(("--data", "--train"))]
-    rows = compare(of_recipes(["digits/kd"], 1), runs=runs, options=options, console=Console(quiet=True))
+    done = compare(of_recipes(["digits/kd"], 1), runs=runs, options=options, console=Console(quiet=True))
     assert os.stat(summary).st_mtime_ns == before
-    assert rows[0]["n"] == 1
+    assert done.rows[0]["n"] == 1
 
 
 def test_student_options_are_not_for_the_teacher(tmp_path: Path) -> None:
@@ -106,6 +108,21 @@ def test_terminal_table_fits_eighty_columns(
     row |= {"description": "d", "weight_decay": 5e-4, "parameters": 83852, "published": 58.14, "failed": ""}
     assert "20+30" in markdown([row])
     assert "83,852 | 58.14" in markdown([row])
+
+
+def test_terminal_table_has_the_gain_and_leaves_out_what_all_rows_share(capsys: pytest.CaptureFixture[str]) -> None:
+    measured = {"top1": 42.123, "top1_std": 0.456, "nll": 2.1, "nll_std": 0.01, "ece": 0.1, "ece_std": 0.01}
+    row = {"recipe": "digits-demo/ce", "n": 10, "start_passes": 0, "student_passes": 100, **measured}
+    gain = {"recipe": "digits-demo/disk-constant", "top1_gain": 29.7, "top1_gain_95": 11.55}
+    used = {"budget": 0.01, "budget_std": 0.0, "budget_used": 0.1487, "budget_used_std": 0.01}
+    Console(width=80).print(table([row, row | gain | used]))
+    out = capsys.readouterr().out
+    assert "10 seeds, 100 passes each" in out
+    assert "gain: over the baseline, paired by seed, ± half its 95% interval" in out
+    assert re.search(r"disk-constant +42\.12 ± 0\.46 +\+29\.70 ± 11\.55 +2\.100 +0\.100 +0\.149/0\.010", out)
+    assert "…" not in out
+    Console(width=80).print(table([row, row | {"recipe": "digits-demo/kd", "n": 9}]))
+    assert "10     100" in capsys.readouterr().out
 
 
 def test_conditions_that_differ_are_told(tmp_path: Path) -> None:
@@ -183,6 +200,39 @@ def test_gain_is_paired_by_seed_and_what_differs_is_told(experiment: Path) -> No
     assert "| best of | setting |" in text
     assert "- train.weight_decay: " in text
     assert "| 1+1 | 0 |" in text
+
+
+def test_an_experiment_has_a_page_of_its_rows(experiment: Path) -> None:
+    """Rows go by their names in the file, not by their settings, with the seeds of each together."""
+    page = (experiment / "ways.html").read_text()
+    top1 = {
+        row: [
+            json.loads((experiment / f"ways/{row}/seed{seed}/summary.json").read_text())["test"]["top1"]
+            for seed in (0, 1)
+        ]
+        for row in ("plain", "again")
+    }
+    for row, values in top1.items():
+        assert f'<th scope="row">{row}</th>' in page
+        assert f"{statistics.fmean(values):.2f} ± {statistics.stdev(values):.2f}" in page
+    assert '<th scope="row">kd</th>' in page
+    assert "temperature=" not in page.split("config.yaml of")[0]
+    assert "Gain over plain" in page
+
+
+def test_a_report_that_cannot_be_made_costs_no_table(
+    finished: tuple[Path, list[str]], tiny: Sequence[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs, _ = finished
+    options = [option for option in tiny if option.startswith(("--data", "--train"))]
+    (runs / "compare.html").unlink(missing_ok=True)
+    (runs / "compare.html").mkdir()
+    assert main(["compare", "digits/kd", "--seeds=1", f"--runs={runs}", *options]) == 0
+    (runs / "compare.html").rmdir()
+    out = capsys.readouterr().out
+    assert "No report: " in out
+    assert f"Tables: {runs / 'compare.md'}" in out
+    assert "Report: " not in out
 
 
 def test_interval_of_known_values() -> None:

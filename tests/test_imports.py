@@ -31,7 +31,7 @@ ALLOWED = {
     "build": {"config", "hints", "tasks", "models", "data", "teacher", "train"},
     "summary": {"build", "config", "tasks", "models", "data", "train"},
     "run": {"build", "summary", "config", "tasks", "models", "data", "teacher", "train", "evaluate"},
-    "compare": {"build", "config", "data", "run"},
+    "compare": {"build", "config", "data", "run", "train"},
     "export": {"build", "config", "models", "summary"},
     "report": {
         *("build", "compare", "config", "data", "evaluate", "helpers", "losses"),

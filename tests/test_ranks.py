@@ -14,6 +14,8 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from filelock import FileLock
+from safetensors.torch import load_file, save_file
 
 from disk_kd import ranks
 from disk_kd.cli import main
@@ -115,6 +117,39 @@ def test_two_ranks_end_and_write_once(folder: Path) -> None:
     one, two = (json.loads((folder / run / "summary.json").read_text()) for run in ("accumulated-one", "accumulated"))
     assert two["validation"]["samples"] == one["validation"]["samples"]
     assert two["end"] == pytest.approx(one["end"], abs=1e-3)
+
+
+def test_two_ranks_share_the_views_of_a_stored_teacher(folder: Path) -> None:
+    command = ["distill", "recipe.yaml", "--teacher.store=true", "--data.views=3", "--train.passes=3"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["store-teacher", "recipe.yaml", "--data.views=1", "--runs=shared", "--quiet"]) == 0
+        assert main([*command, "--runs=alone", "--output=alone/run", "--quiet"]) == 0
+    (store,) = (folder / "shared" / "teacher-store").iterdir()
+    with FileLock(store / "lock"):  # no rank can end a view before the other has begun one
+        launcher = torchrun(folder, *command, "--runs=shared", "--output=shared/run")
+        wait_for_checkpoint(store / "view2.lock", launcher)
+    said = launcher.communicate(timeout=LIMIT_S)[0]
+    assert launcher.returncode == 0, said
+    assert said.count("Stored teacher outputs") == 1
+    views = json.loads((store / "manifest.json").read_text())["views"]
+    assert len({views[view]["by"] for view in "012"}) == 3  # this process, and each rank
+    one, two = lines(folder / "alone" / "run"), lines(folder / "shared" / "run")
+    losses = [[line["loss"] for line in run if line["kind"] == "train"] for run in (one, two)]
+    assert len(losses[0]) > 20
+    assert losses[1] == pytest.approx(losses[0], abs=1e-5, rel=1e-5)
+
+
+def test_an_error_that_every_rank_meets_is_told_once(folder: Path) -> None:
+    weights = load_file(folder / "teacher" / "student.safetensors")
+    broken = {name: torch.full_like(value, torch.nan) for name, value in weights.items()}
+    save_file(broken, folder / "broken.safetensors")
+    options = ["--teacher.weights=broken.safetensors", "--data.views=2", "--runs=broken"]
+    for command in (["distill", "recipe.yaml", "--teacher.store=true"], ["store-teacher", "recipe.yaml"]):
+        launcher = torchrun(folder, *command, *options)
+        said = launcher.communicate(timeout=LIMIT_S)[0]
+        assert launcher.returncode != 0
+        assert said.count("disk-kd: the teacher's logits are NaN for sample") == said.count("disk-kd: ") == 1, said
 
 
 def test_a_signal_saves_the_run_of_one_process(folder: Path) -> None:

@@ -20,6 +20,11 @@ SHORT = ["--train.passes=1", "--train.cycles=1", "--train.warmup_passes=0", "--t
 # Recipes do not compile, and a trial of it takes longer than the two steps.
 SHORT += ["--train.compile=false", "--train.batch_size=40"]
 
+# The smallest models of timm in the place of ImageNet's, which would take minutes a step.
+SMALL = ["--data.image_size=32", "--data.validation=0.2", "--data.workers=0", "--student.name=test_resnet"]
+SMALL += ["--student.pretrained=false"]
+TEACHER = ["--teacher.name=test_vit", '--teacher.options={"img_size": 48, "patch_size": 8}']
+
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -48,7 +53,7 @@ def make_weights(model: ModelConfig, part: str, runs: Path, num_classes: int, in
     folder = Path(resolve_weights(model.weights, part, runs, 0))
     if not folder.exists():
         folder.mkdir(parents=True)
-        made = create_model(model.name, num_classes=num_classes, in_chans=in_chans)
+        made = create_model(model.name, num_classes=num_classes, in_chans=in_chans, **model.options)
         save_tensors(folder / "student.safetensors", made.state_dict())
 
 
@@ -58,6 +63,8 @@ def test_recipe_runs_two_steps(recipe: str, images: Path, runs: Path, tmp_path: 
     digits = recipe.startswith("digits")
     if digits:
         options += ["--data.limit_train=80"]
+    elif recipe.startswith("imagenet"):
+        options += [*SMALL, f"--data.root={images}", *(TEACHER if not recipe.endswith("/ce") else [])]
     else:
         options += ["--data.name=folder", f"--data.root={images}", "--data.image_size=16", "--data.validation=0.2"]
         options += ["--data.augment.crop_padding=2", "--data.augment.cutout=4"]
@@ -77,7 +84,7 @@ def test_recipe_runs_two_steps(recipe: str, images: Path, runs: Path, tmp_path: 
     assert summary["student_passes"] == 1
     assert summary["description"]
     lines = [json.loads(line) for line in (config.output / "metrics.jsonl").read_text().splitlines()]
-    student_steps = [line for line in lines if line["kind"] == "train" and line["phase"] == "student"]
+    student_steps = [line for line in lines if line["kind"] == "train" and line["phase"] in ("student", "joint")]
     assert len(student_steps) == 2
     terms = ["loss"] + ["hint_loss"] * (config.hint is not None)
     assert all(isinstance(line[term], float) for line in student_steps for term in terms)

@@ -21,6 +21,30 @@ def test_all_classes_are_members_at_the_largest_k() -> None:
     assert sorted(index_BM[0, :4].tolist()) == [0, 1, 2, 3]
 
 
+def members(teacher_BC: torch.Tensor, targets: torch.Tensor, top_k: int) -> list[list[int]]:
+    index_BM, member_BM = support(teacher_BC, targets, top_k)
+    return [sorted(index[member].tolist()) for index, member in zip(index_BM, member_BM, strict=True)]
+
+
+def test_both_labels_of_a_mixed_image_are_members() -> None:
+    teacher_BC = torch.tensor([[5.0, 4.0, 3.0, 2.0]]).expand(4, 4)
+    shares = [[0.0, 0.0, 0.6, 0.4], [0.9, 0.0, 0.1, 0.0], [0.7, 0.3, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]]
+    assert members(teacher_BC, torch.tensor(shares), 1) == [[0, 2, 3], [0, 2], [0, 1], [0, 3]]
+    # Smoothing gives each class a little, which makes no label of it.
+    assert members(teacher_BC, 0.9 * torch.tensor(shares) + 0.1 / 4, 1) == [[0, 2, 3], [0, 2], [0, 1], [0, 3]]
+    # A mixed image of one class is of that class, and equal shares of two classes are all there is.
+    assert members(torch.tensor([[0.0, 1.0]]), torch.tensor([[0.5, 0.5]]), 0)[0] in ([0], [1])
+
+
+def test_whole_shares_are_labels() -> None:
+    teacher_BC = torch.randn(20, 6, generator=torch.Generator().manual_seed(0))
+    targets_B = torch.arange(20) % 6
+    shares_BC = torch.nn.functional.one_hot(targets_B, 6).float()
+    assert members(teacher_BC, shares_BC, 3) == members(teacher_BC, targets_B, 3)
+    with_mass = [support(teacher_BC, targets, 4, mass=0.6) for targets in (targets_B, shares_BC)]
+    assert torch.equal(with_mass[0][1].sum(1), with_mass[1][1].sum(1))
+
+
 @pytest.mark.parametrize("top_k", [-1, 5])
 def test_refuses_k_outside_the_classes(top_k: int) -> None:
     with pytest.raises(ConfigError, match=f"top_k must be from 0 to the 4 classes, got {top_k}"):

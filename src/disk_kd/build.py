@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from timm.data import ImageNetInfo
 from timm.utils import unwrap_model
 from torch import nn
 
@@ -25,8 +26,8 @@ from disk_kd.config import (
     resolve_weights,
     settle,
 )
-from disk_kd.data import Dataset, Loader, Split, check_labels, load_dataset
-from disk_kd.errors import CheckpointError, ConfigError, ModelError
+from disk_kd.data import AnySplit, Dataset, Loader, Split, check_labels, load_dataset
+from disk_kd.errors import CheckpointError, ConfigError, DataError, ModelError
 from disk_kd.hints import Context, Hint
 from disk_kd.models import create_model, load_weights, read_metadata, shipped_weights
 from disk_kd.tasks import StudentTask
@@ -58,11 +59,11 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def place(split: Split, device: torch.device) -> Split:
-    """The split on the device, or on the host where it would take more than half of the device's free memory."""
-    if device.type == "cuda" and split.images.nbytes > torch.cuda.mem_get_info(device)[0] // 2:
-        return split
-    return split.to(device)
+def place(split: AnySplit, device: torch.device) -> AnySplit:
+    """The split on the device; on the host where it is streamed, or would take over half of the free device memory."""
+    if not isinstance(split, Split) or device.type != "cuda":
+        return split.to(device)
+    return split if split.images.nbytes > torch.cuda.mem_get_info(device)[0] // 2 else split.to(device)
 
 
 def inference_batch(device: torch.device) -> int:
@@ -111,6 +112,11 @@ def load_data(data: DataConfig) -> Dataset:
         seed=data.split_seed,
         limit_train=data.limit_train,
         label_noise=data.label_noise,
+        crop_pct=data.crop_pct,
+        skip_unreadable=data.skip_unreadable,
+        stream=data.stream,
+        timm=data.timm,
+        workers=data.workers,
     )
 
 
@@ -140,12 +146,23 @@ def build_model(config: RunConfig, part: str, dataset: Dataset) -> nn.Module:
 
 
 def _check_pretrained_classes(teacher: nn.Module, dataset: Dataset) -> None:
-    """timm gives a pretrained model a new, random classifier when asked for other classes: no teacher."""
-    theirs = unwrap_model(teacher).pretrained_cfg.get("num_classes", dataset.num_classes)
+    """timm gives a pretrained model a new, random classifier when asked for other classes: no teacher.
+
+    A thousand classes are ImageNet's, in the order of their WordNet ids, unless the weights name others.
+    """
+    settings = unwrap_model(teacher).pretrained_cfg
+    theirs = settings.get("num_classes", dataset.num_classes)
     if theirs != dataset.num_classes:
         raise ModelError(
             f"the pretrained teacher has {theirs} classes, {dataset.name} has {dataset.num_classes}; "
             "train it on this dataset first and give --teacher.weights"
+        )
+    names = settings.get("label_names") or (ImageNetInfo("imagenet-1k").label_names() if theirs == 1000 else None)
+    if names is not None and tuple(names) != dataset.class_names:
+        label = next(i for i, (one, other) in enumerate(zip(names, dataset.class_names, strict=True)) if one != other)
+        raise DataError(
+            f"label {label} is {dataset.class_names[label]!r} in the dataset and {names[label]!r} for the pretrained "
+            "teacher; name the class folders as it does, or give --teacher.weights of a teacher of this dataset"
         )
 
 
@@ -175,6 +192,9 @@ def build_task(config: RunConfig, dataset: Dataset, device: torch.device) -> Stu
         )
         if config.hint is not None:
             task.add_hint(build_hint(config, student, teacher, dataset), teacher)
+    if config.data.mix.on and (not task.mixes or task.needs_ids):
+        name = config.method if not task.mixes else config.hint
+        raise ConfigError(f"{name} needs one label an image, which data.mix does not leave; give data.mix.mixup=0")
     if settings.ema_decay is not None:
         task.setup_ema(decay=settings.ema_decay)
     return task
@@ -217,7 +237,7 @@ def build_hint(config: RunConfig, student: nn.Module, teacher: Teacher, dataset:
     return hint(context, **config.hint_options)
 
 
-def settle_store(config: RunConfig, task: StudentTask, split: Split, passes: int, console: Console) -> RunConfig:
+def settle_store(config: RunConfig, task: StudentTask, split: AnySplit, passes: int, console: Console) -> RunConfig:
     """Decide whether to store the teacher's outputs, and for how many views, where the config leaves it open.
 
     They are stored if views that were asked for are met again, or were stored before; or, where none were asked for,
@@ -233,6 +253,10 @@ def settle_store(config: RunConfig, task: StudentTask, split: Split, passes: int
     """
     if config.teacher is None or task.teacher is None or config.teacher.store is False:
         return config
+    if new_each_step := _new_each_step(config):
+        if config.teacher.store is True:
+            raise ConfigError(f"{new_each_step}, whose teacher outputs cannot be stored; give teacher.store=false")
+        return settle(config, {"teacher.store": False})
     views, wanted = config.data.views, config.teacher.store
     per_view = view_bytes(config, task, split)
     if wanted is True:
@@ -252,7 +276,16 @@ def settle_store(config: RunConfig, task: StudentTask, split: Split, passes: int
     return settle(config, {"teacher.store": stored} | ({"data.views": views} if stored else {}))
 
 
-def open_store(config: RunConfig, task: StudentTask, split: Split, console: Console) -> TeacherStore | None:
+def _new_each_step(config: RunConfig) -> str | None:
+    """Why no image comes back; None where images do."""
+    if config.data.mix.on:
+        return "data.mix makes new images at each step"
+    if config.data.timm.repeats > 1:
+        return "data.timm.repeats makes new views at each step"
+    return None
+
+
+def open_store(config: RunConfig, task: StudentTask, split: AnySplit, console: Console) -> TeacherStore | None:
     """The teacher's stored outputs, made where there are none yet; None where the teacher is to run at each step.
 
     Raises:
@@ -268,7 +301,9 @@ def open_store(config: RunConfig, task: StudentTask, split: Split, console: Cons
             " raise it, or lower method.top_k"
         )
     folder = store_folder(config, task, split)
-    loader = train_loader(config, task, split, batch_size=inference_batch(task.device), shuffle=False, drop_last=False)
+    loader = train_loader(
+        config, task, split, batch_size=inference_batch(task.device), shuffle=False, drop_last=False, mix=None
+    )
     display = Display(views * loader.steps_per_pass, title=f"teacher's outputs, {views} views", console=console)
     size = views * view_bytes(config, task, split) / 2**20
     how = "made once, then shared; --teacher.store false runs the teacher at each step instead"
@@ -288,16 +323,16 @@ def open_store(config: RunConfig, task: StudentTask, split: Split, console: Cons
     return store
 
 
-def store_facts(config: RunConfig, split: Split) -> dict[str, Any]:
+def store_facts(config: RunConfig, split: AnySplit) -> dict[str, Any]:
     """What stored outputs depend on beside the teacher."""
     return {
         "data_sha256": split.fingerprint(),
         "augment": asdict(config.data.augment),
         "view_seed": config.data.view_seed,
-    }
+    } | ({"timm": asdict(config.data.timm)} if config.data.timm.enabled else {})
 
 
-def store_folder(config: RunConfig, task: StudentTask, split: Split) -> Path:
+def store_folder(config: RunConfig, task: StudentTask, split: AnySplit) -> Path:
     """The folder of the outputs of this teacher, for these samples and augmentations: one for all runs."""
     assert config.teacher is not None
     assert task.teacher is not None
@@ -306,11 +341,11 @@ def store_folder(config: RunConfig, task: StudentTask, split: Split) -> Path:
     return config.runs / "teacher-store" / key
 
 
-def view_bytes(config: RunConfig, task: StudentTask, split: Split) -> int:
+def view_bytes(config: RunConfig, task: StudentTask, split: AnySplit) -> int:
     """Bytes of one view of the stored outputs that the task needs."""
     assert config.teacher is not None
     assert task.teacher is not None
-    image = torch.zeros(1, *split.images.shape[1:], device=task.device)
+    image = torch.zeros(1, *split.shape, device=task.device)
     numbers = {need: output.numel() for need, output in task.teacher(image).items()}
     logits = numbers.pop("logits", 0)
     return store_bytes(
@@ -328,12 +363,13 @@ def _free_bytes(folder: Path) -> int:
     return shutil.disk_usage(place).free
 
 
-def train_loader(config: RunConfig, task: StudentTask, split: Split, **changes: Any) -> Loader:
+def train_loader(config: RunConfig, task: StudentTask, split: AnySplit, **changes: Any) -> Loader:
     """Batches for training, augmented, and normalised for the student."""
     mean, std = normalisation(task.student)
     options: dict[str, Any] = {
         "batch_size": config.train.batch_size,
         "augment": config.data.augment,
+        "mix": config.data.mix,
         "seed": config.train.seed,
         "augment_seed": config.train.seed if config.data.views is None else config.data.view_seed,
         "views": config.data.views,

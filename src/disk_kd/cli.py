@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
@@ -16,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from disk_kd import ranks
-from disk_kd.compare import compare, of_recipes, read_experiment
+from disk_kd.compare import DEMO, compare, cores, demo_text, of_recipes, read_experiment
 from disk_kd.compare.experiment import is_experiment
 from disk_kd.config import list_recipes, parse_evaluation, parse_run, parse_settings
 from disk_kd.data import DATASETS
@@ -29,7 +28,7 @@ from disk_kd.models import convert, create_model, multiply_adds
 from disk_kd.run import evaluate_weights, execute, store_teacher
 from disk_kd.tasks import METHODS
 from disk_kd.teacher import TeacherStore
-from disk_kd.train import STOPPED, StoppedError
+from disk_kd.train import STOPPED, JsonConsole, StoppedError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -97,17 +96,43 @@ def _train_or_distill(command: str, arguments: Sequence[str]) -> None:
     if show:
         print(config.text, end="")
         return
-    console = Console(quiet=config.quiet or not ranks.is_main())
+    console = _console(config.quiet, config.log_json)
     summary = execute(config, console)
-    console.print(summary_table(summary))
-    console.print(f"Run directory: {config.output}", highlight=False)
+    if isinstance(console, JsonConsole):
+        console.event("end", run=str(config.output), summary=summary)
+    elif config.quiet:
+        _last_line(config.output)
+    else:
+        console.print(summary_table(summary))
+        console.print(f"Run directory: {config.output}", highlight=False, soft_wrap=True)
 
 
 def store_outputs(arguments: Sequence[str]) -> None:
     """Run a teacher once over all views of its training data, and keep its outputs."""
     config = parse_run("store-teacher", list(arguments))
-    store = store_teacher(config, Console(quiet=config.quiet))
-    Console(quiet=config.quiet).print(store_table(store))
+    console = _console(config.quiet, config.log_json)
+    store = store_teacher(config, console)
+    if isinstance(console, JsonConsole):
+        console.event("end", store=str(store.path))
+    elif config.quiet:
+        _last_line(store.path)
+    else:
+        console.print(store_table(store))
+
+
+def _console(quiet: bool, as_json: bool) -> Console:
+    """Where a command says what it does; of many ranks the main one says it."""
+    if quiet and as_json:
+        raise ConfigError("--quiet prints no log, --log-json prints it all; give one of the two")
+    if as_json and ranks.is_main():
+        return JsonConsole()
+    return Console(quiet=quiet or not ranks.is_main())
+
+
+def _last_line(*paths: Path) -> None:
+    """All that a quiet command prints when it is done: what it made."""
+    if ranks.is_main():
+        print(*paths, sep="\n")
 
 
 def store_table(store: TeacherStore) -> Table:
@@ -128,25 +153,21 @@ def store_table(store: TeacherStore) -> Table:
 
 
 def demo(arguments: Sequence[str]) -> None:
-    """Teacher, then CE / KD / DiSK students on embedded digits, three seeds each; a table."""
+    """Five methods on digits with few and partly wrong labels, ten seeds each: a table and a report."""
     parser = _Parser(prog="disk-kd demo", description=demo.__doc__)
     parser.add_argument("--runs", type=Path, default=Path("runs/demo"), help="folder of the run directories")
-    parser.add_argument("--seeds", type=count, default=3, help="how many seeds")
+    parser.add_argument("--seeds", type=count, default=10, help="how many seeds")
     parser.add_argument("--jobs", type=count, default=cores(), help="runs at a time")
+    _add_output_options(parser)
     options = parser.parse_args(arguments)
-    console = Console()
-    console.print(
-        f"""A teacher, then a tiny student on handwritten digits (embedded, 8x8 pixels), the same passes for all:
-  ce             the labels alone
-  kd             the teacher's softened probabilities
-  disk-constant  DiSK with the helper held at a constant, the control
-  disk           DiSK: the exact helper, its budget held by a price
-{options.seeds} seeds each; about two minutes on two cores.
-""",
-        highlight=False,
-    )
-    recipes = [f"digits/{name}" for name in ("ce", "kd", "disk-constant", "disk")]
-    compare(of_recipes(recipes, options.seeds), runs=options.runs, jobs=options.jobs, console=console)
+    console = _console(options.quiet, options.log_json)
+    console.print(demo_text(options.seeds, options.jobs), highlight=False, soft_wrap=True)
+    recipes = [f"digits-demo/{name}" for name in DEMO]
+    experiment = of_recipes(recipes, options.seeds, recipes[0])
+    report = _reporter if options.report == "true" else None
+    done = compare(experiment, runs=options.runs, name="report", jobs=options.jobs, console=console, report=report)
+    if options.quiet:
+        _last_line(*done.written)
 
 
 def compare_recipes(arguments: Sequence[str]) -> None:
@@ -163,6 +184,7 @@ def compare_recipes(arguments: Sequence[str]) -> None:
     parser.add_argument("--baseline", metavar="RECIPE", help="one of RECIPES: show the others' gain over it")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the run directories and the table")
     parser.add_argument("--jobs", type=count, default=1, help="runs at a time, which share the cores")
+    _add_output_options(parser)
     options, rest = parser.parse_known_args(arguments)
     first, *others = options.recipes
     name = "compare"
@@ -172,7 +194,25 @@ def compare_recipes(arguments: Sequence[str]) -> None:
         experiment, name = read_experiment(Path(first), options.seeds), Path(first).stem
     else:
         experiment = of_recipes(options.recipes, options.seeds or 3, options.baseline)
-    compare(experiment, runs=options.runs, name=name, options=rest, jobs=options.jobs)
+    console = _console(options.quiet, options.log_json)
+    report = _reporter if options.report == "true" else None
+    done = compare(
+        experiment, runs=options.runs, name=name, options=rest, jobs=options.jobs, console=console, report=report
+    )
+    if options.quiet:
+        _last_line(*done.written)
+
+
+def _add_output_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--report", choices=("true", "false"), default="true", help="whether a page compares the runs")
+    parser.add_argument("--quiet", action="store_true", help="print nothing but errors and, at the end, what was made")
+    parser.add_argument("--log-json", action="store_true", help="print events as lines of JSON, nothing else")
+
+
+def _reporter(rows: Mapping[str, Sequence[Path]], baseline: str | None, output: Path) -> None:
+    from disk_kd.report import report_comparison  # as in `write_report`
+
+    report_comparison(rows, baseline, output)
 
 
 def evaluate(arguments: Sequence[str]) -> None:
@@ -330,11 +370,6 @@ def summary_table(summary: dict[str, Any]) -> Table:
                 numbers = (f"{m['top1']:.2f}", f"{m['top5']:.2f}", f"{m['nll']:.4f}", f"{m['ece']:.4f}")
                 table.add_row(split, checkpoint, *numbers)
     return table
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Parser(argparse.ArgumentParser):

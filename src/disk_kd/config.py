@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-from disk_kd.data import Augment
+from disk_kd.data import Augment, Mix, TimmAugment
 from disk_kd.errors import ConfigError, DiskKDError, nearest
 from disk_kd.hints import HINTS, Hint
 from disk_kd.plugins import find_class
@@ -68,7 +68,14 @@ class DataConfig:
         split_seed: of the validation split, the limit and the noise.
         views: number of different augmentations of a sample, met in turn; null: a new one each pass.
         view_seed: of those augmentations, so that runs of several seeds share a teacher's stored outputs.
-        augment: what is done to the images.
+        augment: what is done to the images, in memory or streamed.
+        crop_pct: share of the shorter side of a file that evaluation sees, around its centre.
+        stream: read image files as they are needed, instead of into memory; auto: where data.timm is enabled, or they
+            would take more than half of the free memory.
+        timm: timm's augmentation of streamed training files.
+        workers: processes that decode streamed files; null: one for each core that this process has.
+        skip_unreadable: leave out damaged image files, with a warning, instead of refusing them.
+        mix: mixup and cutmix of training batches.
     """
 
     name: str = "digits"
@@ -82,12 +89,20 @@ class DataConfig:
     views: int | None = None
     view_seed: int = 0
     augment: Augment = field(default_factory=Augment)
+    crop_pct: float = 1.0
+    stream: Literal["auto"] | bool = "auto"
+    timm: TimmAugment = field(default_factory=TimmAugment)
+    workers: int | None = None
+    skip_unreadable: bool = False
+    mix: Mix = field(default_factory=Mix)
 
     def __post_init__(self) -> None:
         for name in ("image_size", "limit_train", "views"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"data.{name} must be at least 1 or null, not {value}")
+        if self.workers is not None and self.workers < 0:
+            raise ConfigError(f"data.workers must be at least 0 or null, not {self.workers}")
 
 
 @dataclass(frozen=True)
@@ -157,6 +172,7 @@ class RunConfig:
     runs: Path
     resume: bool
     quiet: bool
+    log_json: bool
     text: str
     """The resolved recipe, as `config.yaml` holds it."""
 
@@ -171,7 +187,7 @@ def parse_run(command: str, arguments: Sequence[str]) -> RunConfig:
     Raises:
         ConfigError: an unknown recipe, key or method, or a value of the wrong kind or out of range.
     """
-    arguments = list(arguments)
+    arguments = _plain_resume(list(arguments))
     for short, option in _SHORT.items():
         arguments = [re.sub(rf"^{short}(?=$|=)", option, argument) for argument in arguments]
     recipe_path = find_recipe(arguments.pop(0)) if arguments and not arguments[0].startswith("-") else None
@@ -180,6 +196,9 @@ def parse_run(command: str, arguments: Sequence[str]) -> RunConfig:
     hint = part_name("hint", recipe, arguments)
     if command == "train" and (method != "ce" or hint is not None):
         raise ConfigError(f"disk-kd train is for cross-entropy; run {hint or method} with disk-kd distill")
+    lost = [a.partition("=")[0] for a in arguments if a.startswith("--hint.") and not a.startswith("--hint.name")]
+    if hint is None and lost:
+        raise ConfigError(f"{lost[0]} is an option of a feature method; give --hint NAME too: {', '.join(HINTS)}")
     parser = run_parser(command, method, hint)
     with _one_line_errors(parser):
         parsed = parser.parse_object(recipe, defaults=True)
@@ -194,7 +213,7 @@ def parse_run(command: str, arguments: Sequence[str]) -> RunConfig:
         if part in parsed and parsed[part].weights is not None:
             weights = resolve_weights(parsed[part].weights, part, parsed.runs, parsed.train.seed)
             parsed[part].weights = str(Path(weights).absolute())
-    for name in ("runs", "resume", "quiet"):
+    for name in ("runs", "resume", "quiet", "log_json"):
         parsed.pop(name)
     hint_options = {} if hint is None else vars(values.hint)
     hint_options.pop("name", None)
@@ -220,8 +239,19 @@ def parse_run(command: str, arguments: Sequence[str]) -> RunConfig:
         runs=values.runs,
         resume=values.resume,
         quiet=values.quiet,
+        log_json=values.log_json,
         text=f"# disk-kd {version('disk-kd')}\n{parser.dump(parsed, skip_unset=False)}",
     )
+
+
+def _plain_resume(arguments: list[str]) -> list[str]:
+    """--resume auto, as batch scripts know it, is --resume, which begins a run that was not begun."""
+    pairs = zip(["", *arguments], arguments, strict=False)
+    return [
+        argument.replace("--resume=auto", "--resume")
+        for before, argument in pairs
+        if (before, argument) != ("--resume", "auto")
+    ]
 
 
 def settle(config: RunConfig, decisions: Mapping[str, Any]) -> RunConfig:
@@ -292,6 +322,8 @@ def parse_evaluation(arguments: Sequence[str]) -> EvaluationConfig:
         if (run / "config.yaml").is_file():
             parser.set_defaults(_flat({"data": load_recipe(run / "config.yaml").get("data", {})}))
         values = parser.instantiate(parser.parse_args(list(arguments)))
+    if values.model.options and not values.model.name:
+        raise ConfigError("--model.options are of a model that --model.name names; give both, or neither")
     model = ModelConfig(values.model.name, options=values.model.options) if values.model.name else None
     return EvaluationConfig(values.weights, values.data, model, values.split, values.device, values.json)
 
@@ -390,8 +422,13 @@ def run_parser(command: str, method: str, hint: str | None = None) -> ArgumentPa
     parser.add_argument("--published", type=float | None, default=None, help="top-1 that a paper reports, percent")
     parser.add_argument("--output", type=Path | None, default=None, help="run directory; default: RUNS/RECIPE/seedN")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of run directories")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in the output directory")
-    parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the run in the output directory, or begin it (also: auto)"
+    )
+    quiet = "print nothing but errors and, at the end, the folder that was made"
+    parser.add_argument("--quiet", action="store_true", help=quiet)
+    log = "print the log as lines of JSON, and nothing else (docs/report.md)"
+    parser.add_argument("--log-json", action="store_true", help=log)
     return parser
 
 

@@ -21,11 +21,12 @@ from disk_kd.errors import ConfigError, RunError
 Result = TypeVar("Result")
 
 _PATIENCE = timedelta(days=1)
-"""How long ranks wait for what the main one alone does, such as storing a teacher's outputs."""
+"""How long ranks wait for what the main one alone does, such as reading all data for its fingerprint."""
 _group: Any = None
 """For objects and for waiting, over the network of the hosts."""
 _store: Any = None
 """Keys and values that all ranks see."""
+_FAILED = "first rank that failed"
 
 
 def rank() -> int:
@@ -102,6 +103,22 @@ def from_main(make: Callable[[], Result]) -> Result:
     if box[1] is not None:
         raise box[1]
     return box[0]
+
+
+@contextmanager
+def told_once() -> Iterator[None]:
+    """Of the ranks that fail in the block, the first raises its error; torchrun then ends those that go on.
+
+    Raises:
+        SystemExit: another rank failed before, and tells why.
+    """
+    try:
+        yield
+    except Exception:
+        post(_FAILED, str(rank()))
+        if posted(_FAILED) not in (None, str(rank())):
+            raise SystemExit(2) from None
+        raise
 
 
 def mean(values: Tensor) -> Tensor:

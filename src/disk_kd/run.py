@@ -33,7 +33,7 @@ from disk_kd.build import (
     trained_model,
 )
 from disk_kd.config import DataConfig, EvaluationConfig, RunConfig, run_parser, settle, undecided
-from disk_kd.data import Batch, Dataset, Loader, Split, check_labels
+from disk_kd.data import AnySplit, Batch, Dataset, Loader, check_labels, workers_watched
 from disk_kd.errors import CheckpointError, ConfigError, DataError, ModelError, RunError
 from disk_kd.evaluate import Metrics, evaluate, predict, temperature_scaled_nll
 from disk_kd.files import save_tensors, write_text
@@ -41,7 +41,7 @@ from disk_kd.models import load_state_dict, shipped_weights
 from disk_kd.summary import SUMMARY, last_metrics, model_sizes, summarise
 from disk_kd.tasks import StudentTask, plan_passes
 from disk_kd.teacher import TeacherStore
-from disk_kd.train import BEST, Display, TrainStep, compile_where_it_pays, evaluated, fit, prepare_ranks
+from disk_kd.train import BEST, Display, JsonConsole, TrainStep, compile_where_it_pays, evaluated, fit, prepare_ranks
 
 CONFIG = "config.yaml"
 
@@ -63,7 +63,7 @@ def execute(
         DiskKDError: bad input of any kind, before training begins.
         OSError: the disk is full or not writable; what was written before stays whole.
     """
-    with ranks.joined(pick_device(config.train.device)) as device:
+    with workers_watched(), ranks.joined(pick_device(config.train.device)) as device:
         return _execute(config, device, (ranks.is_main() and console) or Console(quiet=True), load)
 
 
@@ -91,7 +91,8 @@ def _execute(
     _check_batch(task, loader.batch_size // settings.accumulate // ranks.size())
     ranks.from_main(lambda: _lay_out(folder, task))
     with _alone_in(folder):
-        store = _shared_store(config, task, train, console)
+        with ranks.told_once():
+            store = open_store(config, task, train, console)
         if ranks.size() > 1:
             prepare_ranks(task, settings)
         step = TrainStep(task, settings, store)
@@ -101,11 +102,13 @@ def _execute(
         config = settle(config, {"train.compile": compiled})
         ranks.from_main(lambda: write_text(folder / CONFIG, config.text))
 
-        def measure(split: Split) -> dict[str, float]:
+        def measure(split: AnySplit) -> dict[str, float]:
             return evaluate_split(evaluated(task), split, device, settings.channels_last).as_dict()
 
         validation = None if dataset.validation is None else place(dataset.validation, device)
-        display = Display(len(plan) * loader.steps_per_pass, title=str(folder), console=console)
+        steps = len(plan) * loader.steps_per_pass
+        _tell_start(console, config, passes=len(plan), steps=steps)
+        display = Display(steps, title=str(folder), console=console, passes=len(plan))
         end = fit(
             step,
             loader,
@@ -134,15 +137,24 @@ def _execute(
         return ranks.from_main(keep)
 
 
-def _shared_store(config: RunConfig, task: StudentTask, train: Split, console: Console) -> TeacherStore | None:
-    """The teacher's stored outputs, made by the main rank while the others wait for them."""
-    made: list[TeacherStore | None] = []
-    ranks.from_main(lambda: made.append(open_store(config, task, train, console)))
-    return made[0] if made else open_store(config, task, train, console)
+def _tell_start(console: Console, config: RunConfig, **lengths: int) -> None:
+    """Say that training begins, where events are asked for."""
+    if isinstance(console, JsonConsole):
+        console.event(
+            "start",
+            run=str(config.output),
+            method=config.method,
+            hint=config.hint,
+            student=config.student.name,
+            teacher=None if config.teacher is None else config.teacher.name,
+            data=config.data.name,
+            seed=config.train.seed,
+            **lengths,
+        )
 
 
 def store_teacher(config: RunConfig, console: Console | None = None) -> TeacherStore:
-    """Make the teacher's stored outputs that the run of `config` would read, and train nothing.
+    """Make the teacher's stored outputs that the run of `config` would read, and train nothing; ranks share the views.
 
     Raises:
         ConfigError: the method has no teacher.
@@ -153,15 +165,15 @@ def store_teacher(config: RunConfig, console: Console | None = None) -> TeacherS
             f"method {config.method} has no teacher whose outputs could be stored; give --method kd or disk"
         )
     config = settle(config, {"teacher.store": True})
-    device = pick_device(config.train.device)
-    find_weights(config, "teacher")
-    dataset = load_data(config.data)
-    task = build_task(config, dataset, device)
-    train = place(dataset.train, device)
     console = console or Console(quiet=config.quiet)
-    passes = len(plan_passes(task.phases, config.train.passes))
-    config = settle_store(config, task, train, passes, console)
-    store = open_store(config, task, train, console)
+    with workers_watched(), ranks.joined(pick_device(config.train.device)) as device, ranks.told_once():
+        find_weights(config, "teacher")
+        dataset = load_data(config.data)
+        task = build_task(config, dataset, device)
+        train = place(dataset.train, device)
+        passes = len(plan_passes(task.phases, config.train.passes))
+        config = settle_store(config, task, train, passes, console)
+        store = open_store(config, task, train, console)
     assert store is not None
     return store
 
@@ -186,7 +198,7 @@ def evaluate_weights(config: EvaluationConfig) -> dict[str, Any]:
     options = config.model.options if config.model else about.get("options", {})
     device = pick_device(config.device)
     dataset = load_data(config.data)
-    split: Split | None = getattr(dataset, config.split)
+    split: AnySplit | None = getattr(dataset, config.split)
     if split is None:
         raise DataError(f"{config.data.name} has no {config.split} split")
     model = trained_model(name, options, path, dataset.num_classes, dataset.in_chans, about.get("hint"))
@@ -195,14 +207,14 @@ def evaluate_weights(config: EvaluationConfig) -> dict[str, Any]:
     return evaluate_split(model.to(device), place(split, device), device).as_dict()
 
 
-def evaluate_split(model: nn.Module, split: Split, device: torch.device, channels_last: bool = False) -> Metrics:
+def evaluate_split(model: nn.Module, split: AnySplit, device: torch.device, channels_last: bool = False) -> Metrics:
     """Metrics of a model, which is on the device, on all of a split."""
     batches = _all_of(split, model, device, channels_last)
     return evaluate(model, batches, device=device, num_classes=len(split.class_names), across_ranks=True)
 
 
 def temperature_scaled(
-    model: nn.Module, validation: Split, test: Split, device: torch.device, channels_last: bool = False
+    model: nn.Module, validation: AnySplit, test: AnySplit, device: torch.device, channels_last: bool = False
 ) -> dict[str, float]:
     """The temperature with the least NLL on the validation split, and NLL and ECE on the test split at it."""
     batches = _all_of(validation, model, device, channels_last)
@@ -214,7 +226,7 @@ def temperature_scaled(
     return {"temperature": temperature, "nll_scaled": scaled.nll, "ece_scaled": scaled.ece}
 
 
-def _all_of(split: Split, model: nn.Module, device: torch.device, channels_last: bool) -> Iterator[Batch]:
+def _all_of(split: AnySplit, model: nn.Module, device: torch.device, channels_last: bool) -> Iterator[Batch]:
     """All samples, or this rank's of them, as they are, normalised for the model."""
     mean, std = normalisation(model)
     loader = Loader(

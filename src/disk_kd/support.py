@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from disk_kd.errors import ConfigError
@@ -23,7 +24,7 @@ _FACTOR_2 = -0x6B2FB644ECCEEE15
 
 def support(
     teacher_logits_BC: Tensor,
-    targets_B: Tensor,
+    targets: Tensor,
     top_k: int,
     *,
     mass: float = 1.0,
@@ -32,11 +33,12 @@ def support(
 ) -> tuple[Tensor, Tensor]:
     """Lists the classes that may be helped: some of the teacher's, or all outside the student's, and the label.
 
-    Among tied logits, any `top_k` that `torch.topk` picks.
+    Of a mixed image both labels belong to it: the two largest of those above the row's least, which smoothing gives to
+    all. Among tied logits, any `top_k` that `torch.topk` picks.
 
     Args:
         teacher_logits_BC: (B, C).
-        targets_B: (B,) int64 class indices.
+        targets: (B,) int64 class indices, or (B, C) shares of the classes in mixed images.
         top_k: K, from 0 to C; 0: the label alone.
         mass: of the teacher's top K those until their probability at `temperature` reaches this, above 0; 1: all K.
         temperature: T_t > 0.
@@ -44,7 +46,8 @@ def support(
 
     Returns:
         index_BM: (B, M) class indices, all of the support; the last column is the label, which also stands in the
-            place of classes beyond `mass`. M is K + 1, or C - K + 1 with `outside_BC`.
+            place of classes beyond `mass`; with shares the last two are the larger and the smaller label. M is K + 1
+            (K + 2 with shares), or C - K + 1 with `outside_BC`.
         member_BM: (B, M) bool; True once for each class of the support, so that ``member_BM.sum(1)`` is its size.
 
     Raises:
@@ -59,13 +62,26 @@ def support(
         listed_BM = outside_BC.detach().topk(classes - top_k, dim=1, largest=False, sorted=False).indices
     else:
         listed_BM = teacher_logits_BC.detach().topk(top_k, dim=1, sorted=mass < 1).indices
-    label_B1, member_BM = targets_B[:, None], torch.ones_like(listed_BM, dtype=torch.bool)
+    labels_BL, labelled_BL = _labels(targets)
+    member_BM = torch.ones_like(listed_BM, dtype=torch.bool)
     if mass < 1:
         t_BM = log_probabilities(teacher_logits_BC.detach(), temperature).exp().gather(1, listed_BM)
         member_BM = t_BM.cumsum(1) - t_BM < mass
-        listed_BM = torch.where(member_BM, listed_BM, label_B1)
-    new_B1 = ~((listed_BM == label_B1) & member_BM).any(1, keepdim=True)
-    return torch.cat([listed_BM, label_B1], dim=1), torch.cat([member_BM, new_B1], dim=1)
+        listed_BM = torch.where(member_BM, listed_BM, labels_BL[:, :1])
+    listed_BML = (listed_BM[:, :, None] == labels_BL[:, None, :]) & member_BM[:, :, None]
+    new_BL = labelled_BL & ~listed_BML.any(1)
+    return torch.cat([listed_BM, labels_BL], dim=1), torch.cat([member_BM, new_BL], dim=1)
+
+
+def _labels(targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Class indices (B, 1), or (B, 2) of shares, and which of them are labels: the first always is."""
+    if targets.dim() == 1:
+        return targets[:, None], torch.ones_like(targets[:, None], dtype=torch.bool)
+    shares_BL, labels_BL = targets.topk(min(2, targets.shape[1]), dim=1)
+    first_B1 = labels_BL[:, :1]
+    # What is no label stands for the first, so that the columns name no class outside the support.
+    labelled_BL = (shares_BL > targets.amin(1, keepdim=True)) & (labels_BL != first_B1)
+    return torch.where(labelled_BL, labels_BL, first_B1), labelled_BL | (labels_BL == first_B1)
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -76,6 +92,12 @@ def at_least_float32(x: Tensor) -> Tensor:
 def log_probabilities(logits_BC: Tensor, temperature: float) -> Tensor:
     """log softmax(logits / temperature) over the classes, in float32 at least. (B, C) -> (B, C)."""
     return torch.log_softmax(at_least_float32(logits_BC) / temperature, dim=1)
+
+
+def label_cross_entropy(logits_BC: Tensor, targets: Tensor) -> Tensor:
+    """(B,) cross-entropies in nats against class indices (B,), or shares of the classes (B, C)."""
+    targets = targets.to(logits_BC.dtype) if targets.is_floating_point() else targets
+    return F.cross_entropy(logits_BC, targets, reduction="none")
 
 
 def log_add_helper(log_s_BM: Tensor, helper_B: Tensor) -> Tensor:
@@ -157,15 +179,21 @@ def check_shapes(
     teacher_logits: Tensor,
     targets: Tensor | None = None,
     helper: Tensor | None = None,
+    *,
+    shares: bool = False,
 ) -> None:
-    """Raises ConfigError unless logits are (B, C) both, targets (B,) integers and helper (B,)."""
+    """Raises ConfigError unless logits are (B, C) both, targets (B,) integers and helper (B,).
+
+    With `shares`, targets may also be (B, C) floats: the classes' shares in mixed images.
+    """
     if student_logits.dim() != 2 or student_logits.shape != teacher_logits.shape:
         raise ConfigError(
             f"student and teacher logits must have one shape (batch, classes), got "
             f"{tuple(student_logits.shape)} and {tuple(teacher_logits.shape)}; match the classes of the models"
         )
     batch = student_logits.shape[:1]
-    if targets is not None and (targets.shape != batch or targets.dtype != torch.int64):
+    mixed = shares and targets is not None and targets.is_floating_point() and targets.shape == student_logits.shape
+    if targets is not None and not mixed and (targets.shape != batch or targets.dtype != torch.int64):
         raise ConfigError(
             f"targets must be int64 class indices of shape {tuple(batch)}, got {targets.dtype} of shape "
             f"{tuple(targets.shape)}; give one class per image"

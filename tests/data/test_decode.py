@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from disk_kd.data.decode import check_memory, load_images, to_pixels
+from disk_kd.data.decode import Reading, check_memory, load_images, to_pixels
 from disk_kd.errors import DataError
 
 
@@ -78,7 +78,7 @@ def test_an_unreadable_image_is_named(content: bytes, message: str):
 def test_images_are_loaded_by_number():
     pixels = [np.full((3, 3, 3), i % 256, dtype=np.uint8) for i in range(600)]
     files = [png(image) for image in pixels]
-    images = load_images(files.__getitem__, [str(i) for i in range(600)], torch.arange(599, 0, -1), None)
+    images, _ = load_images(files.__getitem__, [str(i) for i in range(600)], torch.arange(599, 0, -1), Reading())
     assert images.shape == (599, 3, 3, 3)
     assert torch.equal(images[:, 0, 0, 0].long(), torch.arange(599, 0, -1) % 256)
 
@@ -86,17 +86,17 @@ def test_images_are_loaded_by_number():
 def test_images_of_several_sizes_need_a_size():
     files = [png(picture(4, 4)), png(picture(4, 5))]
     with pytest.raises(DataError, match=r"images differ in size: a is 4x4, b is 5x4; give data.image_size"):
-        load_images(files.__getitem__, ["a", "b"], torch.arange(2), None)
-    assert load_images(files.__getitem__, ["a", "b"], torch.arange(2), 3).shape == (2, 3, 3, 3)
+        load_images(files.__getitem__, ["a", "b"], torch.arange(2), Reading())
+    assert load_images(files.__getitem__, ["a", "b"], torch.arange(2), Reading(3))[0].shape == (2, 3, 3, 3)
 
 
 def test_a_missing_file_is_named(tmp_path: Path):
     names = [str(tmp_path / "gone.png")]
     with pytest.raises(DataError, match=r"gone.png cannot be read: No such file"):
-        load_images(lambda i: Path(names[i]).read_bytes(), names, torch.tensor([0]), None)
+        load_images(lambda i: Path(names[i]).read_bytes(), names, torch.tensor([0]), Reading())
 
 
 def test_more_than_memory_is_refused_before_anything_is_decoded():
     with pytest.raises(DataError, match=r"2 images of 3x2000000x2000000 need 22351.7 GiB of memory, .* are available"):
-        load_images(lambda i: b"", ["a", "b"], torch.arange(2), 2_000_000)
+        load_images(lambda i: b"", ["a", "b"], torch.arange(2), Reading(2_000_000))
     check_memory(10, 3, 32)

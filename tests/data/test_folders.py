@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from disk_kd.data.decode import Reading
 from disk_kd.data.folders import class_samples, folder_parts, tiny_imagenet_parts
 from disk_kd.data.split import Split
 from disk_kd.errors import DataError
@@ -40,7 +41,7 @@ def levels(split: Split) -> list[int]:
 
 
 def test_labels_follow_the_alphabet_and_samples_their_paths(tmp_path: Path):
-    split = class_samples(write_classes(tmp_path / "x")).split(None)
+    split = class_samples(write_classes(tmp_path / "x")).split(Reading())
     assert split.class_names == ("Ant", "cat", "dog")
     assert split.targets.tolist() == [0, 0, 1, 1, 2, 2]
     assert levels(split) == [10, 11, 20, 21, 0, 1]
@@ -53,8 +54,8 @@ def test_labels_follow_the_alphabet_and_samples_their_paths(tmp_path: Path):
 def test_a_tar_is_the_same_dataset_as_its_folder(tmp_path: Path, around: str):
     folder = write_classes(tmp_path / "x")
     write_image(folder / "cat" / "deeper" / "9.png", 99)
-    from_tar = class_samples(pack(folder, tmp_path / "x.tar", around)).split(None)
-    assert from_tar.fingerprint() == class_samples(folder).split(None).fingerprint()
+    from_tar = class_samples(pack(folder, tmp_path / "x.tar", around)).split(Reading())
+    assert from_tar.fingerprint() == class_samples(folder).split(Reading()).fingerprint()
     assert from_tar.paths is not None
     assert from_tar.paths[-1] == f"{tmp_path / 'x.tar'}:dog/1.png"
 
@@ -63,11 +64,11 @@ def test_only_the_asked_samples_are_decoded(tmp_path: Path):
     folder = write_classes(tmp_path)
     (folder / "dog" / "1.png").write_bytes(b"damaged")
     samples = class_samples(folder)
-    part = samples.split(None, torch.tensor([4, 0]))
+    part = samples.split(Reading(), torch.tensor([4, 0]))
     assert levels(part) == [0, 10]
     assert part.ids.tolist() == [4, 0]
     with pytest.raises(DataError, match=r"dog/1\.png cannot be read as an image"):
-        samples.split(None)
+        samples.split(Reading())
 
 
 def test_other_files_and_hidden_ones_are_left_out(tmp_path: Path):
@@ -76,7 +77,7 @@ def test_other_files_and_hidden_ones_are_left_out(tmp_path: Path):
     (folder / "cat" / "._0.png").write_text("left by another system")
     (folder / ".cache").mkdir()
     write_image(folder / "beside.png", 5)
-    assert len(class_samples(folder).split(None)) == 6
+    assert len(class_samples(folder).split(Reading())) == 6
 
 
 def test_an_empty_class_is_named(tmp_path: Path):
@@ -112,7 +113,7 @@ def test_tar_members_are_never_unpacked(tmp_path: Path):
             member = tarfile.TarInfo(name)
             member.size = len(picture.getvalue())
             archive.addfile(member, io.BytesIO(picture.getvalue()))
-    assert len(class_samples(tmp_path / "train.tar").split(None)) == 2
+    assert len(class_samples(tmp_path / "train.tar").split(Reading())) == 2
     assert [path.name for path in tmp_path.iterdir()] == ["train.tar"]
 
 
@@ -168,10 +169,10 @@ def test_tiny_imagenet_as_its_archive_unpacks(tmp_path: Path, inner: str):
     write_tiny_imagenet(tmp_path / inner)
     parts = tiny_imagenet_parts(tmp_path)
     assert parts.train.class_names == ("n01", "n02")
-    assert levels(parts.train.split(None)) == [50, 0]
+    assert levels(parts.train.split(Reading())) == [50, 0]
     assert parts.validation is None
     assert parts.test is not None
-    test = parts.test.split(None)
+    test = parts.test.split(Reading())
     assert levels(test) == [100, 101, 102]
     assert test.targets.tolist() == [1, 0, 1]
 
@@ -202,5 +203,5 @@ def test_cifar100_tars_have_the_usual_labels():
     known = {0: "apple", 1: "aquarium_fish", 49: "mountain", 52: "oak_tree", 72: "seal", 99: "worm"}
     assert {label: train.class_names[label] for label in known} == known
     assert train.targets.bincount().unique().tolist() == [500]
-    sample = test.split(None, torch.arange(0, 10_000, 500))
+    sample = test.split(Reading(), torch.arange(0, 10_000, 500))
     assert sample.images.shape == (20, 3, 32, 32)

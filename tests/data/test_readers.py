@@ -15,6 +15,7 @@ from PIL import Image
 from torch.utils.data import IterableDataset
 from torchvision.datasets import CIFAR10, CIFAR100
 
+from disk_kd.data.decode import Reading
 from disk_kd.data.readers import _arrange, _read, reader_parts
 from disk_kd.data.samples import from_memory
 from disk_kd.data.sources import load_dataset
@@ -55,7 +56,7 @@ def write_cifar(root: Path, kind: type[CIFAR10], monkeypatch: pytest.MonkeyPatch
 def test_a_torchvision_set_is_read_through_timm(tmp_path: Path):
     write_mnist(tmp_path, [3, 1, 4, 1, 5, 9, 2, 6, 0, 7, 8], [2, 7])
     parts = reader_parts("torch/mnist", str(tmp_path), None, download=False)
-    train, test = parts.train.split(None), parts.test.split(None)
+    train, test = parts.train.split(Reading()), parts.test.split(Reading())
     assert parts.validation is None
     assert train.images.shape == (11, 3, 28, 28)
     assert torch.equal(train.images[:, 2, 5, 5].long(), train.targets * 10)
@@ -66,7 +67,7 @@ def test_a_torchvision_set_is_read_through_timm(tmp_path: Path):
 def test_images_are_brought_to_the_asked_size(tmp_path: Path):
     write_mnist(tmp_path, list(range(10)), [0])
     parts = reader_parts("torch/mnist", str(tmp_path), 14, download=False)
-    assert parts.train.split(14).images.shape == (10, 3, 14, 14)
+    assert parts.train.split(Reading(14)).images.shape == (10, 3, 14, 14)
 
 
 @pytest.mark.parametrize("kind", [CIFAR10, CIFAR100])

@@ -144,7 +144,7 @@ def test_splits_of_other_sizes_need_a_size(tmp_path: Path):
 def test_more_than_memory_is_refused(tmp_path: Path):
     write_split(tmp_path / "train")
     with pytest.raises(DataError, match=r"images of 3x3000000x3000000 need .* GiB of memory"):
-        load_dataset("folder", root=tmp_path, image_size=3_000_000)
+        load_dataset("folder", root=tmp_path, image_size=3_000_000, stream=False)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from disk_kd.data.split import Dataset, Split
+from disk_kd.data.dataset import Dataset
+from disk_kd.data.split import Split
 from disk_kd.errors import DataError
 
 

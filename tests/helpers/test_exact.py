@@ -213,3 +213,23 @@ def test_no_help_is_better_in_any_unit_and_support(unit: Any, changed: dict[str,
 def test_an_unknown_unit_is_named() -> None:
     with pytest.raises(ConfigError, match="unknown unit 'nats' of help; valid: ce, help, examples"):
         exact_helper(*random_inputs(), price=0.0, unit="nats", **SETTINGS)  # type: ignore[arg-type]
+
+
+def test_whole_shares_are_labels_and_of_two_no_other_help_is_better() -> None:
+    student_BC, teacher_BC, targets_B = random_inputs()
+    shares_BC = torch.nn.functional.one_hot(targets_B, student_BC.shape[1]).to(student_BC)
+    by_label = exact_helper(student_BC, teacher_BC, targets_B, price=0.1, **SETTINGS)
+    torch.testing.assert_close(exact_helper(student_BC, teacher_BC, shares_BC, price=0.1, **SETTINGS), by_label)
+    mixed_BC = 0.6 * shares_BC + 0.4 * shares_BC.roll(1, 0)
+    g_B = exact_helper(student_BC, teacher_BC, mixed_BC, price=0.1, **SETTINGS)
+    ce_B = torch.nn.functional.cross_entropy(student_BC, mixed_BC, reduction="none").clamp(max=SETTINGS["max_ce"])
+    keywords = {"top_k": SETTINGS["top_k"], **TEMPERATURES}
+
+    def objective(help_B: Tensor) -> Tensor:
+        rows = zip(student_BC, teacher_BC, mixed_BC, help_B, strict=True)
+        kl = [scaffolded_kl(*(part[None] for part in row), **keywords) for row in rows]
+        return torch.stack(kl) + 0.1 * help_B * ce_B
+
+    best_B = objective(g_B)
+    for help in torch.linspace(0, 1, 21):
+        assert (best_B <= objective(torch.full_like(g_B, float(help))) + 1e-6).all()

@@ -186,5 +186,23 @@ def test_refuses_other_shapes() -> None:
     student_BC, teacher_BC, targets_B, helper_B = random_inputs()
     with pytest.raises(ConfigError, match=r"helper must have shape \(5,\), got \(5, 1\)"):
         scaffolded_kl(student_BC, teacher_BC, targets_B, helper_B[:, None], **SETTINGS)
-    with pytest.raises(ConfigError, match=r"int64 class indices of shape \(5,\), got torch.float64 of shape \(5, 8\)"):
-        scaffolded_kl(student_BC, teacher_BC, teacher_BC, helper_B, **SETTINGS)
+    with pytest.raises(ConfigError, match=r"int64 class indices of shape \(5,\), got torch.int64 of shape \(5, 1\)"):
+        scaffolded_kl(student_BC, teacher_BC, targets_B[:, None], helper_B, **SETTINGS)
+
+
+def test_whole_shares_are_labels_and_both_labels_may_be_helped() -> None:
+    student_BC, teacher_BC, targets_B, helper_B = random_inputs()
+    shares_BC = torch.nn.functional.one_hot(targets_B, student_BC.shape[1]).to(student_BC)
+    by_label = scaffolded_kl(student_BC, teacher_BC, targets_B, helper_B, **SETTINGS)
+    torch.testing.assert_close(scaffolded_kl(student_BC, teacher_BC, shares_BC, helper_B, **SETTINGS), by_label)
+    # With no class of the teacher's, M is the two labels: written out for one image.
+    alone = {**TEMPERATURES, "top_k": 0}
+    mixed_BC = torch.zeros_like(student_BC)
+    mixed_BC[:, 1], mixed_BC[:, 4] = 0.3, 0.7
+    s = (student_BC / TEMPERATURES["student_temperature"]).softmax(1)
+    t = (teacher_BC / TEMPERATURES["teacher_temperature"]).softmax(1)
+    q = s.clone()
+    q[:, [1, 4]] += helper_B[:, None]
+    q = q / (1 + 2 * helper_B[:, None])
+    expected = (t * (t / q).log()).sum(1).mean()
+    torch.testing.assert_close(scaffolded_kl(student_BC, teacher_BC, mixed_BC, helper_B, **alone), expected)

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from disk_kd.cli import main
-from disk_kd.report import report
+from disk_kd.report import report, report_comparison
 
 VOID = {"meta", "link", "img", "br"}
 
@@ -167,6 +167,39 @@ def test_one_run_has_its_report_beside_it(runs: Path, tmp_path: Path, capsys: py
     text = (tmp_path / "run" / "report.html").read_text()
     assert "Left out: none of the runs uses DiSK" in text
     assert "Left out: run was trained without a teacher, and no run of this report has one." in text
+
+
+@pytest.fixture(scope="module")
+def rows(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The page of a comparison, with names of its own and a baseline that is not the labels alone."""
+    folders = {"x/labels": ["ce/seed0"], "x/teacher": ["kd/seed0"], "x/helped": ["disk/seed1", "disk/seed0"]}
+    output = tmp_path_factory.mktemp("rows") / "r.html"
+    report_comparison({name: [runs / f for f in of] for name, of in folders.items()}, "x/teacher", output)
+    return output.read_text()
+
+
+def test_a_comparison_has_its_rows_side_by_side(rows: str, runs: Path) -> None:
+    page = Page(rows)
+    found = {row["run"]: row for row in page.table("top-1 %", "gain over teacher")}
+    assert found.keys() == {"labels", "teacher", "helped", "teacher cifar_resnet10_xxs"}
+    assert (found["helped"]["seeds"], found["labels"]["seeds"], found["teacher"]["gain over teacher"]) == ("2", "1", "")
+    tops = [summary(runs / name)["test"]["top1"] for name in ("disk/seed0", "disk/seed1", "kd/seed0")]
+    gain = found["helped"]["gain over teacher"]
+    assert gain.startswith(f"{statistics.fmean(tops[:2]) - tops[2]:+.2f} ± ")
+    labels = [attributes.get("aria-label") or "" for tag, attributes in page.elements if tag == "svg"]
+    assert any(f"helped {statistics.fmean(tops[:2]):.2f}" in label for label in labels if "Top-1 of each seed" in label)
+    assert any(label.startswith("Gain over teacher: ") for label in labels)
+    assert "trained on 120 images, and measured on" in rows
+
+
+def test_what_all_rows_share_is_told_once(rows: str) -> None:
+    assert "The same for all: student: cifar_resnet10_xxxs; passes: 12; start: scratch." in rows
+    assert "All students cost the same: " in rows
+    assert "passes" not in Page(rows).table("top-1 %", "gain over teacher")[0]
+
+
+def test_labels_alone_are_the_baseline_where_none_is_named(several: str) -> None:
+    assert "<strong>Gain over ce</strong>" in several
 
 
 def changed(source: Path, target: Path, **options: object) -> Path:

@@ -110,7 +110,7 @@ def test_ranked_by_validation(runs: Path) -> None:
 
 
 def test_the_budget_at_the_end_is_that_of_the_summary(runs: Path) -> None:
-    subject = Subject(find_runs([runs / "disk" / "seed0"]), Outputs("cpu"))
+    subject = Subject(group_runs(find_runs([runs / "disk" / "seed0"])), Outputs("cpu"))
     note = budget(subject).items[0]
     end = (subject.candidates[0].chosen.summary or {})["end"]
     assert f"disk used {end['budget_used']:.3g} of {end['budget']:.3g}" in note.text

@@ -6,8 +6,14 @@ import errno
 import json
 import multiprocessing
 import os
+import platform
+import shutil
 import signal
 import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from store_cases import (
     ALL,
     CLASSES,
@@ -182,20 +189,105 @@ def test_a_long_build_saves_what_it_has(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_what_a_killed_process_was_writing_is_removed(tmp_path: Path) -> None:
-    (tmp_path / "logits.view0.npy.part.1.tmp").write_bytes(b"half")
+    other, *own = (
+        tmp_path / f"{of}.1.tmp" for of in ("logits.view1.npy.part", "logits.view0.npy.part", "manifest.json")
+    )
+    for file in (other, *own):
+        file.write_bytes(b"half")
+    build(tmp_path, views=1)
+    assert list(tmp_path.glob("*.tmp")) == [other]  # a living process may be writing it just now
     build(tmp_path)
     assert not list(tmp_path.glob("*.tmp"))
 
 
-def test_two_builders_do_the_work_once(tmp_path: Path) -> None:
-    loaders = [SeededLoader(), SeededLoader()]
-    threads = [threading.Thread(target=build, args=(tmp_path,), kwargs={"loader": loader}) for loader in loaders]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(loader.given for loader in loaders) == [[], WHOLE]
-    assert not TeacherStore.open(tmp_path).read(torch.tensor(IDS), 2, "cpu")["logits"].isnan().any()
+class MeetingLoader(SeededLoader):
+    """Waits before its first batch for `others`."""
+
+    def __init__(self, others: threading.Barrier) -> None:
+        super().__init__()
+        self.others = others
+
+    def batches(self, pass_index: int, start: int = 0) -> Iterator[Any]:
+        if not self.given:
+            self.others.wait(timeout=60)
+        yield from super().batches(pass_index, start)
+
+
+def test_two_builders_share_the_views_and_meet_each_batch_once(tmp_path: Path) -> None:
+    both = threading.Barrier(2)
+    loaders = [MeetingLoader(both), MeetingLoader(both)]
+    told: list[list[tuple[int, int]]] = [[], []]
+    with ThreadPoolExecutor(2) as pool:
+        for loader, steps in zip(loaders, told, strict=True):
+            pool.submit(build, tmp_path / "one", loader=loader, progress=lambda *now, steps=steps: steps.append(now))
+    assert sorted(loaders[0].given + loaders[1].given) == WHOLE
+    assert {len(loader.given) for loader in loaders} == {STEPS, 2 * STEPS}
+    assert all(steps == sorted(set(steps)) for steps in told)
+    assert max(told[0] + told[1]) <= (len(WHOLE), len(WHOLE))
+    two = build(tmp_path / "two")
+    assert content(tmp_path / "one") == content(tmp_path / "two")
+    assert TeacherStore.open(tmp_path / "one").errors() == two.errors()
+    assert views_told(tmp_path / "one").keys() == views_told(tmp_path / "two").keys()
+
+
+def test_of_two_builders_from_different_data_one_is_refused(tmp_path: Path) -> None:
+    both = threading.Barrier(2)
+    with ThreadPoolExecutor(2) as pool:
+        manifests = [{**MANIFEST, "seed": seed} for seed in (0, 1)]
+        builds = [pool.submit(build, tmp_path, loader=MeetingLoader(both), manifest=manifest) for manifest in manifests]
+    (refused,) = [seed for seed in (0, 1) if builds[seed].exception()]
+    with pytest.raises(CheckpointError, match=f"made with seed = {1 - refused}, this run has {refused}"):
+        builds[refused].result()
+    loader = SeededLoader()
+    build(tmp_path, loader=loader, manifest=manifests[1 - refused])
+    assert loader.given == []
+
+
+def test_who_waited_for_a_view_of_other_data_is_refused(tmp_path: Path) -> None:
+    build(tmp_path / "done")
+    begun = threading.Event()
+
+    class Split:
+        @property
+        def ids(self) -> torch.Tensor:
+            begun.set()
+            return torch.tensor(IDS)
+
+    loader = SeededLoader()
+    loader.split = Split()
+    (tmp_path / "new").mkdir()
+    with ThreadPoolExecutor(1) as pool:
+        with ExitStack() as locks:
+            for view in range(VIEWS):
+                locks.enter_context(FileLock(tmp_path / "new" / f"view{view}.lock"))
+            waiting = pool.submit(build, tmp_path / "new", loader=loader, manifest={**MANIFEST, "seed": 1})
+            assert begun.wait(timeout=60)
+            for name in ("manifest.json", *content(tmp_path / "done")):
+                shutil.copy(tmp_path / "done" / name, tmp_path / "new")
+        with pytest.raises(CheckpointError, match="made with seed = 0, this run has 1"):
+            waiting.result(timeout=60)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_the_view_of_a_builder_that_dies_is_finished_by_who_waits_for_it(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    begun = context.Event()
+
+    def hang() -> None:
+        begun.set()
+        time.sleep(600)
+
+    other = context.Process(target=build, args=(tmp_path / "one",), kwargs={"loader": SeededLoader(stop=(0, 2, hang))})
+    other.start()
+    assert begun.wait(timeout=60)
+    loader = SeededLoader()
+    timer = threading.Timer(0.5, other.kill)
+    one = build(tmp_path / "one", loader=loader, progress=lambda done, _: timer.start() if done == 2 * STEPS else None)
+    other.join()
+    assert loader.given == [*WHOLE[STEPS:], WHOLE[2]]
+    assert one.errors() == build(tmp_path / "two").errors()
+    assert content(tmp_path / "one") == content(tmp_path / "two")
+    assert {about["by"] for about in views_told(tmp_path / "one").values()} == {f"{platform.node()}:{os.getpid()}"}
 
 
 def test_a_whole_store_needs_no_lock(tmp_path: Path) -> None:

@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
+from disk_kd.compare.demo import DEMO, cores, demo_text
 from disk_kd.compare.experiment import Experiment, Row, of_recipes, read_experiment
 from disk_kd.compare.plan import Cell, cell_config, plan_waves
-from disk_kd.compare.run import compare
+from disk_kd.compare.run import Comparison, Reporter, compare
 
-__all__ = ["Cell", "Experiment", "Row", "cell_config", "compare", "of_recipes", "plan_waves", "read_experiment"]
+__all__ = [
+    "DEMO",
+    "Cell",
+    "Comparison",
+    "Experiment",
+    "Reporter",
+    "Row",
+    "cell_config",
+    "compare",
+    "cores",
+    "demo_text",
+    "of_recipes",
+    "plan_waves",
+    "read_experiment",
+]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from disk_kd.config import RunConfig, parse_run, recipe_of
@@ -32,8 +33,9 @@ class Cell:
     start: Cell | None = None
 
 
+@lru_cache(maxsize=4096)
 def cell_config(cell: Cell, runs: Path) -> RunConfig:
-    """The configuration of one cell."""
+    """The configuration of one cell, which is read once: `cell_config.cache_clear()` forgets it."""
     own = [f"--train.seed={cell.seed}", f"--runs={runs}", "--resume", "--quiet"]
     if cell.folder is not None:
         own.append(f"--output={runs / cell.folder / f'seed{cell.seed}'}")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -16,6 +16,7 @@ from rich.console import Console
 from scipy.special import stdtrit
 
 from disk_kd.build import load_data
+from disk_kd.compare.demo import cores
 from disk_kd.compare.experiment import Experiment, Row
 from disk_kd.compare.plan import Cell, cell_config, plan_waves
 from disk_kd.compare.table import conditions_text, csv_text, markdown, table
@@ -25,9 +26,25 @@ from disk_kd.errors import ConfigError, DiskKDError, RunError
 from disk_kd.files import write_text
 from disk_kd.memory import keep_memory
 from disk_kd.run import execute
+from disk_kd.train import Display, JsonConsole
 
 Outcomes = dict[Cell, dict[str, Any] | str]
 """The summary of each run, or why there is none."""
+Reporter = Callable[[Mapping[str, Sequence[Path]], str | None, Path], None]
+"""Writes a report of the finished runs of each row, beside a baseline if there is one, to a file."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What came of a comparison.
+
+    Attributes:
+        rows: what the table says of each setting.
+        written: the tables, and the report if there is one.
+    """
+
+    rows: list[dict[str, Any]]
+    written: list[Path]
 
 
 def compare(
@@ -38,7 +55,8 @@ def compare(
     options: Sequence[str] = (),
     jobs: int = 1,
     console: Console | None = None,
-) -> list[dict[str, Any]]:
+    report: Reporter | None = None,
+) -> Comparison:
     """Run, or reuse, every row with every seed, and whatever their weights come from.
 
     A finished run is not run again, an unfinished one goes on. A run that fails is told in the table. Where a row has
@@ -47,20 +65,22 @@ def compare(
     Args:
         experiment: rows and seeds.
         runs: folder of the run directories.
-        name: of the tables written there, NAME.md and NAME.csv.
+        name: of the tables written there, NAME.md and NAME.csv, and of the report, NAME.html.
         options: further options for every run of a row; those that begin with --data and --train also for the
             runs that they take weights from.
         jobs: runs at a time; the cores are shared out among them.
-        console: where progress and the table go.
+        console: where progress and the table go; events on a `JsonConsole`.
+        report: writes the report; None: there is none.
 
     Returns:
-        What the table says of each setting.
+        What the table says, and the files.
 
     Raises:
         ConfigError: bad input, before anything runs.
         RunError: not one run of a row succeeded.
     """
     console = console or Console()
+    cell_config.cache_clear()  # a recipe may have changed since the last comparison
     cells = {row: _cells(experiment, row, tuple(options)) for row in experiment.rows}
     plan_waves([cell for of_row in cells.values() for cell in of_row], runs)
     groups = experiment.groups.values()
@@ -68,6 +88,8 @@ def compare(
         if not cell_config(cells[row][0], runs).data.validation:
             raise ConfigError(f"{row.name} has no validation split to choose a setting by; set data.validation above 0")
     runs.mkdir(parents=True, exist_ok=True)
+    if isinstance(console, JsonConsole):
+        console.event("start", runs=str(runs), rows=list(experiment.groups), seeds=experiment.seeds)
     tuning = {
         row: experiment.seeds if len(group) == 1 else experiment.tuning_seeds for group in groups for row in group
     }
@@ -79,24 +101,65 @@ def compare(
     for row, about in zip(experiment.rows, rows, strict=True):
         about |= {"chosen": row in chosen, "tried": len(experiment.groups[row.group])}
     _against_baseline(experiment, rows, {row: cells[row] for row in chosen}, pool.outcomes)
-    _write(rows, conditions_text({row.group: cell_config(cells[row][0], runs) for row in chosen}), runs / name, console)
+    differing = conditions_text({row.group: cell_config(cells[row][0], runs) for row in chosen})
+    written = _write(rows, differing, runs / name)
+    _tell(rows, differing, console)
     if not any(row["n"] for row in rows):
         raise RunError(f"no run of the comparison succeeded; {rows[0]['recipe']}: {rows[0]['failed']}")
-    return rows
+    if report is not None:
+        finished = {row.group: _finished(cells[row], pool.outcomes, runs) for row in chosen}
+        written += _reported(report, finished, experiment.baseline, Path(f"{runs / name}.html"), console)
+    if isinstance(console, JsonConsole):
+        console.event("end", rows=rows, written=list(map(str, written)))
+    else:
+        tables, pages = written[:2], written[2:]
+        _say(console, f"Tables: {', '.join(map(str, tables))}; a folder for each run beside them.")
+        for page in pages:
+            _say(console, f"Report: {page}")
+    return Comparison(rows, written)
 
 
-def _write(rows: list[dict[str, Any]], differing: str, path: Path, console: Console) -> None:
-    """The tables on disk and on the terminal."""
-    shown = [row for row in rows if row["chosen"]]
-    write_text(path.with_suffix(".md"), markdown(shown, differing))
-    write_text(path.with_suffix(".csv"), csv_text(rows))
-    console.print(table(shown))
-    console.print(differing, markup=False, highlight=False, soft_wrap=True)
+def _write(rows: list[dict[str, Any]], differing: str, path: Path) -> list[Path]:
+    """The tables on disk."""
+    texts = {
+        ".md": markdown([row for row in rows if row["chosen"]], differing),
+        ".csv": csv_text(rows),
+    }
+    for suffix, text in texts.items():
+        write_text(Path(f"{path}{suffix}"), text)
+    return [Path(f"{path}{suffix}") for suffix in texts]
+
+
+def _tell(rows: list[dict[str, Any]], differing: str, console: Console) -> None:
+    """The table on the terminal, and what the rows differ in."""
+    if isinstance(console, JsonConsole):
+        return
+    console.print(table([row for row in rows if row["chosen"]]))
+    _say(console, differing)
     for row in rows:
         if row["failed"]:
-            console.print(f"{row['recipe']}: failed: {row['failed']}", markup=False, soft_wrap=True)
-    written = f"Written: {path.with_suffix('.md')} and {path.stem}.csv; a folder for each run beside them."
-    console.print(written, soft_wrap=True)
+            _say(console, f"{row['recipe']}: failed: {row['failed']}")
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _finished(cells: Sequence[Cell], outcomes: Outcomes, runs: Path) -> list[Path]:
+    """The run directories of those that succeeded."""
+    return [cell_config(cell, runs).output for cell in cells if isinstance(outcomes.get(cell), dict)]
+
+
+def _reported(
+    report: Reporter, finished: dict[str, list[Path]], baseline: str | None, file: Path, console: Console
+) -> list[Path]:
+    """The report, if it could be made: the runs and their table are worth as much without it."""
+    try:
+        report({row: folders for row, folders in finished.items() if folders}, baseline, file)
+    except (DiskKDError, OSError) as error:
+        _say(console, f"No report: {error}")
+        return []
+    return [file]
 
 
 def _cells(experiment: Experiment, row: Row, options: tuple[str, ...]) -> list[Cell]:
@@ -138,19 +201,29 @@ class _Pool:
         """Run those cells that did not run yet, after all that they start from."""
         waves = [[cell for cell in wave if cell not in self.outcomes] for wave in plan_waves(list(cells), self.runs)]
         total, done = sum(map(len, waves)), 0
-        for wave in waves:
-            futures = {self._pool.submit(_run_cell, cell, self.runs): cell for cell in wave}
-            for future in as_completed(futures):
-                cell, outcome, done = futures[future], _outcome(future), done + 1
-                self.outcomes[cell] = outcome
-                text = f"[{done}/{total}] {cell.folder or cell.recipe} seed {cell.seed}: {_said(outcome)}"
-                self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        with Display(total, title="runs", console=self.console) as display:
+            for wave in waves:
+                futures = {self._pool.submit(_run_cell, cell, self.runs): cell for cell in wave}
+                for future in as_completed(futures):
+                    cell, outcome, done = futures[future], _outcome(future), done + 1
+                    self.outcomes[cell] = outcome
+                    self._tell(cell, outcome, done, total)
+                    display.step(done)
+
+    def _tell(self, cell: Cell, outcome: dict[str, Any] | str, done: int, total: int) -> None:
+        """What came of a run."""
+        name = cell.folder or cell.recipe
+        if isinstance(self.console, JsonConsole):
+            came = {"failed": outcome} if isinstance(outcome, str) else {"summary": outcome}
+            about = {"row": name, "seed": cell.seed, "run": str(cell_config(cell, self.runs).output)}
+            self.console.event("run", **about, done=done, total=total, **came)
+        else:
+            _say(self.console, f"[{done}/{total}] {name} seed {cell.seed}: {_said(outcome)}")
 
 
 def _share_cores(jobs: int) -> None:
     keep_memory()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(max(1, cores // jobs))
+    torch.set_num_threads(max(1, cores() // jobs))
 
 
 def _run_cell(cell: Cell, runs: Path) -> dict[str, Any] | str:

@@ -36,22 +36,34 @@ _SPREAD = ("top1", "top1_last", "nll", "ece", "nll_scaled", "ece_scaled")
 def table(rows: Sequence[dict[str, Any]]) -> Table:
     """The comparison for a terminal of 80 columns."""
     folders = {str(Path(row["recipe"]).parent) for row in rows}
-    common = f"{folders.pop()}/" if len(folders) == 1 else ""
-    view = Table(
-        title=f"{common or 'recipes'}: mean ± standard deviation over n seeds", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
-    )
+    common = f"{folders.pop()}/" if len(folders) == 1 and "." not in folders else ""
+    gains = any("top1_gain" in row for row in rows)
+    alike = len({(row["n"], _passes(row)) for row in rows if row["n"]}) == 1 and all(row["n"] for row in rows)
+    view = Table(title=_title(common, rows[0] if alike else None, gains), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     view.add_column("recipe", no_wrap=True)
-    for title in ("n", "passes", "top-1 %", "NLL", "ECE", "used/budget"):
+    titles = (*(() if alike else ("n", "passes")), "top-1 %", *(("gain",) if gains else ()), "NLL", "ECE")
+    for title in (*titles, "used/budget"):
         view.add_column(title, justify="right", no_wrap=True)
     for row in rows:
         name = row["recipe"].removeprefix(common)
-        if row["n"]:
-            used = "/".join(_measured(row, column) for column in ("budget_used", "budget"))
-            shown = [_measured(row, "top1"), _measured(row, "nll"), _measured(row, "ece", spread=False)]
-            view.add_row(name, str(row["n"]), _passes(row), *shown, "" if used == "/" else used)
-        else:
+        if not row["n"]:
             view.add_row(name, "0", "failed")
+            continue
+        used = "/".join(_measured(row, column) for column in ("budget_used", "budget"))
+        shown = [] if alike else [str(row["n"]), _passes(row)]
+        shown += [_measured(row, "top1"), *([_measured(row, "top1_gain")] if gains else [])]
+        shown += [_measured(row, "nll", spread=not gains), _measured(row, "ece", spread=False)]
+        view.add_row(name, *shown, "" if used == "/" else used)
     return view
+
+
+def _title(common: str, alike: dict[str, Any] | None, gains: bool) -> str:
+    """What the numbers of the terminal's table are; `alike` is any row, where all have as many seeds and passes."""
+    seeds = "n seeds"
+    if alike is not None:
+        seeds = f"{alike['n']} seed{'s' * (alike['n'] > 1)}, {_passes(alike)} passes each"
+    title = f"{common or 'recipes'}: mean ± standard deviation over {seeds}"
+    return f"{title}\ngain: over the baseline, paired by seed, ± half its 95% interval" if gains else title
 
 
 def markdown(rows: Sequence[dict[str, Any]], differing: str = "") -> str:

@@ -1,21 +1,29 @@
 """A dataset by name, and batches of it already on the device."""
 
 from disk_kd.data.augment import Augment, augment
+from disk_kd.data.dataset import AnySplit, Dataset
 from disk_kd.data.labels import check_labels
 from disk_kd.data.loader import Batch, Loader
+from disk_kd.data.mix import Mix
 from disk_kd.data.seeds import sample_seeds
 from disk_kd.data.sources import DATASETS, load_dataset
-from disk_kd.data.split import Dataset, Split
+from disk_kd.data.split import Split
+from disk_kd.data.stream import StreamedSplit, TimmAugment, workers_watched
 
 __all__ = [
     "DATASETS",
+    "AnySplit",
     "Augment",
     "Batch",
     "Dataset",
     "Loader",
+    "Mix",
     "Split",
+    "StreamedSplit",
+    "TimmAugment",
     "augment",
     "check_labels",
     "load_dataset",
     "sample_seeds",
+    "workers_watched",
 ]

@@ -6,8 +6,10 @@ Shapes: N images, C channels, S side in pixels.
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import IO, Literal
 
 import numpy as np
@@ -20,6 +22,23 @@ from disk_kd.errors import DataError
 
 _CHUNK = 256
 
+Mode = Literal["RGB", "L"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How image files become pixels.
+
+    Attributes:
+        image_size: the side they are brought to; None: as they are.
+        crop_pct: share of the shorter side that is seen, the rest being cut off around it; in (0, 1].
+        skip_unreadable: leave out images that cannot be read, and warn; False: refuse them.
+    """
+
+    image_size: int | None = None
+    crop_pct: float = 1.0
+    skip_unreadable: bool = False
+
 
 def check_memory(count: int, channels: int, side: int) -> None:
     """Refuses images that would not fit.
@@ -31,23 +50,17 @@ def check_memory(count: int, channels: int, side: int) -> None:
     if needed_bytes > free_bytes:
         raise DataError(
             f"{count} images of {channels}x{side}x{side} need {needed_bytes / 2**30:.1f} GiB of memory, "
-            f"{free_bytes / 2**30:.1f} GiB are available; give a smaller data.image_size or data.limit_train"
+            f"{free_bytes / 2**30:.1f} GiB are available; give data.stream=true or a smaller data.image_size"
         )
 
 
-def to_pixels(
-    source: IO[bytes] | Image.Image, name: str, image_size: int | None, mode: Literal["RGB", "L"] = "RGB"
-) -> np.ndarray:
-    """Decodes one image: EXIF orientation applied, scaled and centre-cropped to a square.
+def open_picture(source: IO[bytes] | Image.Image, name: str, mode: Mode = "RGB") -> Image.Image:
+    """Decodes one image, EXIF orientation applied.
 
     Args:
         source: an open file or a PIL image.
         name: what to call it in an error.
-        image_size: the side; the shorter side is scaled to it (bicubic, antialiased). None leaves the size.
         mode: colour or grey.
-
-    Returns:
-        uint8 (C, H, W).
 
     Raises:
         DataError: when it cannot be decoded.
@@ -56,54 +69,95 @@ def to_pixels(
         image = source if isinstance(source, Image.Image) else Image.open(source)
         if image.mode.startswith(("I", "F")):  # PIL would clip these, not scale them
             raise ValueError(f"its pixels are of mode {image.mode}, 8 bits a channel are expected")
-        image = ImageOps.exif_transpose(image).convert(mode)
+        return ImageOps.exif_transpose(image).convert(mode)
     except UnidentifiedImageError as error:
         raise DataError(f"{name} cannot be read as an image: its format is not known") from error
     except Exception as error:  # PIL's decoders raise errors of many kinds for a damaged file
         raise DataError(f"{name} cannot be read as an image: {error}") from error
-    if image_size is not None and image.size != (image_size, image_size):
-        image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BICUBIC)
+
+
+def centre_crop(image: Image.Image, image_size: int, crop_pct: float = 1.0) -> Image.Image:
+    """The square at the centre whose side is `crop_pct` of the shorter side, brought to `image_size` (bicubic)."""
+    if crop_pct == 1 and image.size == (image_size, image_size):
+        return image
+    # Pillow's bleed is a share of each side that is cut off at each end.
+    return ImageOps.fit(image, (image_size, image_size), Image.Resampling.BICUBIC, bleed=(1 - crop_pct) / 2)
+
+
+def to_pixels(source: IO[bytes] | Image.Image, name: str, image_size: int | None, mode: Mode = "RGB") -> np.ndarray:
+    """Decodes one image: EXIF orientation applied, scaled and centre-cropped to a square.
+
+    Args:
+        source, name, mode: as of `open_picture`.
+        image_size: the side; the shorter side is scaled to it (bicubic, antialiased). None leaves the size.
+
+    Returns:
+        uint8 (C, H, W).
+
+    Raises:
+        DataError: when it cannot be decoded.
+    """
+    image = open_picture(source, name, mode)
+    if image_size is not None:
+        image = centre_crop(image, image_size)
+    return as_array(image)
+
+
+def as_array(image: Image.Image) -> np.ndarray:
+    """The pixels, uint8 (C, H, W), contiguous."""
     pixels = np.asarray(image)
-    return pixels[None] if mode == "L" else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
 def _size(image: np.ndarray) -> str:
     return f"{image.shape[2]}x{image.shape[1]}"
 
 
-def load_images(read: Callable[[int], bytes], names: Sequence[str], ids: Tensor, size: int | None) -> Tensor:
+def load_images(
+    read: Callable[[int], bytes], names: Sequence[str], ids: Tensor, reading: Reading
+) -> tuple[Tensor, Tensor]:
     """Decodes the images `ids` in threads.
 
     Args:
         read: an image's number to its file's bytes; called from several threads.
         names: each image's path, for errors.
         ids: int64 (N,), N >= 1.
-        size: see `to_pixels`.
+        reading: how images are brought to one size, and what becomes of those that cannot be read.
 
     Returns:
-        uint8 (N, 3, H, W).
+        uint8 (n, 3, H, W), and the int64 (n,) of `ids` that they are: all, but for unreadable ones that may be left
+        out.
 
     Raises:
-        DataError: when an image cannot be read, sizes differ without `size`, or memory is short.
+        DataError: when an image cannot be read, sizes differ without `reading.image_size`, or memory is short.
     """
-    numbers = ids.tolist()
+    numbers, size = ids.tolist(), reading.image_size
 
-    def pixels(number: int) -> np.ndarray:
+    def pixels(number: int) -> np.ndarray | None:
         try:
-            content = read(number)
-        except OSError as error:
-            raise DataError(f"{names[number]} cannot be read: {error.strerror}") from error
-        return to_pixels(io.BytesIO(content), names[number], size)
+            image = read_picture(read, names, number)
+        except DataError as error:
+            if reading.skip_unreadable:
+                warnings.warn(f"left out: {error}", stacklevel=2)
+                return None
+            raise
+        return as_array(image if size is None else centre_crop(image, size, reading.crop_pct))
 
     if size is not None:
         check_memory(len(numbers), 3, size)
-    first = pixels(numbers[0])
+    first = next((image for number in numbers if (image := pixels(number)) is not None), None)
+    if first is None:
+        raise DataError(f"none of {len(numbers)} images can be read, such as {names[numbers[0]]}")
     check_memory(len(numbers), 3, max(first.shape[1:]))
     images = np.empty((len(numbers), *first.shape), dtype=np.uint8)
+    kept = torch.ones(len(numbers), dtype=torch.bool)
 
     def fill(start: int) -> None:
         for position in range(start, min(start + _CHUNK, len(numbers))):
             image = pixels(numbers[position])
+            if image is None:
+                kept[position] = False
+                continue
             if image.shape != first.shape:
                 one = f"{names[numbers[0]]} is {_size(first)}"
                 other = f"{names[numbers[position]]} is {_size(image)}"
@@ -116,4 +170,20 @@ def load_images(read: Callable[[int], bytes], names: Sequence[str], ids: Tensor,
             pass
     finally:
         pool.shutdown(cancel_futures=True)
-    return torch.from_numpy(images)
+    loaded = torch.from_numpy(images)
+    return (loaded, ids) if bool(kept.all()) else (loaded[kept], ids[kept])
+
+
+def read_picture(read: Callable[[int], bytes], names: Sequence[str], number: int) -> Image.Image:
+    """One image, decoded, of any size. Arguments as of `load_images`.
+
+    Raises:
+        DataError: when it cannot be read.
+    """
+    try:
+        content = read(number)
+    except OSError as error:
+        raise DataError(f"{names[number]} cannot be read: {error.strerror}") from error
+    if not content:
+        raise DataError(f"{names[number]} cannot be read as an image: it is empty")
+    return open_picture(io.BytesIO(content), names[number])

@@ -9,15 +9,15 @@ from __future__ import annotations
 import mmap
 import os
 import tarfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import torch
-from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from disk_kd.data.decode import load_images
 from disk_kd.data.samples import Parts, Samples
+from disk_kd.data.stream import Files
 from disk_kd.errors import DataError
 
 
@@ -45,6 +45,48 @@ def _find_split(root: Path, *names: str) -> Path | None:
     return found[0] if found else None
 
 
+@dataclass(frozen=True)
+class FolderFiles:
+    """Files of a folder by their place in a list of names."""
+
+    folder: Path
+    names: tuple[str, ...]
+
+    def __call__(self, number: int) -> bytes:
+        return (self.folder / self.names[number]).read_bytes()
+
+    def stamp(self, number: int) -> int:
+        """Bytes of the file."""
+        return (self.folder / self.names[number]).stat().st_size
+
+
+class TarFiles:
+    """Members of plain tars by their place in a list; each process maps the tars for itself.
+
+    Args:
+        places: path of the tar, offset and size in bytes of each member.
+    """
+
+    def __init__(self, places: Iterable[tuple[Path, int, int]]) -> None:
+        self.places = tuple(places)
+        self._maps: dict[Path, mmap.mmap] = {}
+
+    def __call__(self, number: int) -> bytes:
+        path, start, size = self.places[number]
+        content = self._maps.get(path)
+        if content is None:
+            with path.open("rb") as file:
+                content = self._maps.setdefault(path, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        return content[start : start + size]
+
+    def stamp(self, number: int) -> int:
+        """Bytes of the file."""
+        return self.places[number][2]
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"places": self.places, "_maps": {}}
+
+
 def class_samples(path: Path) -> Samples:
     """The images of a folder, or plain tar, of class folders.
 
@@ -67,7 +109,9 @@ def _folder_samples(path: Path) -> Samples:
         for name in names
         if _is_image(name)
     ]
-    return _samples(f"{path}/", classes, files, lambda file: (path / file).read_bytes())
+    where = f"{path}/"
+    names, of_class = _sorted(where, classes, files)
+    return _listed(where, tuple(sorted(classes)), names, of_class, FolderFiles(path, tuple(names)))
 
 
 def _tar_samples(path: Path) -> Samples:
@@ -83,37 +127,27 @@ def _tar_samples(path: Path) -> Samples:
     files = {name.removeprefix(around): members[name] for name in images}
     folders = [n.removeprefix(around) for n, member in members.items() if member.isdir() and n.startswith(around)]
     classes = {name.split("/")[0] for name in [*folders, *files] if name not in ("", ".")}
-    with path.open("rb") as file:
-        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-
-    def read(name: str) -> bytes:
-        start = files[name].offset_data
-        return content[start : start + files[name].size]
-
-    return _samples(f"{path}:", classes, files, read)
+    where = f"{path}:"
+    names, of_class = _sorted(where, classes, files)
+    contents = TarFiles((path, files[name].offset_data, files[name].size) for name in names)
+    return _listed(where, tuple(sorted(classes)), names, of_class, contents)
 
 
-def _samples(where: str, classes: set[str], files: Iterable[str], read: Callable[[str], bytes]) -> Samples:
-    """Samples of files named class/…/file; `where` goes before a name in messages."""
+def _sorted(where: str, classes: set[str], files: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Names of files named class/…/file in order, and their classes; `where` goes before a name in messages."""
     names = sorted((name for name in files if "/" in name), key=lambda name: (name.split("/")[0], name))
     if not names:
         raise DataError(f"{where[:-1]} is expected to hold class folders with images, it holds none")
     of_class = [name.split("/")[0] for name in names]
     if empty := sorted(classes - set(of_class)):
         raise DataError(f"{where[:-1]}: class folder {empty[0]} holds no images; fill or remove it")
-    return _listed(where, tuple(sorted(classes)), names, of_class, read)
+    return names, of_class
 
 
-def _listed(
-    where: str, classes: tuple[str, ...], names: list[str], of_class: list[str], read: Callable[[str], bytes]
-) -> Samples:
+def _listed(where: str, classes: tuple[str, ...], names: Iterable[str], of_class: list[str], files: Files) -> Samples:
     number = {name: label for label, name in enumerate(classes)}
     paths = tuple(f"{where}{name}" for name in names)
-
-    def load(ids: Tensor, image_size: int | None) -> Tensor:
-        return load_images(lambda i: read(names[i]), paths, ids, image_size)
-
-    return Samples(classes, torch.tensor([number[name] for name in of_class]), load, paths)
+    return Samples(classes, torch.tensor([number[name] for name in of_class]), files, paths)
 
 
 def tiny_imagenet_parts(root: Path) -> Parts:
@@ -137,5 +171,5 @@ def tiny_imagenet_parts(root: Path) -> Parts:
     if unknown := sorted(set(of_class) - set(train.class_names)):
         raise DataError(f"{annotations} names class {unknown[0]}, which has no folder in train")
     images = base / "val" / "images"
-    test = _listed(f"{images}/", train.class_names, names, of_class, lambda file: (images / file).read_bytes())
+    test = _listed(f"{images}/", train.class_names, names, of_class, FolderFiles(images, tuple(names)))
     return Parts(train, None, test)

@@ -1,13 +1,15 @@
 """Batches of a split, shuffled, augmented and normalised on the device that they are wanted on.
 
 Work is done in groups of many batches ahead of the steps: a few large kernels instead of many small ones,
-and no wait for the host. A split that stays on another device is brought group by group, in the background.
+and no wait for the host. A split that stays on another device is brought group by group, in the background. A streamed
+split comes batch by batch.
 
 Shapes: B samples of a batch, C channels, H rows, W columns.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -15,9 +17,12 @@ import torch
 from torch import Tensor
 
 from disk_kd.data.augment import Augment, augment
+from disk_kd.data.dataset import AnySplit
+from disk_kd.data.mix import Mix, mix
 from disk_kd.data.prefetch import Parts, gather, prefetch
-from disk_kd.data.seeds import SHUFFLE, sample_seeds
+from disk_kd.data.seeds import MIX, SHUFFLE, sample_seeds
 from disk_kd.data.split import Split
+from disk_kd.data.stream import Stream
 from disk_kd.errors import ConfigError, DataError
 
 _GROUP, _CPU_GROUP = 8192, 2048
@@ -29,7 +34,7 @@ class Batch(NamedTuple):
 
     Attributes:
         images: float32 (B, C, H, W), normalised.
-        targets: int64 (B,).
+        targets: int64 (B,); of mixed images float32 (B, K), each class's share.
         ids: int64 (B,): the samples' numbers in their original split.
         view: which augmented view of the samples the images are.
     """
@@ -47,10 +52,12 @@ class Loader:
     Nor does the number of processes enter: together they get the batches that one alone would get.
 
     Args:
-        split: the samples.
+        split: the samples, in memory or streamed.
         batch_size: samples a step; the whole split when it is smaller and `drop_last` is set.
         mean, std: of each channel, for pixels in [0, 1]; three values are averaged for grey images.
-        augment: what is done to an image; None for nothing. Cutout paints the mean.
+        augment: what is done to an image, after timm's augmentation of a streamed split; None for nothing at all.
+            Cutout paints the mean.
+        mix: what is done to pairs of images of a batch, or of this rank's part of it.
         seed: of the order, and of the augmentation unless `augment_seed` is given.
         augment_seed: of the augmentation, so that runs of several seeds meet the same views.
         views: how many different augmented views there are; pass p shows view p modulo `views`. None shows a
@@ -71,12 +78,13 @@ class Loader:
 
     def __init__(
         self,
-        split: Split,
+        split: AnySplit,
         *,
         batch_size: int,
         mean: Sequence[float],
         std: Sequence[float],
         augment: Augment | None = None,
+        mix: Mix | None = None,
         seed: int = 0,
         augment_seed: int | None = None,
         views: int | None = None,
@@ -95,12 +103,17 @@ class Loader:
                 raise ConfigError(f"{name} is expected to be at least 1, got {value}")
         self.split = split
         # A tensor knows its device's number, which "cuda" leaves out.
-        self.device = split.images.device if device is None else torch.empty(0, device=device).device
-        self.prefetches = self.device != split.images.device
+        self.device = split.device if device is None else torch.empty(0, device=device).device
+        self.prefetches = self.device != split.device
         self.batch_size = min(batch_size, len(split))
         if drop_last and self.batch_size % ranks:
             raise ConfigError(
                 f"batch_size {self.batch_size} is expected to be divisible by {ranks}, one part a process"
+            )
+        self.mix = mix if mix is not None and mix.on else None
+        if self.mix is not None and (not drop_last or self.batch_size // ranks % 2):
+            raise ConfigError(
+                f"mixed images stand in pairs: batch_size / {ranks} is expected to be even, got {self.batch_size}"
             )
         self.rank, self.ranks = rank, ranks
         self.augment = augment
@@ -112,7 +125,12 @@ class Loader:
         self.steps_per_pass = full + (rest > 0 and not drop_last)
         self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
         group = group or (_CPU_GROUP if self.device.type == "cpu" else _GROUP)
-        in_group = min(group, _GROUP_BYTES // (4 * split.images[0].numel()))
+        in_group = min(group, _GROUP_BYTES // (4 * math.prod(split.shape)))
+        self._stream: Stream | None = None
+        if not isinstance(split, Split):
+            pinned = self.device.type == "cuda"
+            self._stream = Stream(split, train=augment is not None, seed=self.augment_seed, pinned=pinned)
+            in_group = 0
         self._group_steps = max(1, in_group * ranks // self.batch_size)
         mean_C, std_C = (self._per_channel(name, value) for name, value in (("mean", mean), ("std", std)))
         if not bool((std_C > 0).all()):
@@ -121,7 +139,7 @@ class Loader:
         self._cutout_fill = (mean_C * 255).round().clamp(0, 255).to(torch.uint8)
 
     def _per_channel(self, name: str, values: Sequence[float]) -> Tensor:
-        channels = self.split.images.shape[1]
+        channels = self.split.shape[0]
         if len(values) not in ((1, 3) if channels == 1 else (channels,)):
             raise ConfigError(f"{name} is expected to have {channels} values, one a channel, got {len(values)}")
         tensor = torch.tensor(values, dtype=torch.float32, device=self.device)
@@ -139,12 +157,16 @@ class Loader:
         firsts = range(start - start % self._group_steps, self.steps_per_pass, self._group_steps)
         each = len(self._own_part(order[: self.batch_size]))
         rows = (self._own_rows(order, first) for first in firsts)
-        for first, parts in zip(firsts, self._groups(rows), strict=True):
+        for first, parts in zip(firsts, self._groups(rows, view), strict=True):
             prepared = self._prepare(parts, view)
             last = min(first + self._group_steps, self.steps_per_pass)
             for step in range(max(first, start), last):
                 at = (step - first) * each
                 images, targets, ids = (part[at : at + each] for part in prepared)
+                if self.mix is not None:
+                    drawn = torch.tensor([pass_index * self.steps_per_pass + step])
+                    seed = int(sample_seeds(drawn, MIX, self.seed))
+                    images, targets = mix(images, targets, self.mix, len(self.split.class_names), seed)
                 yield Batch(images, targets, ids, view)
 
     def _own_rows(self, order: Tensor, first: int) -> Tensor:
@@ -156,18 +178,29 @@ class Loader:
         return batch.tensor_split(self.ranks)[self.rank]
 
     def _order(self, pass_index: int) -> Tensor:
-        device = self.split.images.device
+        """Rows in the order of a pass; of a stream that repeats them: row * repeats + repetition."""
+        count, device = len(self.split), self.split.device
+        order = torch.arange(count, device=device)
+        repeats = 1 if self._stream is None else self._stream.repeats
         if not self.shuffle:
-            return torch.arange(len(self.split), device=device)
+            return order * repeats
         seed = int(sample_seeds(torch.tensor([pass_index]), SHUFFLE, self.seed))
-        return torch.randperm(len(self.split), generator=torch.Generator().manual_seed(seed)).to(device)
+        drawn = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).to(device)
+        return drawn if repeats == 1 else drawn[order // repeats] * repeats + order % repeats
 
-    def _groups(self, rows: Iterable[Tensor]) -> Iterator[Parts]:
+    def _groups(self, rows: Iterable[Tensor], view: int) -> Iterator[Parts]:
         """Images, targets and ids at the rows of each group, on the loader's device."""
-        if self.prefetches:
-            yield from prefetch(self.split, rows, self.device)
-        else:
-            yield from (gather(self.split, group) for group in rows)
+        if isinstance(self.split, Split):
+            if self.prefetches:
+                yield from prefetch(self.split, rows, self.device)
+            else:
+                yield from (gather(self.split, group) for group in rows)
+            return
+        assert self._stream is not None
+        for pixels, at, read in self._stream.groups(rows, view):
+            parts = pixels, self.split.targets[read], self.split.ids[at]
+            images, targets, ids = (part.to(self.device, non_blocking=True) for part in parts)
+            yield images, targets, ids
 
     def _prepare(self, parts: Parts, view: int) -> Parts:
         """The same with the images augmented and normalised."""

@@ -1,5 +1,6 @@
-"""timm's dataset readers (`torch/…`, `hfds/…`, `hfids/…`, `tfds/…`, `wds/…`), read into memory.
+"""timm's dataset readers: `torch/…`, `hfds/…`, `wds/…`, and `hfids/…` and `tfds/…`, which are read into memory.
 
+Shards of a WebDataset are indexed once, so that any sample of them can be read at any time.
 Load before a process group starts: timm's streaming readers give each rank a share of the samples.
 Hugging Face's readers fetch what their cache lacks whether or not a download was asked for.
 """
@@ -7,7 +8,9 @@ Hugging Face's readers fetch what their cache lacks whether or not a download wa
 from __future__ import annotations
 
 import importlib
+import tarfile
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +21,11 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from disk_kd.data.decode import check_memory, to_pixels
-from disk_kd.data.folders import folder_parts
+from disk_kd.data.folders import TarFiles, folder_parts
 from disk_kd.data.samples import Parts, Samples, from_memory
 from disk_kd.errors import DataError
+
+_PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 
 # prefix -> (module it needs, what to install)
 READERS = {
@@ -51,15 +56,87 @@ def reader_parts(name: str, root: str | None, image_size: int | None, download: 
         return folder_parts(Path(root))
     held_out = ("validation",) if prefix == "torch" else ("validation", "test")
     train = _open(name, root, "train", download)
-    read = {"train": _read(f"{name} train", train, image_size)}
+    read = {"train": _samples(f"{name} train", prefix, train, image_size)}
     for part in held_out:
         if (dataset := _open(name, root, part, download)) is not None:
-            images, targets = _read(f"{name} {part}", dataset, image_size)
-            if int(targets.min()) >= 0:  # public test sets often come with labels of -1
-                read[part] = images, targets
-    highest = max(int(targets.max()) for _, targets in read.values())
+            samples = _samples(f"{name} {part}", prefix, dataset, image_size)
+            if int(samples.targets.min()) >= 0:  # public test sets often come with labels of -1
+                read[part] = samples
+    highest = max(int(samples.targets.max()) for samples in read.values())
     names = _class_names(train) or tuple(str(label) for label in range(highest + 1))
-    return _arrange({part: from_memory(images, targets, names) for part, (images, targets) in read.items()})
+    return _arrange({part: replace(samples, class_names=names) for part, samples in read.items()})
+
+
+def _samples(where: str, prefix: str, dataset: Any, image_size: int | None) -> Samples:
+    """A split, whose classes have no names yet."""
+    if prefix == "hfds":
+        return _rows(where, dataset.reader)
+    if prefix == "wds":
+        shards = [Path(dataset.reader.root or ".", name) for name in dataset.reader.split_info.filenames]
+        return _shards(where, shards)
+    images, targets = _read(where, dataset, image_size)
+    return from_memory(images, targets, ())
+
+
+@dataclass(frozen=True)
+class _RowFiles:
+    """Images of a Hugging Face dataset, which stay in its tables."""
+
+    reader: Any
+
+    def __call__(self, number: int) -> bytes:
+        with self.reader[number][0] as file:
+            content: bytes = file.read()
+        return content
+
+    def stamp(self, number: int) -> int:
+        """Of the whole table, which says when its content changes."""
+        return int(self.reader.dataset._fingerprint, 16)
+
+
+def _rows(where: str, reader: Any) -> Samples:
+    """A Hugging Face dataset."""
+    targets = [_label(where, number, label) for number, label in enumerate(reader.iter_targets())]
+    if not targets:
+        raise DataError(f"{where} holds no samples")
+    paths = tuple(f"{where} sample {number}" for number in range(len(targets)))
+    return Samples((), torch.tensor(targets), _RowFiles(reader), paths)
+
+
+def _shards(where: str, shards: list[Path]) -> Samples:
+    """Plain tars of WebDataset: KEY.cls beside KEY.jpg, .jpeg, .png or .webp, of files on this machine."""
+    images: list[tuple[Path, int, int]] = []
+    paths: list[str] = []
+    targets: list[int] = []
+    for shard in shards:
+        if not shard.is_file():
+            raise DataError(f"{where}: the shard {shard} is no file; copy the shards to a local folder")
+        try:
+            with tarfile.open(shard, "r:") as tar:
+                members = [member for member in tar.getmembers() if member.isfile()]
+        except (tarfile.TarError, OSError) as error:
+            raise DataError(f"{shard} cannot be read as an uncompressed tar: {error}") from error
+        labels = {m.name.removesuffix(".cls"): m for m in members if m.name.endswith(".cls")}
+        pictures = [m for m in members if m.name.lower().endswith(_PICTURES)]
+        label_files = TarFiles((shard, m.offset_data, m.size) for m in labels.values())
+        label_of = {key: label_files(number) for number, key in enumerate(labels)}
+        for member in pictures:
+            key = member.name.rpartition(".")[0]
+            if key not in label_of:
+                raise DataError(f"{where}: {shard}:{member.name} has no label beside it, {key}.cls")
+            targets.append(_label(where, len(targets), label_of[key].decode("ascii", "replace").strip()))
+            images.append((shard, member.offset_data, member.size))
+            paths.append(f"{shard}:{member.name}")
+    if not targets:
+        raise DataError(f"{where} holds no samples")
+    return Samples((), torch.tensor(targets), TarFiles(images), tuple(paths))
+
+
+def _label(where: str, number: int, label: Any) -> int:
+    try:
+        return int(label)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{where}: one whole label an image is expected, sample {number} has {label!r}") from error
 
 
 def _arrange(splits: dict[str, Samples]) -> Parts:
@@ -102,10 +179,7 @@ def _read(where: str, dataset: Any, image_size: int | None) -> tuple[Tensor, Ten
         elif image.shape != images[0].shape:
             raise DataError(f"{where}: images differ in size, sample {index} from sample 0; give data.image_size")
         images.append(image)
-        try:
-            targets.append(int(target))
-        except (TypeError, ValueError) as error:
-            raise DataError(f"{where}: one whole label an image is expected, sample {index} has {target!r}") from error
+        targets.append(_label(where, index, target))
     if not images:
         raise DataError(f"{where} holds no samples")
     return torch.from_numpy(np.stack(images)), torch.tensor(targets)

@@ -8,6 +8,12 @@ Shapes: B samples.
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
 from torch import Tensor
 
 from disk_kd.support import GAMMA, mix, shift_right
@@ -19,7 +25,7 @@ def _as_int64(value: int) -> int:
 
 
 # Draws that are no view of a sample take the views below zero.
-VALIDATION, LIMIT, LABEL_NOISE, TEST, SHUFFLE = -1, -2, -3, -4, -5
+VALIDATION, LIMIT, LABEL_NOISE, TEST, SHUFFLE, MIX = -1, -2, -3, -4, -5, -6
 
 
 def sample_seeds(ids: Tensor, view: int, seed: int) -> Tensor:
@@ -55,3 +61,18 @@ def uniform(seeds: Tensor, slot: int) -> Tensor:
 def integers(seeds: Tensor, slot: int, high: int) -> Tensor:
     """Uniform whole numbers 0 … high - 1, int64 (B,); `high` at most 2**24."""
     return (uniform(seeds, slot) * high).long()
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """The three global generators that timm draws from, seeded in the block; then they are as they were."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    torch.default_generator.manual_seed(seed % 2**63)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        torch.set_rng_state(states[2])

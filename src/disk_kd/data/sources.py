@@ -7,19 +7,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+import psutil
 import torch
 from PIL import Image
 from sklearn.datasets import load_digits
+from torch import Tensor
 
-from disk_kd.data.decode import to_pixels
+from disk_kd.data.dataset import AnySplit, Dataset
+from disk_kd.data.decode import Reading, to_pixels
 from disk_kd.data.folders import class_samples, folder_parts, tiny_imagenet_parts
 from disk_kd.data.readers import READERS, reader_parts
-from disk_kd.data.samples import Parts, from_memory
+from disk_kd.data.samples import Parts, Samples, from_memory
 from disk_kd.data.sampling import flip_labels, set_aside, stratified
 from disk_kd.data.seeds import LIMIT, TEST, VALIDATION
-from disk_kd.data.split import Dataset
+from disk_kd.data.stream import NO_AUGMENT, StreamedSplit, TimmAugment, usual_workers
 from disk_kd.errors import ConfigError, DataError, nearest
 
 DATASETS: dict[str, str] = {
@@ -46,8 +50,13 @@ def load_dataset(
     seed: int = 0,
     limit_train: int | None = None,
     label_noise: float = 0.0,
+    crop_pct: float = 1.0,
+    skip_unreadable: bool = False,
+    stream: Literal["auto"] | bool = "auto",
+    timm: TimmAugment = NO_AUGMENT,
+    workers: int | None = None,
 ) -> Dataset:
-    """Reads a dataset into memory.
+    """Opens a dataset: into memory, or so that files are read as they are needed.
 
     The choices below are functions of `seed` and of each sample's number in its original split alone.
 
@@ -64,28 +73,60 @@ def load_dataset(
         limit_train: keeps that many of the training samples left, each class in proportion; all when
             there are fewer.
         label_noise: share of the training labels replaced by another class. Validation and test stay clean.
+        crop_pct: share of the shorter side that validation and test see of a file, in (0, 1].
+        skip_unreadable: leave out files that are no readable images, with a warning, instead of refusing them.
+        stream: read files as they are needed; "auto": if `timm` is on, or they would take more than half of the
+            memory that is free.
+        timm: augmentation of streamed training files.
+        workers: processes that decode streamed files; None: one for each core.
 
     Raises:
-        ConfigError: for an unknown name or an option out of range.
+        ConfigError: for an unknown name or an option out of range, or images that are no files and are to be streamed.
         DataError: when the data is missing, unreadable, inconsistent or larger than memory.
     """
     _check_options(image_size, validation, limit_train, label_noise)
+    if not 0 < crop_pct <= 1:
+        raise ConfigError(f"data.crop_pct is a share of the shorter side in (0, 1], got {crop_pct}")
+    if timm.enabled and stream is False:
+        raise ConfigError("data.timm augments streamed files; give data.stream=auto, or data.timm.enabled=false")
     parts = _open(name, None if root is None else str(Path(root).expanduser()), image_size, download)
     _check_classes(name, parts)
     targets = parts.train.targets
     ids = torch.arange(len(targets))
-    held_out = None if parts.validation is None else parts.validation.split(image_size)
+    reading = Reading(image_size, 1.0, skip_unreadable)
+    cropped = replace(reading, crop_pct=crop_pct)
+    streams = _streams(name, parts, image_size, timm.enabled if stream == "auto" else stream, stream == "auto")
+    workers = usual_workers() if workers is None else workers
+
+    def part(samples: Samples, reading: Reading, ids: Tensor | None = None) -> AnySplit:
+        return samples.stream(reading, ids, workers) if streams else samples.split(reading, ids)
+
+    held_out = None if parts.validation is None else part(parts.validation, cropped)
     if held_out is None and validation:
         count = max(1, round(validation * len(ids)))
         ids, chosen = set_aside(targets, ids, count, VALIDATION, seed)
-        held_out = parts.train.split(image_size, chosen)
+        held_out = part(parts.train, cropped, chosen)
     if limit_train is not None:
         ids = ids[stratified(targets[ids], ids, limit_train, LIMIT, seed)]
-    train = parts.train.split(image_size, ids)
+    train = part(parts.train, reading, ids)
+    if isinstance(train, StreamedSplit):
+        train = replace(train, timm=timm)
     if label_noise:
         noisy = flip_labels(train.targets, train.ids, label_noise, len(train.class_names), seed)
         train = replace(train, targets=noisy)
-    return Dataset(name, train, held_out, None if parts.test is None else parts.test.split(image_size))
+    return Dataset(name, train, held_out, None if parts.test is None else part(parts.test, cropped))
+
+
+def _streams(name: str, parts: Parts, image_size: int | None, wanted: bool, auto: bool) -> bool:
+    """Whether files are read as they are needed."""
+    if parts.train.files is None:
+        if wanted:
+            raise ConfigError(f"the images of {name} are no files: leave data.stream and data.timm.enabled as they are")
+        return False
+    if auto and not wanted and image_size is not None:
+        count = sum(len(samples.targets) for samples in parts if samples is not None)
+        wanted = 3 * image_size**2 * count > psutil.virtual_memory().available // 2
+    return wanted
 
 
 def _check_options(image_size: int | None, validation: float, limit_train: int | None, label_noise: float) -> None:

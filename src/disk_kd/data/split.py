@@ -60,6 +60,21 @@ class Split:
         size = "x".join(str(side) for side in self.images.shape[1:])
         return f"Split({len(self)} images of {size}, {len(self.class_names)} classes, {self.images.device})"
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, rows and columns of an image."""
+        channels, rows, columns = self.images.shape[1:]
+        return channels, rows, columns
+
+    @property
+    def device(self) -> torch.device:
+        """Where the images are."""
+        return self.images.device
+
+    def pictures(self, rows: Tensor) -> Tensor:
+        """The images at some positions, as they are without augmentation: uint8 (n, C, H, W)."""
+        return self.images[rows.to(self.device)]
+
     def to(self, device: torch.device | str) -> Split:
         """The same samples on another device."""
         images, targets, ids = (part.to(device) for part in (self.images, self.targets, self.ids))
@@ -96,55 +111,3 @@ class Split:
         mean = share @ level
         variance = (share * (level - mean[:, None]).square()).sum(1)
         return tuple(mean.tolist()), tuple(variance.sqrt().tolist())
-
-
-@dataclass(frozen=True, eq=False)
-class Dataset:
-    """The splits of a dataset, with the same classes and square images of one size.
-
-    Attributes:
-        name: the name it was loaded by.
-        train, validation, test: `validation` selects, `test` is read once, at the end.
-
-    Raises:
-        DataError: when the splits differ in classes or image size, or images are not square.
-    """
-
-    name: str
-    train: Split
-    validation: Split | None
-    test: Split | None
-
-    def __post_init__(self) -> None:
-        channels, height, width = self.train.images.shape[1:]
-        if height != width:
-            raise DataError(f"{self.name}: square images are needed, got {width}x{height}; give data.image_size")
-        for part, split in (("validation", self.validation), ("test", self.test)):
-            if split is None:
-                continue
-            if split.class_names != self.train.class_names:
-                raise DataError(f"{self.name}: the {part} split has other classes than the training split")
-            if split.images.shape[1:] != self.train.images.shape[1:]:
-                got = "x".join(str(side) for side in split.images.shape[1:])
-                expected = f"{channels}x{height}x{width}"
-                raise DataError(f"{self.name}: {part} images are {got}, train {expected}; give data.image_size")
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """The name of each label, in label order."""
-        return self.train.class_names
-
-    @property
-    def num_classes(self) -> int:
-        """How many classes there are."""
-        return len(self.train.class_names)
-
-    @property
-    def in_chans(self) -> int:
-        """Channels of an image."""
-        return self.train.images.shape[1]
-
-    @property
-    def image_size(self) -> int:
-        """Side of an image in pixels."""
-        return self.train.images.shape[-1]

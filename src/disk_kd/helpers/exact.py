@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from disk_kd.errors import ConfigError, nearest
@@ -16,6 +15,7 @@ from disk_kd.support import (
     at_least_float32,
     check_shapes,
     check_temperatures,
+    label_cross_entropy,
     log_add_helper,
     log_probabilities,
     support,
@@ -58,7 +58,8 @@ def exact_helper(
     Args:
         student_logits: (B, C).
         teacher_logits: (B, C).
-        targets: (B,) int64 class indices below C.
+        targets: (B,) int64 class indices below C, or (B, C) shares of the classes in mixed images, which CE is then
+            taken against.
         top_k: K, from 0 to C.
         student_temperature: T_s > 0.
         teacher_temperature: T_t > 0.
@@ -84,7 +85,7 @@ def exact_helper(
         >>> temperatures = {"student_temperature": 1.0, "teacher_temperature": 1.0}
         >>> g = exact_helper(s, t, y, top_k=3, price=0.5, max_ce=5.0, **temperatures)
     """
-    check_shapes(student_logits, teacher_logits, targets)
+    check_shapes(student_logits, teacher_logits, targets, shares=True)
     check_temperatures(student_temperature, teacher_temperature)
     if not max_ce > 0:
         raise ConfigError(f"max_ce must be above 0, got {max_ce}; try 5.0")
@@ -105,7 +106,7 @@ def exact_helper(
     cost_B = torch.ones_like(count_B)
     if unit == "ce":
         priced_BC = at_least_float32(student_logits if priced_logits is None else priced_logits)
-        cost_B = F.cross_entropy(priced_BC, targets, reduction="none").clamp(max=max_ce)
+        cost_B = label_cross_entropy(priced_BC, targets).clamp(max=max_ce)
     return _minimise(s_BM, t_BM, count_B, price * cost_B)
 
 

@@ -59,7 +59,7 @@ def scaffolded_kl(
         >>> keywords = {"top_k": 3, "student_temperature": 1.0, "teacher_temperature": 1.0}
         >>> loss = scaffolded_kl(s, t, y, g, **keywords)
     """
-    check_shapes(student_logits, teacher_logits, targets, helper)
+    check_shapes(student_logits, teacher_logits, targets, helper, shares=True)
     check_temperatures(student_temperature, teacher_temperature)
     helper_B = at_least_float32(helper)
     log_s_BC = log_probabilities(student_logits, student_temperature)

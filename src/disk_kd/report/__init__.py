@@ -3,7 +3,7 @@
 from disk_kd.report.inspection import RANKINGS, HelperSettings, Inspection, inspect_run
 from disk_kd.report.listing import Found, csv_text, faults_table, found_faults
 from disk_kd.report.outputs import Outputs
-from disk_kd.report.page import REPORT, report
+from disk_kd.report.page import REPORT, report, report_comparison
 from disk_kd.report.reading import Run, find_runs
 
 __all__ = [
@@ -20,4 +20,5 @@ __all__ = [
     "found_faults",
     "inspect_run",
     "report",
+    "report_comparison",
 ]

@@ -51,7 +51,8 @@ class Series:
 
     Attributes:
         name: for the legend.
-        index: from 0 to `MOST` - 1; None for the teacher, in the colour of the text.
+        index: from 0 to `MOST` - 1; None for the teacher, and for what has no place in the figures, in the colour of
+            the text.
     """
 
     name: str

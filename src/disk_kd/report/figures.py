@@ -134,6 +134,43 @@ def class_accuracies(
     return draw(key, label, paint, height=0.75 + 0.24 * len(classes))
 
 
+@dataclass(frozen=True)
+class Seeds:
+    """A row of a figure: a value of each seed, and their mean with half the width of its 95% interval."""
+
+    series: Series
+    values: Sequence[float]
+    mean: float
+    half: float | None
+
+
+def seeds_and_intervals(key: str, label: str, unit: str, rows: Sequence[Seeds], *, zero: str = "") -> Markup:
+    """A row a method: a pale dot for each seed, and the mean and its interval; `zero` names a line at 0."""
+
+    def paint(axes: Axes) -> None:
+        if zero:
+            axes.axvline(0, color=MUTED, linewidth=1, linestyle=":")
+        for place, row in enumerate(rows):
+            color, marker = row.series.color, row.series.marker
+            axes.scatter(row.values, [place + 0.22] * len(row.values), 16, color=color, alpha=0.35, linewidth=0)
+            if row.half is not None:
+                axes.plot([row.mean - row.half, row.mean + row.half], [place, place], color=color, linewidth=2.2)
+            axes.scatter([row.mean], [place], 42, color=color, marker=marker, zorder=3)
+            axes.annotate(_mean_text(row, zero), (row.mean, place), (0, 6), textcoords="offset points", ha="center")
+        axes.set_yticks(range(len(rows)), [_cut(row.series.name) for row in rows])
+        axes.set_ylim(len(rows) - 0.4, -0.65)
+        axes.margins(x=0.12)
+        axes.set_xlabel(unit)
+        axes.spines["left"].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+
+    return draw(key, label, paint, height=0.8 + 0.52 * len(rows))
+
+
+def _mean_text(row: Seeds, zero: str) -> str:
+    return f"{row.mean:+.1f}" if zero else f"{row.mean:.1f}"
+
+
 def accuracy_over_cost(key: str, label: str, points: Sequence[tuple[Series, float, float]]) -> Markup:
     """Top-1 over multiply-adds, on a logarithmic axis."""
 

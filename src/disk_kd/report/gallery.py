@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -76,7 +77,9 @@ def _picture(found: Inspection, at: int) -> Picture:
         guess = names[int(getattr(found, f"{who}_guess")[at])]
         lines.append((who, f"{guess}, {100 * float(getattr(found, f'{who}_best')[at]):.0f}%", guess != label))
     lines += [("g", f"{float(found.help[at]):.3f}", False), ("index", str(index), False)]
-    return Picture(_data_uri(found.split.images[at]), f"Training image {index}, label {label}", lines)
+    return Picture(
+        _data_uri(found.split.pictures(torch.tensor([at]))[0]), f"Training image {index}, label {label}", lines
+    )
 
 
 def _data_uri(image_CHW: Tensor) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from disk_kd.build import inference_batch, load_data, normalisation, place
 from disk_kd.config import RunConfig
-from disk_kd.data import Augment, Batch, Loader, Split
+from disk_kd.data import AnySplit, Augment, Batch, Loader
 from disk_kd.errors import ConfigError, ModelError
 from disk_kd.helpers import exact_helper
 from disk_kd.losses import standardise
@@ -107,7 +107,7 @@ class Inspection:
         of: samples in the whole training split.
     """
 
-    split: Split
+    split: AnySplit
     help: Tensor
     student_guess: Tensor
     student_best: Tensor
@@ -167,7 +167,7 @@ def inspect_run(
     split = dataset.train
     if most is not None and most < len(split):
         split = split.subset(torch.linspace(0, len(split) - 1, most).long())
-    views = min(views, run.config.data.views or views) if run.config.data.augment != Augment() else 1
+    views = min(views, run.config.data.views or views) if _varies(run.config) else 1
     placed = place(split, outputs.device)
     met = [_loader(run.config, student, placed, outputs.device).batches(view) for view in range(views)]
     look = outputs.teacher(teacher, student)
@@ -177,7 +177,12 @@ def inspect_run(
     return Inspection(split, **columns, flipped=flipped, settings=settings, views=views, of=len(dataset.train))
 
 
-def _loader(config: RunConfig, student: nn.Module, split: Split, device: torch.device) -> Loader:
+def _varies(config: RunConfig) -> bool:
+    """Whether views of an image differ."""
+    return config.data.augment != Augment() or config.data.timm.enabled
+
+
+def _loader(config: RunConfig, student: nn.Module, split: AnySplit, device: torch.device) -> Loader:
     """The training views, in the order of the split."""
     mean, std = normalisation(student)
     data = config.data
@@ -212,7 +217,7 @@ def _look(
     return {name: column.cpu() for name, column in columns.items()}
 
 
-def _flipped(config: RunConfig, split: Split) -> Tensor | None:
+def _flipped(config: RunConfig, split: AnySplit) -> Tensor | None:
     """Which labels the run's `data.label_noise` replaced."""
     if not config.data.label_noise:
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from disk_kd.report.training import shown_text
 from disk_kd.report.verdict import spread
 
 _COLUMNS = (
-    *("run", "top-1 %", "to the chosen", "top-5 %", "NLL", "ECE", "what", "seeds", "passes", "start", "student"),
-    *("parameters", "multiply-adds", "images/s", "peak memory"),
+    *("run", "top-1 %", "gain", "what", "to the chosen", "top-5 %", "NLL", "ECE", "seeds", "passes", "start"),
+    *("student", "parameters", "multiply-adds", "images/s", "peak memory"),
 )
 _WORDS = ("what", "student", "start")
 _Row = dict[str, str]
@@ -28,10 +29,14 @@ def runs(subject: Subject) -> Section:
     several = any(len(group.runs) > 1 for group in subject.candidates)
     rows = [_row(subject, group, 3 if several else 4) for group in subject.candidates]
     rows += [_teacher_row(mentor, facts) for mentor, facts in subject.taught if not isinstance(facts, Note)]
-    columns = [title for title in _COLUMNS if any(row.get(title) for row in rows)]
+    same = _same(rows) if len(subject.candidates) > 1 else {}
+    columns = [title for title in _COLUMNS if title not in same and any(row.get(title) for row in rows)]
     cells = [[row.get(title, "") for title in columns] for row in rows]
+    titles = [f"gain over {subject.baseline.name}" if t == "gain" and subject.baseline else t for t in columns]
     marked = 0 if len(subject.candidates) > 1 and subject.finished else None
-    items: list[Item] = [Table(_caption(subject), columns, cells, marked, words=_WORDS)]
+    items: list[Item] = [Table(_caption(subject), titles, cells, marked, words=_WORDS)]
+    if same:
+        items.append(Note(f"The same for all: {'; '.join(f'{title}: {value}' for title, value in same.items())}."))
     items += dict.fromkeys([*subject.lost, *(facts for _, facts in subject.taught if isinstance(facts, Note))])
     items += [_every_run(subject)] if several else []
     if len(subject.candidates) > 1:
@@ -42,12 +47,21 @@ def runs(subject: Subject) -> Section:
     return Section("runs", "The runs" if len(subject.candidates) > 1 else "The run", items)
 
 
+def _same(rows: Sequence[_Row]) -> dict[str, str]:
+    """Columns that need no place in the table, because what they say is the same in all rows that say it."""
+    found = {title: {row[title] for row in rows if title in row} for title in _NEED_NO_PLACE}
+    return {title: values.pop() for title, values in found.items() if len(values) == 1}
+
+
+_NEED_NO_PLACE = ("student", "seeds", "passes", "start")
+
+
 def _caption(subject: Subject) -> str:
     text = f"On the {subject.candidates[0].chosen.split} split, of the checkpoint that validation chose."
     if len(subject.candidates) > 1:
         text += " The best on validation first."
     if any(len(group.runs) > 1 for group in subject.candidates):
-        text += " Mean ± sample standard deviation over the seeds; the gap ± half its 95% interval."
+        text += " Mean ± sample standard deviation over the seeds; gain and gap ± half their 95% interval."
     return f"{text} Passes: student passes over the training data, those of the start before the plus."
 
 
@@ -68,6 +82,8 @@ def _row(subject: Subject, group: Group, digits: int) -> _Row:
     if len(subject.candidates) > 1:
         gap = subject.verdict.gaps.get(group.name)
         row["to the chosen"] = "chosen" if gap is None else gap.numbers()
+        gain = subject.gains.get(group.name)
+        row["gain"] = "" if gain is None else gain.numbers()
     return row | {
         "seeds": str(len(group.finished)),
         "passes": _passes(summary),
@@ -140,6 +156,8 @@ def cost(subject: Subject) -> Section:
             points.append((subject.series[group.name], group.values("multiply_adds")[0], sum(top1) / len(top1)))
     if not points:
         return Section("cost", title, [Note("Left out: no run is finished.", missing=True)])
+    if len(points) > 1 and len({cost for _, cost, _ in points}) == 1:
+        return Section("cost", title, [Note(_one_cost(subject, points[0][1]))])
     for mentor, facts in subject.taught:
         if not isinstance(facts, Note):
             points.append((Series(mentor.name, None), facts.multiply_adds, facts.metrics.top1))
@@ -150,6 +168,13 @@ def cost(subject: Subject) -> Section:
     if len(subject.candidates) > len(subject.shown):
         items.append(Note(shown_text(subject)))
     return Section("cost", title, items)
+
+
+def _one_cost(subject: Subject, cost: float) -> str:
+    """What every student costs, where there is nothing to weigh."""
+    told = f"All students cost the same: {round(cost):,} multiply-adds an image"
+    of_teachers = [f"the {m.name} {f.multiply_adds:,}" for m, f in subject.taught if not isinstance(f, Note)]
+    return f"{'; '.join([told, *of_teachers])}. So accuracy alone decides."
 
 
 def provenance(subject: Subject) -> Section:

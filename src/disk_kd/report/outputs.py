@@ -22,7 +22,7 @@ from disk_kd.build import (
     trained_model,
 )
 from disk_kd.config import RunConfig
-from disk_kd.data import Dataset, Loader, Split, check_labels
+from disk_kd.data import AnySplit, Dataset, Loader, check_labels
 from disk_kd.errors import CheckpointError, DataError, DiskKDError
 from disk_kd.evaluate import Metrics, evaluate, predict
 from disk_kd.models import multiply_adds
@@ -104,18 +104,18 @@ class Outputs:
         parameters = sum(parameter.numel() for parameter in teacher.model.parameters())
         return parameters, multiply_adds(teacher.model, (dataset.in_chans, height, width))
 
-    def split(self, run: Run) -> Split:
+    def split(self, run: Run) -> AnySplit:
         """The split that the run's outcome is told on, on the device.
 
         Raises:
             DataError: the data has none.
         """
-        split: Split | None = getattr(self.dataset(run.config), run.split)
+        split: AnySplit | None = getattr(self.dataset(run.config), run.split)
         if split is None:
             raise DataError(f"{run.config.data.name} has no {run.split} split")
         return place(split, self.device)
 
-    def _logits(self, model: nn.Module, split: Split, mean_std: Any = None) -> tuple[Tensor, Tensor]:
+    def _logits(self, model: nn.Module, split: AnySplit, mean_std: Any = None) -> tuple[Tensor, Tensor]:
         mean, std = mean_std or normalisation(model)
         batch = inference_batch(self.device)
         loader = Loader(split, batch_size=batch, mean=mean, std=std, shuffle=False, drop_last=False, device=self.device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,7 +14,8 @@ from disk_kd.report.gallery import most_helped
 from disk_kd.report.outcome import cost, provenance, runs
 from disk_kd.report.outputs import Outputs
 from disk_kd.report.predictions import honesty, teacher
-from disk_kd.report.reading import find_runs
+from disk_kd.report.reading import Run, find_runs, group_runs, name_groups
+from disk_kd.report.side import side_by_side
 from disk_kd.report.subject import Subject
 from disk_kd.report.training import budget, training
 
@@ -44,11 +45,24 @@ def report(paths: Iterable[Path], *, output: Path | None = None, device: str = "
         if len(paths) != 1:
             raise ConfigError(f"{len(paths)} runs have no one place for their report; give --output FILE")
         output = paths[0] / REPORT
-    found = find_runs(paths)
+    groups = group_runs(find_runs(paths))
     if not output.parent.is_dir() or output.is_dir():
         raise RunError(f"the report cannot be written to {output}; give --output a file in a folder that exists")
-    write_text(output, page(Subject(found, Outputs(device))))
+    write_text(output, page(Subject(groups, Outputs(device))))
     return output
+
+
+def report_comparison(rows: Mapping[str, Sequence[Path]], baseline: str | None, output: Path) -> None:
+    """Write the report of a comparison.
+
+    Args:
+        rows: the run directories of each row, which are its seeds.
+        baseline: the row that the others are compared with; None: that of the labels alone, if there is one.
+        output: the file.
+    """
+    groups = name_groups({name: [Run.read(folder) for folder in folders] for name, folders in rows.items()})
+    base = None if baseline is None or baseline not in rows else groups[list(rows).index(baseline)].name
+    write_text(output, page(Subject(groups, Outputs(), base)))
 
 
 def page(subject: Subject) -> str:
@@ -61,7 +75,8 @@ def page(subject: Subject) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    sections = [section(subject) for section in _SECTIONS]
+    several = (side_by_side,) if len(subject.finished) > 1 else ()
+    sections = [section(subject) for section in (*several, *_SECTIONS)]
     template = environment.get_template("page.html.jinja")
     style = environment.get_template("page.css").render()
     return template.render(verdict=subject.verdict, sections=sections, style=style, version=version("disk-kd"))

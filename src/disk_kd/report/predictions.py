@@ -176,7 +176,8 @@ def _classes(subject: Subject, found: Predicted, names: Sequence[str]) -> list[I
     mentor = subject.mentor(chosen)
     compared = [series for series in found if series.name in (chosen.name, mentor.name)]
     baseline = subject.baseline
-    if baseline is not None and (series := subject.series[baseline.name]) in found:
+    series = None if baseline is None or baseline is chosen else subject.series.get(baseline.name)
+    if series in found:
         compared.insert(1, series)
     accuracies = {series: class_accuracy(*outputs).tolist() for series, outputs in found.items()}
     own, theirs = (accuracies[series] for series in (compared[0], compared[-1]))

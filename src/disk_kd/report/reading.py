@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -195,6 +195,15 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     groups = [sorted(members, key=lambda run: run.seed) for members in by_key.values()]
     names = _short_names([_named_folder(members[0].folder) for members in groups])
     return [Group(name, tuple(members)) for name, members in zip(names, groups, strict=True)]
+
+
+def name_groups(rows: Mapping[str, Sequence[Run]]) -> list[Group]:
+    """Rows of a comparison as they are, under as few last parts of their names as tell all apart."""
+    names = _short_names([Path(name) for name in rows])
+    return [
+        Group(name, tuple(sorted(members, key=lambda run: run.seed)))
+        for name, members in zip(names, rows.values(), strict=True)
+    ]
 
 
 def _named_folder(folder: Path) -> Path:

@@ -15,8 +15,8 @@ from disk_kd.evaluate import Metrics
 from disk_kd.report.drawing import MOST, Series
 from disk_kd.report.items import Note
 from disk_kd.report.outputs import Outputs, metrics_of, teacher_key
-from disk_kd.report.reading import Group, Run, group_runs
-from disk_kd.report.verdict import Verdict, judge, labels_alone, ranked
+from disk_kd.report.reading import Group, Run
+from disk_kd.report.verdict import Gap, Gaps, Verdict, judge, labels_alone, ranked
 
 Value = TypeVar("Value")
 
@@ -55,18 +55,20 @@ class Subject:
         lost: why teachers that the candidates name are not among `mentors`.
 
     Args:
-        runs: one or more.
+        groups: one or more, each of runs that differ in their seed alone.
         outputs: gives data, models and their logits.
+        baseline: name of the group that the others are compared with; None: that of the labels alone, if any.
     """
 
-    def __init__(self, runs: Sequence[Run], outputs: Outputs) -> None:
+    def __init__(self, groups: Sequence[Group], outputs: Outputs, baseline: str | None = None) -> None:
         self.outputs = outputs
         self.lost: list[Note] = []
-        groups = ranked(group_runs(runs))
+        groups = ranked(groups)
         taught = [group for group in groups if not _is_teacher(group, groups)]
         self.candidates = taught or groups
         self.shown = _shown(self.candidates)
         self.series = {group.name: Series(group.name, i) for i, group in enumerate(self.shown)}
+        self._baseline = baseline
 
     @property
     def finished(self) -> list[Group]:
@@ -127,14 +129,23 @@ class Subject:
             for mentor, facts in self.taught
             if mentor is own and not isinstance(facts, Note)
         ]
-        return judge(self.candidates, known, self.outputs)
+        return judge(self.candidates, known, self.outputs, self.baseline)
 
-    @property
+    @cached_property
     def baseline(self) -> Group | None:
-        """Of the groups shown the one that the labels alone taught, but for the chosen one."""
-        chosen = self.verdict.chosen
-        others = [group for group in self.shown if group is not chosen]
-        return None if chosen is None else labels_alone(others, chosen)
+        """The finished group that the others are compared with: the one asked for, else that of the labels alone."""
+        if not self.finished:
+            return None
+        named = next((group for group in self.finished if group.name == self._baseline), None)
+        return named or labels_alone(self.finished, self.finished[0])
+
+    @cached_property
+    def gains(self) -> dict[str, Gap]:
+        """Of every other finished group over the baseline, by name; none where there is no baseline."""
+        if self.baseline is None:
+            return {}
+        measure = Gaps(self.finished, self.outputs)
+        return {group.name: measure(group, self.baseline) for group in self.finished if group is not self.baseline}
 
     def attempt(self, make: Callable[[], Value]) -> Value | Note:
         """What `make` gives, or the line that says why it cannot."""

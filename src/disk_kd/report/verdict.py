@@ -78,14 +78,14 @@ class Gaps:
 
     def __init__(self, groups: Sequence[Group], outputs: Outputs) -> None:
         self.outputs = outputs
-        tops = [list(_tops(group).values()) for group in groups if len(group.finished) > 1]
-        self._freedom = sum(len(values) - 1 for values in tops)
-        squares = sum((len(values) - 1) * statistics.variance(values) for values in tops)
-        self._deviation = (squares / self._freedom) ** 0.5 if tops else None
+        several = [list(tops(group).values()) for group in groups if len(group.finished) > 1]
+        self._freedom = sum(len(values) - 1 for values in several)
+        squares = sum((len(values) - 1) * statistics.variance(values) for values in several)
+        self._deviation = (squares / self._freedom) ** 0.5 if several else None
 
     def __call__(self, one: Group, other: Group) -> Gap:
         """Top-1 of one group less that of the other."""
-        ours, theirs = _tops(one), _tops(other)
+        ours, theirs = tops(one), tops(other)
         shared = sorted(ours.keys() & theirs.keys())
         if len(shared) >= FEW_SEEDS:
             points, half = interval([ours[seed] - theirs[seed] for seed in shared])
@@ -100,7 +100,8 @@ class Gaps:
         return Gap(points, half_over_images, "one seed each, paired by image")
 
 
-def _tops(group: Group) -> dict[int, float]:
+def tops(group: Group) -> dict[int, float]:
+    """Top-1 of each finished run, by seed."""
     return {run.seed: _top1(run) for run in group.finished}
 
 
@@ -149,13 +150,19 @@ class Verdict:
     gaps: dict[str, Gap]
 
 
-def judge(groups: Sequence[Group], teachers: Sequence[tuple[str, float, int]], outputs: Outputs) -> Verdict:
+def judge(
+    groups: Sequence[Group],
+    teachers: Sequence[tuple[str, float, int]],
+    outputs: Outputs,
+    baseline: Group | None = None,
+) -> Verdict:
     """The verdict over the candidates.
 
     Args:
         groups: those that could be shipped, the best on validation first.
         teachers: name, top-1 on the same split and multiply-adds of each.
         outputs: for intervals over images.
+        baseline: what the chosen one is compared with.
     """
     finished = [group for group in groups if group.finished]
     if not finished:
@@ -166,9 +173,9 @@ def judge(groups: Sequence[Group], teachers: Sequence[tuple[str, float, int]], o
     reasons = [("Accuracy", _accuracy(best))]
     if others:
         reasons.append(("Against the others", _against(others, gaps)))
-        baseline = labels_alone(others, best)
-        if baseline is not None:
-            reasons.append(("Against labels alone", _baseline(best, baseline, gaps[baseline.name])))
+        if baseline is not None and baseline is not best:
+            title = "Against labels alone" if baseline.labels_alone else "Against the baseline"
+            reasons.append((title, _baseline(best, baseline, gaps[baseline.name])))
     reasons += [("Against the teacher", _teacher(best, *teacher)) for teacher in teachers]
     reasons.append(("Honest probabilities", _calibration(best)))
     smaller = _smaller(best, others, gaps)
@@ -224,7 +231,8 @@ def _against(others: Sequence[Group], gaps: dict[str, Gap]) -> str:
 def _baseline(best: Group, baseline: Group, gap: Gap) -> str:
     gain = Gap(-gap.points, gap.half, gap.by)
     chance = ", which could be chance" if gap.level else ""
-    return f"{best.name} gains {gain.told()} over {baseline.name}, trained on the labels alone{chance}."
+    alone = ", trained on the labels alone" if baseline.labels_alone else ""
+    return f"{best.name} gains {gain.told()} over {baseline.name}{alone}{chance}."
 
 
 def _teacher(best: Group, name: str, top1: float, multiply_adds: int) -> str:

@@ -44,6 +44,8 @@ class StudentTask(TrainingTask):
     """Calls in a pass over the data, which turns steps into passes for schedules; a loop that knows sets it."""
     top_logits = 0
     """How many of the teacher's largest logits it tells apart; stored outputs that keep fewer are refused."""
+    mixes: bool = False
+    """Whether targets may be shares of several classes, (B, C), as mixup and cutmix make them."""
     standardise = False
     """Whether `pair` standardises logits."""
     _parallel: dict[str, Any] | None = None

@@ -23,6 +23,8 @@ class CETask(StudentTask):
         ConfigError: `label_smoothing` is outside [0, 1), or the weight is negative.
     """
 
+    mixes = True
+
     def __init__(self, student: nn.Module, *, ce_weight: float = 1.0, label_smoothing: float = 0.0) -> None:
         super().__init__(student)
         self.ce_weight = non_negative("ce_weight", ce_weight)

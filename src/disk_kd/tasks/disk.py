@@ -16,6 +16,7 @@ from disk_kd import ranks
 from disk_kd.errors import ConfigError, nearest
 from disk_kd.helpers import HELPERS, UNITS, HelperNetwork, Unit, exact_helper, make_helper
 from disk_kd.losses import budget_penalty, scaffolded_kl, scaffolded_nll
+from disk_kd.support import label_cross_entropy
 from disk_kd.tasks.base import StudentTask
 from disk_kd.tasks.checks import fraction
 from disk_kd.tasks.disk_settings import disk_settings, variant_defaults
@@ -151,6 +152,8 @@ class DiSKTask(StudentTask):
         if network is not None:
             self.trainable_module = StudentAndHelper(student, network.to(self.device))
         self.variant = variant
+        # The released forms tell the label from all other classes.
+        self.mixes = variant == "normalised"
         self.settings = settings
         self._check_normalised_options(support, support_mass, budget_unit)
         self.outside_student = support == "outside-student"
@@ -203,7 +206,7 @@ class DiSKTask(StudentTask):
 
         Args:
             input: (B, C, H, W), normalised for the student.
-            target: (B,) class indices.
+            target: (B,) class indices, or (B, C) shares of the classes in mixed images (normalised only).
             teacher: stored outputs, as `needs` says; the teacher runs when there are none.
 
         Returns:
@@ -257,7 +260,11 @@ class DiSKTask(StudentTask):
             return logits_BC, helper_B, None if hint_loss is None else self.hint_ramp() * hint_loss
         logits_BC, hint_loss = self.look(input, target, teacher)
         if self.settings.helper != "exact":
-            return logits_BC, torch.full_like(target, float(self.settings.helper), dtype=torch.float32), hint_loss
+            return (
+                logits_BC,
+                logits_BC.new_full(target.shape[:1], float(self.settings.helper), dtype=torch.float32),
+                hint_loss,
+            )
         helper_B = exact_helper(
             *self.pair(logits_BC, teacher["logits"]),
             target,
@@ -293,7 +300,7 @@ class DiSKTask(StudentTask):
             return (helper_B > HELPED).float().mean()
         if self.budget_unit == "help":
             return helper_B.mean()
-        ce_B = F.cross_entropy(logits_BC.float(), target_B, reduction="none")
+        ce_B = label_cross_entropy(logits_BC.float(), target_B)
         return (helper_B * ce_B.clamp(max=self.settings.max_ce)).mean()
 
     def _released_penalty(

@@ -36,6 +36,8 @@ class DISTTask(LogitTask):
         ModelError: teacher and student differ in their number of classes.
     """
 
+    mixes = True
+
     def __init__(
         self,
         student: nn.Module,

@@ -35,6 +35,8 @@ class JensenShannonTask(LogitTask):
         ModelError: teacher and student differ in their number of classes.
     """
 
+    mixes = True
+
     def __init__(
         self,
         student: nn.Module,

@@ -33,6 +33,8 @@ class KDTask(LogitTask):
         ModelError: teacher and student differ in their number of classes.
     """
 
+    mixes = True
+
     def __init__(
         self,
         student: nn.Module,

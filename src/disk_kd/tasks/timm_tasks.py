@@ -46,6 +46,8 @@ class _TimmTask(StudentTask):
         settings: its keywords; temperature and weights are checked.
     """
 
+    mixes = True
+
     def __init__(self, student: nn.Module, teacher: nn.Module, kind: Any, need: str, **settings: Any) -> None:
         for name, value in settings.items():
             if name == "temperature":

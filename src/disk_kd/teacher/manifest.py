@@ -4,16 +4,19 @@ A manifest holds
     format   of the folder;
     facts    all that decides what an output is: the teacher, the data, the layout;
     shapes   of each output, per sample;
-    views    of each view what its building told: `build_s`, the seconds it took, and `errors`, what storing
-             changed in its logits.
+    views    of each view what its building told: `build_s`, the seconds it took, `by`, the host and process that
+             worked on it last, and `errors`, what storing changed in its logits.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from disk_kd.errors import CheckpointError
 from disk_kd.files import write_text
@@ -70,9 +73,20 @@ def agreed_record(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
     return record
 
 
-def write_manifest(folder: Path, record: Mapping[str, Any]) -> None:
-    """Put `record` in the place of the manifest in `folder`, whole or not at all."""
-    write_text(folder / MANIFEST, json.dumps(record, indent=2) + "\n")
+@contextmanager
+def changed_manifest(folder: Path, facts: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The manifest as it is now, written when the block, which changes it, ends; other processes wait for that.
+
+    Raises:
+        CheckpointError: as `agreed_record`.
+        OSError: the disk is full or not writable.
+    """
+    with FileLock(folder / "lock"):
+        for leftover in folder.glob(f"{MANIFEST}.*.tmp"):  # of a process that was killed while it wrote one
+            leftover.unlink()
+        record = agreed_record(folder, facts)
+        yield record
+        write_text(folder / MANIFEST, json.dumps(record, indent=2) + "\n")
 
 
 def damaged(folder: Path, what: str) -> CheckpointError:

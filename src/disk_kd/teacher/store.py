@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
 from torch import Tensor
 
 from disk_kd.errors import CheckpointError, RunError
@@ -77,9 +76,9 @@ class TeacherStore:
     ) -> TeacherStore:
         """Make what the folder lacks, or go on where a build was stopped; then open it.
 
-        Any number of processes may build the same store: one works, the others wait for it. A file has its
-        name only after all its rows are on the disk; one that was begun is filled on from the first step of
-        the pass that lacks a row. One pass of the teacher makes all outputs that a view lacks.
+        Any number of processes may build the same store: they share the views, and each returns when all are
+        there. A file has its name only after all its rows are on the disk; one that was begun is filled on from
+        the first step of the pass that lacks a row. One pass of the teacher makes all outputs that a view lacks.
 
         Args:
             path: a folder; made if it is not there.
@@ -91,7 +90,8 @@ class TeacherStore:
             manifest: what else the outputs depend on (dataset fingerprint, augmentation, seed, precision), as
                 JSON values. `teacher_facts` are added.
             top_k: store so many logits of each sample and the sum of the others; None: all logits.
-            progress: called after each batch with the batches done and the batches in all.
+            progress: called after each batch of this process with the batches done and the batches in all; done
+                are those of this view, and of all views that were whole when it was begun.
 
         Raises:
             CheckpointError: the store at `path` was made from something else, or is damaged.
@@ -103,13 +103,12 @@ class TeacherStore:
         path = Path(path)
         layout = {"dtype": "float16", "samples": samples, "top_k": top_k}
         facts = as_json({**manifest, **teacher_facts(teacher), **layout})
-        # A whole store is read without the lock, which a reader may not be allowed to take.
-        if cls.holds(path, teacher.needs, views):
-            agreed_record(path, facts)
-        else:
+        agreed_record(path, facts)
+        # A whole store is read without a lock, which a reader may not be allowed to take.
+        if not cls.holds(path, teacher.needs, views):
             _make_folder(path)
-            with FileLock(path / "lock"):
-                build_missing(path, teacher, loader, facts, views, progress)
+            build_missing(path, teacher, loader, facts, views, progress)
+            agreed_record(path, facts)  # of whoever began the store meanwhile
         return cls.open(path, views=views, needs=teacher.needs)
 
     @classmethod

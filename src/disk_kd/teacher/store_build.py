@@ -1,4 +1,4 @@
-"""Filling a teacher store: what is missing, view by view, going on where a build was stopped.
+"""Filling a teacher store: what is missing, view by view, shared with others, going on where a build was stopped.
 
 Shape letters: N samples, B batch, T temperatures.
 """
@@ -6,19 +6,23 @@ Shape letters: N samples, B batch, T temperatures.
 from __future__ import annotations
 
 import copy
+import os
+import platform
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from disk_kd.errors import ConfigError, DataError, ModelError, RunError
 from disk_kd.teacher.encoding import TEMPERATURES, Encoding, Plain, encoding_of, kl_of_storing
 from disk_kd.teacher.frozen import Teacher
-from disk_kd.teacher.manifest import agreed_record, refuse_difference, write_manifest
+from disk_kd.teacher.manifest import agreed_record, changed_manifest, refuse_difference
 from disk_kd.teacher.store_files import map_file, missing_outputs, output_file, part_file, rows_of, write_blank
 
 Progress = Callable[[int, int], None]
@@ -55,56 +59,63 @@ class _Part(NamedTuple):
 def build_missing(
     path: Path, teacher: Teacher, loader: Batches, facts: dict[str, Any], views: int, progress: Progress | None
 ) -> None:
-    """Make what the folder, whose lock is held, lacks of the teacher's `needs` under views 0 to `views` - 1.
+    """Make what the folder lacks of the teacher's `needs` under views 0 to `views` - 1, or wait for who makes it.
+
+    A view belongs to the process that holds its lock.
 
     Raises:
         As `TeacherStore.build`.
     """
-    record = agreed_record(path, facts)
     order_N = _checked_order(loader, facts["samples"])
-    for leftover in path.glob("*.tmp"):  # of a process that was killed while it wrote one
-        leftover.unlink()
-    for view in range(views):
-        needs = missing_outputs(path, teacher.needs, view)
-        if needs:
-            asked = copy.copy(teacher)
-            asked.needs = frozenset(needs)
-            _ViewBuild(path, record, view, needs).run(asked, loader, order_N, views, progress)
+    # First what is free; then what others had, after a wait as long as it takes: they may have left it unfinished.
+    for patience_s in (0, -1):
+        for view in range(views):
+            if not missing_outputs(path, teacher.needs, view):
+                continue
+            with suppress(Timeout), FileLock(path / f"view{view}.lock", timeout=patience_s):
+                asked = copy.copy(teacher)
+                asked.needs = frozenset(missing_outputs(path, teacher.needs, view))
+                if asked.needs:
+                    whole = sum(not missing_outputs(path, teacher.needs, other) for other in range(views))
+                    _ViewBuild(path, asked, facts, view).run(loader, order_N, whole, views, progress)
 
 
 class _ViewBuild:
-    """The outputs of one view in the making.
+    """The outputs of one view in the making; its lock is held.
 
     Args:
         path: the store's folder.
-        record: its manifest; shapes, errors and times are added.
+        teacher: its `needs` are what the view lacks.
+        facts: that the manifest must hold; shapes, errors and times are added to it.
         view: which view.
-        needs: outputs that it lacks.
     """
 
-    def __init__(self, path: Path, record: dict[str, Any], view: int, needs: list[str]) -> None:
-        self.path, self.record, self.view, self.needs = path, record, view, needs
-        self.names = needs + [_ERRORS] * ("logits" in needs)
+    def __init__(self, path: Path, teacher: Teacher, facts: dict[str, Any], view: int) -> None:
+        self.path, self.teacher, self.view, self.needs = path, teacher, view, sorted(teacher.needs)
+        self.record = agreed_record(path, facts)
+        self.names = self.needs + [_ERRORS] * ("logits" in self.needs)
+        for leftover in path.glob(f"*.view{view}.npy.part.*.tmp"):  # of a process that was killed while it wrote one
+            leftover.unlink()
         begun = [name for name in self.names if part_file(path, name, view).exists()]
         self.parts = {name: self._open(name) for name in begun}
-        self.about = record["views"].setdefault(str(view), {"build_s": 0.0})
         self.saved_at = time.monotonic()
 
-    def run(
-        self, teacher: Teacher, loader: Batches, order_N: np.ndarray, views: int, progress: Progress | None
-    ) -> None:
-        """Fill all parts from the first step that lacks a row on, then put them in their places."""
+    def run(self, loader: Batches, order_N: np.ndarray, whole: int, views: int, progress: Progress | None) -> None:
+        """Fill all parts from the first step that lacks a row on, then put them in their places.
+
+        Progress counts the steps of all `views`, those of the `whole` ones as done.
+        """
         size, steps = loader.batch_size, loader.steps_per_pass
         start = self._first_unwritten(order_N, size)
         try:
             for step, batch in enumerate(loader.batches(self.view, start=start), start):
                 rows_B = batch.ids.cpu().numpy()
                 _check_batch(batch.view, self.view, rows_B, order_N[step * size : (step + 1) * size], step)
-                self._write(teacher(batch.images), rows_B)
+                self._write(self.teacher(batch.images), rows_B)
                 if time.monotonic() > self.saved_at + _SAVE_EVERY_S:
                     self._save()
                 if progress is not None:
-                    progress(self.view * steps + step + 1, views * steps)
+                    progress(whole * steps + step + 1, views * steps)
         finally:
             self._save()
         self._finish(order_N)
@@ -134,14 +145,15 @@ class _ViewBuild:
 
     def _lay_out(self, outputs: Mapping[str, Tensor]) -> None:
         """Write the shapes into the manifest, then the parts that are not there yet, blank."""
-        facts, known = self.record["facts"], self.record["shapes"]
+        facts = self.record["facts"]
         shapes = {need: list(outputs[need].shape[1:]) for need in self.needs}
         encodings = {need: encoding_of(need, shape, facts["top_k"]) for need, shape in shapes.items()}
-        refuse_difference(self.path, known, shapes, known.keys() & shapes.keys())
-        known.update(shapes)
         new = {name: encodings.get(name, _ERROR_ROWS) for name in self.names if name not in self.parts}
         try:
-            write_manifest(self.path, self.record)
+            with changed_manifest(self.path, facts) as self.record:
+                known = self.record["shapes"]
+                refuse_difference(self.path, known, shapes, known.keys() & shapes.keys())
+                known.update(shapes)
             for name, encoding in new.items():
                 write_blank(part_file(self.path, name, self.view), encoding, facts["samples"])
         except OSError as error:
@@ -160,19 +172,22 @@ class _ViewBuild:
 
     def _save(self) -> None:
         """Wait until all that is written is on the disk, and note the time it took."""
-        now = time.monotonic()
-        self.about["build_s"] += now - self.saved_at
-        self.saved_at = now
-        if self.parts:
-            for part in self.parts.values():
-                part.file.flush()
-            write_manifest(self.path, self.record)
+        if not self.parts:
+            return
+        for part in self.parts.values():
+            part.file.flush()
+        with changed_manifest(self.path, self.record["facts"]) as self.record:
+            about = self.record["views"].setdefault(str(self.view), {"build_s": 0.0})
+            now = time.monotonic()
+            about["build_s"] += now - self.saved_at
+            about["by"] = f"{platform.node()}:{os.getpid()}"
+            self.saved_at = now
 
     def _finish(self, order_N: np.ndarray) -> None:
         """Note the errors, then rename the parts: a build that stops in between finds them full."""
         if _ERRORS in self.parts:
-            self.about["errors"] = _summary(self.parts[_ERRORS].rows[order_N])
-            write_manifest(self.path, self.record)
+            with changed_manifest(self.path, self.record["facts"]) as self.record:
+                self.record["views"][str(self.view)]["errors"] = _summary(self.parts[_ERRORS].rows[order_N])
         for need in self.needs:
             part_file(self.path, need, self.view).replace(output_file(self.path, need, self.view))
         part_file(self.path, _ERRORS, self.view).unlink(missing_ok=True)

@@ -1,7 +1,8 @@
 """The loop, its step, its checkpoints and logs."""
 
 from disk_kd.train.compiling import compile_where_it_pays
-from disk_kd.train.log import Display, Meter
+from disk_kd.train.display import Display, JsonConsole
+from disk_kd.train.log import Meter
 from disk_kd.train.loop import BEST, CHECKPOINT, DivergenceError, Position, evaluated, fit
 from disk_kd.train.optim import make_optimizer
 from disk_kd.train.parallel import prepare_ranks
@@ -15,6 +16,7 @@ __all__ = [
     "STOPPED",
     "Display",
     "DivergenceError",
+    "JsonConsole",
     "Meter",
     "Position",
     "StoppedError",

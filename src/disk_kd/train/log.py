@@ -1,20 +1,17 @@
-"""What a run writes while it trains: metrics as JSON lines, TensorBoard when installed, progress on the terminal."""
+"""What a run writes while it trains: metrics as JSON lines, and TensorBoard when installed."""
 
 from __future__ import annotations
 
-import json
-import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from disk_kd import ranks
+from disk_kd.train.display import json_line
 
 
 class Meter:
@@ -59,10 +56,17 @@ class MetricsLog:
 
     The two are apart so that a resumed run's metrics equal an undisturbed run's to the byte. Of many
     ranks the main one alone writes.
+
+    Args:
+        folder: of the run.
+        keep_bytes: of the metrics; what stands after them is from after the checkpoint.
+        show: is given each line, with the kind "timing" for those of `timing.jsonl`.
     """
 
-    def __init__(self, folder: Path, *, keep_bytes: int = 0) -> None:
-        """Open the logs; what stands after the first `keep_bytes` of the metrics is from after the checkpoint."""
+    def __init__(
+        self, folder: Path, *, keep_bytes: int = 0, show: Callable[[Mapping[str, Any]], None] | None = None
+    ) -> None:
+        self._show = show or (lambda line: None)
         writes = ranks.is_main()
         self._metrics = (folder / "metrics.jsonl" if writes else Path(os.devnull)).open("ab")
         self._timing = (folder / "timing.jsonl" if writes else Path(os.devnull)).open("ab")
@@ -74,16 +78,17 @@ class MetricsLog:
     def metrics(self, kind: str, step: int, **values: Any) -> None:
         """Append a line of metrics; numbers that are not finite are written as null."""
         line = {"kind": kind, "step": step, **values}
-        finite = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in line.items()}
-        self._metrics.write((json.dumps(finite) + "\n").encode())
+        self._metrics.write(json_line(line).encode())
         self._metrics.flush()
         self._scalars(kind, step, values)
+        self._show(line)
 
     def timing(self, step: int, **values: float) -> None:
         """Append a line of times and rates."""
-        self._timing.write((json.dumps({"step": step, **values}) + "\n").encode())
+        self._timing.write(json_line({"step": step, **values}).encode())
         self._timing.flush()
         self._scalars("timing", step, values)
+        self._show({"kind": "timing", "step": step, **values})
 
     def sync(self) -> int:
         """Bytes of metrics that are safe on the disk; a checkpoint records them."""
@@ -112,42 +117,3 @@ def _tensorboard(folder: Path) -> Any:
     except ImportError:
         return None
     return SummaryWriter(str(folder / "tensorboard"))
-
-
-class Display:
-    """Progress of a run: a live bar on a terminal, one line an evaluation elsewhere, nothing on a quiet console."""
-
-    def __init__(self, total_steps: int, *, title: str, console: Console) -> None:
-        self.console = console
-        self.title = title
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
-            TimeRemainingColumn(),
-            console=self.console,
-            disable=console.quiet or not console.is_terminal,
-            transient=True,
-        )
-        self._task = self._bar.add_task(title, total=total_steps, note="")
-
-    def __enter__(self) -> Display:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._bar.stop()
-
-    def step(self, done: int) -> None:
-        """Move the bar to `done` steps."""
-        self._bar.update(self._task, completed=done)
-
-    def note(self, phase: str, images_per_s: float, means: Mapping[str, float]) -> None:
-        """Show the latest means beside the bar."""
-        shown = " ".join(f"{name} {means[name]:.3g}" for name in ("loss", "budget_used") if name in means)
-        self._bar.update(self._task, note=f"{phase} {shown} {images_per_s:,.0f} images/s")
-
-    def line(self, text: str) -> None:
-        """Print a line above the bar."""
-        self.console.print(text, highlight=False, soft_wrap=True)

@@ -18,7 +18,8 @@ from disk_kd.errors import RunError
 from disk_kd.files import save_tensors
 from disk_kd.tasks import Phase, StudentTask
 from disk_kd.train.checkpoint import load_checkpoint, random_state, save_checkpoint, seed_draws, set_random_state
-from disk_kd.train.log import Display, Meter, MetricsLog
+from disk_kd.train.display import Display
+from disk_kd.train.log import Meter, MetricsLog
 from disk_kd.train.optim import load_optimizer, make_optimizer, make_scheduler
 from disk_kd.train.state import load_task_state, task_state
 from disk_kd.train.step import TrainStep
@@ -122,7 +123,7 @@ def fit(
         set_random_state(saved["random"])
         log_bytes = saved["log_bytes"]
 
-    log = MetricsLog(folder, keep_bytes=log_bytes)
+    log = MetricsLog(folder, keep_bytes=log_bytes, show=display.record)
     saved_at = clock = time.monotonic()
     task.train()
     with display, StopRequest() as stop:
@@ -150,7 +151,6 @@ def fit(
                     lr = optimizer.param_groups[0]["lr"]
                     log.metrics("train", at.steps, phase=phase.name, train_pass=at.passes, lr=lr, **means)
                     log.timing(at.steps, train_s=at.train_s, images_per_s=at.images / at.train_s)
-                    display.note(phase.name, at.images / at.train_s, means)
                     if not math.isfinite(means["loss"]):
                         raise DivergenceError(_diverged(at.steps))
                 # A loss that is not finite is told with the next line of the log, and the checkpoint before it stays.
@@ -165,7 +165,6 @@ def fit(
             if validate is not None and due:
                 metrics = validate()
                 log.metrics("validation", at.steps, student_passes=at.student_passes, **metrics)
-                display.line(_validation_line(display.title, at, metrics))
                 if metrics["top1"] > at.best_top1:
                     at.best_top1, at.best_pass = metrics["top1"], at.student_passes
                     if ranks.is_main():
@@ -183,8 +182,3 @@ def evaluated(task: StudentTask) -> nn.Module:
 
 def _diverged(steps: int) -> str:
     return f"the loss is no longer finite after {steps} steps; lower train.lr or set train.clip_grad"
-
-
-def _validation_line(title: str, at: Position, metrics: Mapping[str, float]) -> str:
-    shown = f"top-1 {metrics['top1']:.2f}%  nll {metrics['nll']:.3f}"
-    return f"{title}  pass {at.student_passes}  {shown}  {at.images / at.train_s:,.0f} images/s"

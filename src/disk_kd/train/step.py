@@ -54,7 +54,8 @@ class TrainStep:
             module: what the phase trains; its gradients are clipped.
 
         Returns:
-            The loss, its parts and top-1 (percent) on the batch: detached 0-dim tensors.
+            The loss, its parts and top-1 (percent; the larger share counts for mixed images) on the batch: detached
+            0-dim tensors.
         """
         measured = self.gradients(batch)
         if self.settings.clip_grad is not None:
@@ -113,6 +114,7 @@ def micro_batches(batch: Batch, parts: int) -> Iterator[Batch]:
 def measures(result: Mapping[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
     """What the log shows of a step: the loss, its parts, and top-1 on the batch (percent)."""
     scalars = {name: value.detach().float() for name, value in result.items() if value.ndim == 0}
-    scalars["top1"] = (result["output"].argmax(1) == targets).float().mean() * 100
+    labels = targets if targets.dim() == 1 else targets.argmax(1)
+    scalars["top1"] = (result["output"].argmax(1) == labels).float().mean() * 100
     # Stacked, they share no memory with the loss: a compiled function that gave the loss twice would lose its gradient.
     return dict(zip(scalars, torch.stack(list(scalars.values())).unbind(), strict=True))

@@ -1,0 +1,123 @@
+"""Draw the pictures of the pages anew: `python docs/pictures.py`.
+
+`help.svg` is computed by the package's own loss and helper, for one image of made-up logits; `price.svg` shows the two
+runs whose metrics are kept in `results/cifar100-16px/cells/disk`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from disk_kd.helpers import exact_helper
+from disk_kd.losses import scaffolded_kl
+
+ROOT = Path(__file__).parents[1]
+RUNS = ROOT / "results/cifar100-16px/cells/disk"
+COLOURS = {"teacher": "#8a8a8a", "student": "#d98a29", "helped": "#2f74ad"}
+
+CLASSES = ("cat", "fox", "dog", "ship", "car", "plane")
+TEACHER = torch.tensor([[3.2, 2.1, 1.2, -1.0, -1.5, -2.0]])
+STUDENT = torch.tensor([[-0.5, 1.8, 2.9, 0.2, -0.8, -1.5]])
+LABEL = torch.tensor([0])
+SETTINGS: dict[str, Any] = {"top_k": 3, "student_temperature": 1.0, "teacher_temperature": 1.0}
+PRICES = (0.0, 0.25, 1.0)
+
+
+def main(folder: Path) -> None:
+    """Write the pictures into `folder`."""
+    pictures = {"help.svg": help_picture(), "price.svg": price_picture()}
+    # Letters as outlines, so that no font is needed; a fixed salt and no date: the same numbers give the same file.
+    with rc_context({"svg.fonttype": "path", "svg.hashsalt": "docs"}):
+        for name, picture in pictures.items():
+            FigureCanvasSVG(picture).print_svg(folder / name, metadata={"Date": None})
+
+
+def help_picture() -> Figure:
+    """One image: what help does to the student's probabilities, and which help is best at which price."""
+    picture = Figure(figsize=(9, 3.5), layout="constrained")
+    left, right = picture.subplots(1, 2)
+    probabilities(left)
+    objective(right)
+    return picture
+
+
+def probabilities(axes: Axes) -> None:
+    """Teacher, student, and the student with the help that is best at the second price."""
+    student, best = STUDENT.softmax(1)[0], best_help(PRICES[1])
+    support = torch.zeros(len(CLASSES))
+    support[: SETTINGS["top_k"]] = 1
+    helped = (student + best * support) / (1 + support.sum() * best)
+    bars = {"teacher": TEACHER.softmax(1)[0], "student": student, "helped": helped}
+    for number, (name, values) in enumerate(bars.items()):
+        label = f"student with g = {best:.2f}" if name == "helped" else name
+        places = [place + 0.27 * (number - 1) for place in range(len(CLASSES))]
+        axes.bar(places, values.tolist(), width=0.25, color=COLOURS[name], label=label)
+    axes.axvspan(-0.5, SETTINGS["top_k"] - 0.5, color="#2f74ad", alpha=0.08, zorder=0)
+    axes.text(1, 0.75, "support M", ha="center", fontsize=9)
+    axes.set(
+        xticks=range(len(CLASSES)),
+        xticklabels=CLASSES,
+        ylabel="probability",
+        xlim=(-0.5, len(CLASSES) - 0.5),
+        ylim=(0, 0.8),
+    )
+    axes.set_title("An image the student cannot follow", fontsize=11)
+    axes.legend(frameon=False, fontsize=9)
+
+
+def objective(axes: Axes) -> None:
+    """KL(t || q(g)) + price g CE over g, and its minimum by the exact helper."""
+    grid = torch.linspace(0, 1, 201)
+    for price, colour in zip(PRICES, ("#2f74ad", "#4d9a6a", "#a23b52"), strict=True):
+        axes.plot(grid, [value(g, price) for g in grid], color=colour, label=f"price {price:g}")
+        best = best_help(price)
+        axes.plot(best, value(torch.tensor(best), price), "o", color=colour, clip_on=False)
+        at = (best, value(torch.tensor(best), price))
+        axes.annotate(f"g = {best:.2f}", at, (0, -14), textcoords="offset points", ha="right" if best == 1 else "left")
+    axes.set(xlabel="g, the help", ylabel="KL(t || q) + price g CE, nats", xlim=(0, 1), ylim=(0, None))
+    axes.set_title("What the exact helper minimises", fontsize=11)
+    axes.legend(frameon=False, fontsize=9)
+
+
+def value(g: torch.Tensor, price: float) -> float:
+    """The helper's objective."""
+    cost = torch.nn.functional.cross_entropy(STUDENT, LABEL)
+    return float(scaffolded_kl(STUDENT, TEACHER, LABEL, g[None], **SETTINGS) + price * g * cost)
+
+
+def best_help(price: float) -> float:
+    """The g that minimises it."""
+    return float(exact_helper(STUDENT, TEACHER, LABEL, **SETTINGS, price=price, max_ce=5.0))
+
+
+def price_picture() -> Figure:
+    """Budget asked and used, and the price, over two runs."""
+    picture = Figure(figsize=(9, 3), layout="constrained")
+    left, right = picture.subplots(1, 2)
+    for seed, shade in ((0, 1.0), (1, 0.5)):
+        lines = [json.loads(line) for line in (RUNS / f"seed{seed}/metrics.jsonl").read_text().splitlines()]
+        lines = [line for line in lines if line["kind"] == "train"]
+        steps = [line["step"] for line in lines]
+        used, price = ([line[name] for line in lines] for name in ("budget_used", "price"))
+        left.plot(steps, used, color="#2f74ad", alpha=shade, label=f"used, seed {seed}")
+        right.plot(steps, price, color="#a23b52", alpha=shade, label=f"seed {seed}")
+    left.axhline(lines[-1]["budget"], color="black", linestyle="--", linewidth=1, label="asked")
+    left.set(xlabel="step", ylabel="mean g CE, nats", yscale="log", title="Budget")
+    right.set(xlabel="step", ylabel="nats per unit of help", ylim=(0, None), title="Price")
+    for axes in (left, right):
+        axes.title.set_fontsize(11)
+        axes.legend(frameon=False, fontsize=9)
+    return picture
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs/pictures")

@@ -1,0 +1,63 @@
+"""The splits of a dataset, in memory or read as they are needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from disk_kd.data.split import Split
+from disk_kd.data.stream import StreamedSplit
+from disk_kd.errors import DataError
+
+AnySplit = Split | StreamedSplit
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """The splits of a dataset, with the same classes and square images of one size.
+
+    Attributes:
+        name: the name it was loaded by.
+        train, validation, test: `validation` selects, `test` is read once, at the end.
+
+    Raises:
+        DataError: when the splits differ in classes or image size, or images are not square.
+    """
+
+    name: str
+    train: AnySplit
+    validation: AnySplit | None
+    test: AnySplit | None
+
+    def __post_init__(self) -> None:
+        channels, height, width = self.train.shape
+        if height != width:
+            raise DataError(f"{self.name}: square images are needed, got {width}x{height}; give data.image_size")
+        for part, split in (("validation", self.validation), ("test", self.test)):
+            if split is None:
+                continue
+            if split.class_names != self.train.class_names:
+                raise DataError(f"{self.name}: the {part} split has other classes than the training split")
+            if split.shape != self.train.shape:
+                got = "x".join(str(side) for side in split.shape)
+                expected = f"{channels}x{height}x{width}"
+                raise DataError(f"{self.name}: {part} images are {got}, train {expected}; give data.image_size")
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The name of each label, in label order."""
+        return self.train.class_names
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.train.class_names)
+
+    @property
+    def in_chans(self) -> int:
+        """Channels of an image."""
+        return self.train.shape[0]
+
+    @property
+    def image_size(self) -> int:
+        """Side of an image in pixels."""
+        return self.train.shape[2]

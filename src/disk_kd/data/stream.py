@@ -1,0 +1,343 @@
+"""Image files that are read as they are needed: decoded, augmented by timm, and brought to the device.
+
+A picture is a function of (file, view, seed), so that a pass can be entered anywhere and stored teacher outputs fit.
+
+Shapes: N samples, n of a batch, C channels, S side in pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any, Literal, NamedTuple, Protocol
+
+import torch
+from PIL import Image
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform
+from timm.data.random_erasing import RandomErasing
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as MapDataset
+
+from disk_kd.data.decode import Reading, as_array, centre_crop, read_picture
+from disk_kd.data.seeds import sample_seeds, seeded
+from disk_kd.errors import ConfigError, DataError
+
+_AHEAD = 4
+"""Batches that each process prepares before they are asked for."""
+
+
+class Files(Protocol):
+    """The files of samples, by number; copied to the processes that decode, and called by several threads."""
+
+    def __call__(self, number: int) -> bytes:
+        """A file's content."""
+
+    def stamp(self, number: int) -> int:
+        """What changes when the content does, cheap to tell: the size in bytes."""
+
+
+@dataclass(frozen=True)
+class TimmAugment:
+    """timm's augmentation of image files, in the place of the centre crop; names and values are timm's.
+
+    Attributes:
+        enabled: augment with timm.
+        scale: share of the image's area that a random crop has, from and to.
+        ratio: the crop's width over its height, from and to.
+        hflip: chance of a mirrored image.
+        vflip: chance of one upside down.
+        color_jitter: strength of changes of brightness, contrast and saturation; without effect where `auto_augment`
+            is given.
+        auto_augment: a policy such as rand-m9-mstd0.5-inc1; null: none.
+        interpolation: of the crop: bilinear, bicubic or random.
+        reprob: chance of random erasing, in timm's normalisation of ImageNet.
+        remode: what erased pixels become: const (the mean), rand (a colour) or pixel (noise).
+        recount: most areas that are erased.
+        repeats: how often a sample stands in a batch, each time in another view (repeated augmentation; a pass then
+            holds fewer samples).
+
+    Raises:
+        ConfigError: timm refuses a value, or values are given while it is off.
+    """
+
+    enabled: bool = False
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    hflip: float = 0.5
+    vflip: float = 0.0
+    color_jitter: float = 0.4
+    auto_augment: str | None = None
+    interpolation: Literal["random", "bilinear", "bicubic"] = "random"
+    reprob: float = 0.0
+    remode: Literal["const", "rand", "pixel"] = "const"
+    recount: int = 1
+    repeats: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.enabled:
+            given = [entry.name for entry in fields(self) if getattr(self, entry.name) != entry.default]
+            if given:
+                raise ConfigError(f"data.timm.{given[0]} has no effect unless data.timm.enabled is true")
+            return
+        for name, (low, high) in (("scale", self.scale), ("ratio", self.ratio)):
+            if not 0 < low <= high:
+                raise ConfigError(f"data.timm.{name} goes from a number above 0 to one not below it, got {low}, {high}")
+        for name in ("hflip", "vflip", "reprob"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"data.timm.{name} is a chance in [0, 1], got {getattr(self, name)}")
+        for name in ("recount", "repeats"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"data.timm.{name} is a number of at least 1, got {getattr(self, name)}")
+        if self.color_jitter < 0:
+            raise ConfigError(f"data.timm.color_jitter is a strength of at least 0, got {self.color_jitter}")
+        try:
+            self.transform(32)
+        except Exception as error:  # timm asserts
+            said = " ".join(str(error).split()) or type(error).__name__
+            raise ConfigError(f"timm refuses data.timm ({said}); see its auto_augment strings") from error
+
+    def transform(self, image_size: int) -> Any:
+        """PIL image to uint8 (C, S, S), by the global random states."""
+        return create_transform(
+            image_size,
+            is_training=True,
+            use_prefetcher=True,  # then it ends with uint8 pixels
+            scale=self.scale,
+            ratio=self.ratio,
+            hflip=self.hflip,
+            vflip=self.vflip,
+            color_jitter=self.color_jitter,
+            auto_augment=self.auto_augment,
+            interpolation=self.interpolation,
+        )
+
+    def erase(self, pixels: Tensor) -> Tensor:
+        """Random erasing of uint8 (C, S, S)."""
+        if not self.reprob:
+            return pixels
+        erasing = RandomErasing(self.reprob, mode=self.remode, max_count=self.recount, device="cpu")
+        # What it writes into numbers that are none is the fill; it is in units of the normalised image.
+        fill = erasing(torch.full(pixels.shape, torch.nan))
+        mean, std = (torch.tensor(x)[:, None, None] for x in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
+        painted = (255 * (fill * std + mean)).round().clamp(0, 255)
+        return torch.where(fill.isnan(), pixels, painted.nan_to_num().to(torch.uint8))
+
+
+NO_AUGMENT = TimmAugment()
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class StreamedSplit:
+    """Labelled image files of a split, in the place of a `Split` whose images are in memory.
+
+    Attributes:
+        files: of all samples, by their number in the original split.
+        targets: int64 (N,).
+        class_names: the name of each label, in label order.
+        ids: int64 (N,): each sample's number in its original split.
+        sources: where each of `files` comes from.
+        reading: how files become pixels; it has an image size.
+        timm: augmentation of training views; where it is off they are as for evaluation.
+        workers: processes that decode; 0: none but this one.
+    """
+
+    files: Files
+    targets: Tensor
+    class_names: tuple[str, ...]
+    ids: Tensor
+    sources: Sequence[str]
+    reading: Reading
+    timm: TimmAugment = NO_AUGMENT
+    workers: int = 0
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __repr__(self) -> str:
+        return f"StreamedSplit({len(self)} files, {len(self.class_names)} classes)"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, rows and columns of an image as a batch has it."""
+        assert self.reading.image_size is not None
+        return 3, self.reading.image_size, self.reading.image_size
+
+    @property
+    def device(self) -> torch.device:
+        """The host: where batches come from."""
+        return torch.device("cpu")
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Where each sample comes from, for messages and reports."""
+        return tuple(self.sources[i] for i in self.ids.tolist())
+
+    def to(self, device: torch.device | str) -> StreamedSplit:
+        """Itself: files stay where they are."""
+        return self
+
+    def subset(self, indices: Tensor | Sequence[int]) -> StreamedSplit:
+        """The samples at `indices` (positions, not ids), which keep their ids."""
+        index = torch.as_tensor(indices, dtype=torch.int64)
+        return replace(self, targets=self.targets[index], ids=self.ids[index])
+
+    def pictures(self, rows: Tensor) -> Tensor:
+        """The images at some positions, as they are without augmentation: uint8 (n, C, S, S)."""
+        stream = Stream(replace(self.subset(rows), workers=0), train=False, seed=0)
+        ((images, _, _),) = stream.groups([torch.arange(len(rows))], 0)
+        return images
+
+    def fingerprint(self) -> str:
+        """SHA-256 over class names, image size, targets, ids, and the files' names and sizes (not their content)."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
+        header = {"shape": [len(self), *self.shape], "class_names": self.class_names, "crop_pct": self.reading.crop_pct}
+        digest = hashlib.sha256(json.dumps(header).encode())
+        for part in (self.targets, self.ids):
+            digest.update(part.numpy().tobytes())
+        for number in self.ids.tolist():
+            # Without the folders above, so that data that was moved is the same.
+            name = "/".join(self.sources[number].split("/")[-2:])
+            digest.update(f"{name} {self.files.stamp(number)}\n".encode())
+        return digest.hexdigest()
+
+
+class Stream:
+    """Batches of a streamed split, prepared by processes that stay alive between passes.
+
+    Args:
+        split: the files.
+        train: augment as `split.timm` says, and read the next file in the place of an unreadable one, so that batches
+            keep their size; else leave it out.
+        seed: of the augmentation.
+        pinned: put batches into pinned memory, from which CUDA copies by itself.
+    """
+
+    def __init__(self, split: StreamedSplit, *, train: bool, seed: int, pinned: bool = False) -> None:
+        self.split = split
+        self.repeats = split.timm.repeats if train else 1
+        self._items = _Items()
+        options: dict[str, Any] = {"persistent_workers": train, "prefetch_factor": _AHEAD} if split.workers else {}
+        self._loader = DataLoader(
+            _Pictures(split, train, seed),
+            batch_sampler=self._items,
+            num_workers=split.workers,
+            collate_fn=_collate,
+            worker_init_fn=_stand_apart,
+            pin_memory=pinned,
+            generator=torch.Generator(),  # it would draw from the global one
+            **options,
+        )
+
+    def groups(self, batches: Iterable[Tensor], view: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Pixels of each batch, uint8 (n, C, S, S), its rows of the split (n,), and the rows of the files read (n,).
+
+        Args:
+            batches: int64 (n,) each: row * repeats + repetition.
+            view: of a row's first repetition in units of repetitions.
+
+        Raises:
+            DataError: a file cannot be read.
+        """
+        r = self.repeats
+        self._items.batches = ([(code // r, view * r + code % r) for code in batch.tolist()] for batch in batches)
+        for images, rows, read, messages in self._loader:
+            for message in messages:
+                if not self.split.reading.skip_unreadable:
+                    raise DataError(f"{message}; replace it, or give data.skip_unreadable=true")
+                warnings.warn(f"left out: {message}", stacklevel=2)
+            yield images, rows, read
+
+
+@contextmanager
+def workers_watched() -> Iterator[None]:
+    """One clear error where a process that decodes dies; torch raises its own wherever this process then is.
+
+    Raises:
+        DataError: a process died inside the block.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        said = str(error).splitlines()[0].rstrip(". ")
+        raise DataError(f"a process that decodes images ended ({said}); out of memory? lower data.workers") from error
+
+
+class _Items:
+    """(row, view) of each sample of the batches that are wanted now."""
+
+    batches: Iterable[list[tuple[int, int]]] = ()
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        yield from self.batches
+
+
+class _Sample(NamedTuple):
+    """A row's pixels, None where there are none, the row whose file they are of, and what was wrong with others."""
+
+    pixels: Tensor | None
+    row: int
+    read: int
+    messages: list[str]
+
+
+class _Pictures(MapDataset[_Sample]):
+    """(row, view) to a sample."""
+
+    def __init__(self, split: StreamedSplit, train: bool, seed: int) -> None:
+        self.files, self.ids, self.sources, self.reading = split.files, split.ids, split.sources, split.reading
+        self.train, self.seed = train, seed
+        self.timm = split.timm if train else NO_AUGMENT
+        self.transform: Any = self.timm.transform(split.shape[1]) if self.timm.enabled else None
+
+    def __getitem__(self, item: tuple[int, int]) -> _Sample:
+        row, view = item
+        tries = len(self.ids) if self.train and self.reading.skip_unreadable else 1
+        messages: list[str] = []
+        for read in ((row + further) % len(self.ids) for further in range(tries)):
+            try:
+                picture = read_picture(self.files, self.sources, int(self.ids[read]))
+            except DataError as error:
+                messages.append(str(error))
+            else:
+                return _Sample(self._pixels(picture, int(self.ids[row]), view), row, read, messages)
+        return _Sample(None, row, row, messages)
+
+    def _pixels(self, picture: Image.Image, number: int, view: int) -> Tensor:
+        if self.transform is None:
+            assert self.reading.image_size is not None
+            return torch.from_numpy(as_array(centre_crop(picture, self.reading.image_size, self.reading.crop_pct)))
+        with seeded(int(sample_seeds(torch.tensor([number]), view, self.seed))):
+            return self.timm.erase(self.transform(picture))
+
+
+def _collate(samples: list[_Sample]) -> tuple[Tensor, Tensor, Tensor, list[str]]:
+    there = [sample.pixels for sample in samples if sample.pixels is not None]
+    images = torch.stack(there) if there else torch.empty(0, 3, 1, 1, dtype=torch.uint8)
+    rows = [(sample.row, sample.read) for sample in samples if sample.pixels is not None]
+    messages = [message for sample in samples for message in sample.messages]
+    own, read = torch.tensor(rows, dtype=torch.int64).view(-1, 2).unbind(1)
+    return images, own, read, messages
+
+
+def _stand_apart(worker: int) -> None:
+    """A launcher signals a rank's whole process group: the rank decides, saves and ends, and its workers with it."""
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)
+
+
+def usual_workers() -> int:
+    """A process for each core that this process may use, less what other ranks of the host use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

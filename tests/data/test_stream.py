@@ -1,0 +1,400 @@
+from __future__ import annotations
+
+import io
+import pickle
+import random
+import subprocess
+import sys
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from disk_kd.data import Augment, Loader, Mix, StreamedSplit, TimmAugment, load_dataset
+from disk_kd.data.decode import Reading
+from disk_kd.data.folders import class_samples
+from disk_kd.data.loader import Batch
+from disk_kd.errors import ConfigError, DataError
+
+PLAIN = TimmAugment()
+STRONG = TimmAugment(enabled=True, auto_augment="rand-m9-mstd0.5", reprob=0.5, remode="pixel")
+
+
+def picture(seed: int, size: tuple[int, int]) -> Image.Image:
+    """Smooth noise, so that JPEG and scaling change little."""
+    small = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
+
+
+def write_jpegs(root: Path, each: int = 5) -> Path:
+    """Two classes in train and val: sizes mixed, one grey, one CMYK, one turned by EXIF."""
+    number = 0
+    for part in ("train", "val"):
+        for label in ("cat", "dog"):
+            (root / part / label).mkdir(parents=True)
+            for index in range(each):
+                number += 1
+                image = picture(number, (40 + 7 * index, 36 + 3 * number % 17))
+                path, exif = root / part / label / f"{index}.jpg", Image.Exif()
+                if index == 1:
+                    image = image.convert("L")
+                if index == 2:
+                    image = image.convert("CMYK")
+                if index == 3:
+                    exif[0x0112] = 6  # turn by 90 degrees
+                image.save(path, quality=95, exif=exif)
+    return root
+
+
+@pytest.fixture(scope="module")
+def jpegs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_jpegs(tmp_path_factory.mktemp("jpegs"))
+
+
+def streamed(root: Path, timm: TimmAugment = PLAIN, workers: int = 0, **reading: object) -> StreamedSplit:
+    samples = class_samples(root / "train")
+    return replace(samples.stream(Reading(**({"image_size": 16} | reading)), workers=workers), timm=timm)  # type: ignore[arg-type]
+
+
+def loader(split: StreamedSplit, **options: object) -> Loader:
+    settings = {"batch_size": 4, "mean": (0.0,) * 3, "std": (1.0,) * 3, "augment": Augment(), "seed": 3}
+    return Loader(split, **(settings | options))  # type: ignore[arg-type]
+
+
+def assert_equal(ours: list[Batch], theirs: list[Batch]) -> None:
+    assert len(ours) == len(theirs) > 0
+    for one, other in zip(ours, theirs, strict=True):
+        assert torch.equal(one.images, other.images)
+        assert torch.equal(one.targets, other.targets)
+        assert torch.equal(one.ids, other.ids)
+        assert one.view == other.view
+
+
+def test_without_timm_pixels_are_those_of_memory(jpegs: Path):
+    in_memory, stream = (load_dataset("folder", root=jpegs, image_size=16, stream=on) for on in (False, True))
+    assert isinstance(stream.train, StreamedSplit)
+    assert (stream.image_size, stream.in_chans, stream.class_names) == (16, 3, ("cat", "dog"))
+    augment = Augment(crop_padding=2, flip=True)
+    assert_equal(
+        list(loader(stream.train, augment=augment).batches(1)),
+        list(loader(in_memory.train, augment=augment).batches(1)),  # type: ignore[arg-type]
+    )
+    assert stream.validation is not None
+    assert in_memory.validation is not None
+    rows = torch.tensor([3, 0])
+    assert torch.equal(stream.validation.pictures(rows), in_memory.validation.pictures(rows))
+    assert stream.validation.paths == in_memory.validation.paths
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_processes_give_what_this_one_gives(jpegs: Path, workers: int):
+    here, there = (loader(streamed(jpegs, STRONG, count)) for count in (0, workers))
+    assert_equal(list(there.batches(0)), list(here.batches(0)))
+    # The second pass is of the same, living processes.
+    assert_equal(list(there.batches(1)), list(here.batches(1)))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_pass_entered_late_goes_on_as_if_never_left(jpegs: Path, workers: int):
+    whole = list(loader(streamed(jpegs, STRONG)).batches(2))
+    late = loader(streamed(jpegs, STRONG, workers))
+    next(late.batches(2))  # a pass that was left early
+    assert_equal(list(late.batches(2, start=1)), whole[1:])
+
+
+def test_views_and_seeds_differ_and_views_come_round(jpegs: Path):
+    of = loader(streamed(jpegs, STRONG), shuffle=False, views=2, augment_seed=0)
+    first, second, again = (next(of.batches(number)) for number in range(3))
+    assert torch.equal(first.images, again.images)
+    assert not torch.equal(first.images, second.images)
+    other = next(loader(streamed(jpegs, STRONG), shuffle=False, views=2, augment_seed=1).batches(0))
+    assert not torch.equal(first.images, other.images)
+
+
+def test_a_subset_meets_the_same_pixels(jpegs: Path):
+    split = streamed(jpegs, STRONG)
+    whole = next(loader(split, shuffle=False, batch_size=10).batches(0))
+    part = next(loader(split.subset([7, 2]), shuffle=False).batches(0))
+    assert torch.equal(part.images, whole.images[[7, 2]])
+    assert part.ids.tolist() == [7, 2]
+
+
+def test_evaluation_is_not_augmented(jpegs: Path):
+    plain = next(loader(streamed(jpegs), augment=None, shuffle=False).batches(0))
+    assert_equal([next(loader(streamed(jpegs, STRONG), augment=None, shuffle=False).batches(0))], [plain])
+
+
+def test_a_crop_sees_the_centre(jpegs: Path):
+    dataset = load_dataset("folder", root=jpegs, image_size=16, crop_pct=0.5, stream=True)
+    assert dataset.validation is not None
+    path = Path(dataset.validation.paths[0])
+    with Image.open(path) as image:
+        side = min(image.size) / 2
+        left, top = (image.width - side) / 2, (image.height - side) / 2
+        box = (left, top, left + side, top + side)
+        expected = image.convert("RGB").resize((16, 16), Image.Resampling.BICUBIC, box=box)
+    got = dataset.validation.pictures(torch.tensor([0]))[0].permute(1, 2, 0).numpy()
+    assert np.abs(got.astype(int) - np.asarray(expected).astype(int)).max() <= 24  # another centre crop rounds its box
+    whole = load_dataset("folder", root=jpegs, image_size=16, crop_pct=0.5, stream=False)
+    assert whole.validation is not None
+    assert torch.equal(whole.validation.pictures(torch.tensor([0]))[0].permute(1, 2, 0), torch.from_numpy(got))
+
+
+def test_repeats_stand_side_by_side_in_views_of_their_own(jpegs: Path):
+    timm = TimmAugment(enabled=True, repeats=2)
+    batches = list(loader(streamed(jpegs, timm)).batches(0))
+    ids = torch.cat([batch.ids for batch in batches])
+    assert len(batches) == 2  # 10 samples, 4 a batch: as many steps as without
+    assert torch.equal(ids[0::2], ids[1::2])
+    assert len(ids[0::2].unique()) == 4
+    images = torch.cat([batch.images for batch in batches])
+    assert not torch.equal(images[0], images[1])
+    following = torch.cat([batch.images for batch in loader(streamed(jpegs, timm), shuffle=False).batches(1)])
+    assert len({image.numpy().tobytes() for image in following}) == len(following)
+
+
+def test_ranks_share_the_batches_of_one(jpegs: Path):
+    whole = list(loader(streamed(jpegs, STRONG)).batches(0))
+    parts = [list(loader(streamed(jpegs, STRONG), rank=rank, ranks=2).batches(0)) for rank in range(2)]
+    for batch, one, other in zip(whole, *parts, strict=True):
+        assert torch.equal(batch.images, torch.cat([one.images, other.images]))
+
+
+def test_no_global_random_state_is_touched(jpegs: Path):
+    states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
+    for batch in loader(streamed(jpegs, STRONG), mix=Mix(mixup=0.2, cutmix=1.0)).batches(0):
+        assert batch.targets.shape == (4, 2)
+    assert states == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())  # noqa: NPY002
+
+
+def test_erasing_paints_what_timm_paints(jpegs: Path):
+    before = torch.full((3, 32, 32), 200, dtype=torch.uint8)
+    torch.manual_seed(0)
+    random.seed(0)
+    after = TimmAugment(enabled=True, reprob=1.0, remode="const").erase(before)
+    mean = torch.tensor([124, 116, 104])  # of ImageNet
+    painted = (after == mean[:, None, None]).all(0)
+    assert 0 < painted.sum() < 32 * 32
+    assert (after[:, ~painted] == 200).all()
+
+
+def test_files_travel_to_other_processes(jpegs: Path, tmp_path: Path):
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        tar.add(jpegs / "train", arcname=".")
+    for samples in (class_samples(jpegs / "train"), class_samples(tmp_path / "x.tar")):
+        assert samples.files is not None
+        content = samples.files(4)
+        copied = pickle.loads(pickle.dumps(samples.files))
+        assert copied(4) == content
+        assert samples.files.stamp(4) == len(content)
+
+
+def damage(root: Path) -> tuple[Path, Path]:
+    truncated, empty = root / "train" / "cat" / "0.jpg", root / "train" / "dog" / "4.jpg"
+    truncated.write_bytes(truncated.read_bytes()[:200])
+    empty.write_bytes(b"")
+    return truncated, empty
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_damaged_files_are_named(tmp_path: Path, workers: int):
+    truncated, empty = damage(write_jpegs(tmp_path))
+    with pytest.raises(DataError, match=rf"{truncated} cannot be read as an image: .*data.skip_unreadable=true"):
+        list(loader(streamed(tmp_path, workers=workers), shuffle=False).batches(0))
+    with pytest.raises(DataError, match=rf"{empty} cannot be read as an image: it is empty; replace it"):
+        list(loader(streamed(tmp_path, workers=workers).subset([9]), shuffle=False).batches(0))
+    with pytest.raises(DataError, match=rf"{truncated} cannot be read as an image"):
+        load_dataset("folder", root=tmp_path, image_size=16, stream=False)
+
+
+def test_damaged_files_are_left_out_on_demand(tmp_path: Path):
+    truncated, empty = damage(write_jpegs(tmp_path))
+    split = streamed(tmp_path, STRONG, skip_unreadable=True)
+    with pytest.warns(UserWarning, match=f"left out: {truncated}"):
+        trained = list(loader(split, shuffle=False, batch_size=5).batches(0))
+    # The next file stands in, with its label.
+    assert torch.cat([batch.ids for batch in trained]).tolist() == list(range(10))
+    assert torch.cat([batch.targets for batch in trained]).tolist() == [0] * 5 + [1] * 4 + [0]
+    with pytest.warns(UserWarning, match=f"left out: {truncated}"):
+        plain = list(loader(replace(split, timm=PLAIN), shuffle=False, batch_size=5).batches(0))
+    assert torch.equal(plain[0].images[0], plain[0].images[1])
+    with pytest.warns(UserWarning, match=f"left out: {empty}"):
+        evaluated = list(loader(split, augment=None, shuffle=False, drop_last=False).batches(0))
+    assert torch.cat([batch.ids for batch in evaluated]).tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
+    with pytest.warns(UserWarning, match="left out"):
+        dataset = load_dataset("folder", root=tmp_path, image_size=16, stream=False, skip_unreadable=True)
+    assert dataset.train.ids.tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert dataset.train.targets.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+
+
+DIES = """
+import multiprocessing, os, signal, sys
+from pathlib import Path
+import torch
+from disk_kd.data.decode import Reading
+from disk_kd.data.folders import class_samples
+from disk_kd.data.stream import Stream, workers_watched
+from disk_kd.errors import DataError
+
+split = class_samples(Path(sys.argv[1])).stream(Reading(16), workers=1)
+batches = Stream(split, train=True, seed=0).groups([torch.tensor([0])] * 1000, 0)
+try:
+    with workers_watched():
+        next(batches)
+        (worker,) = multiprocessing.active_children()
+        os.kill(worker.pid, signal.SIGKILL)
+        list(batches)
+except DataError as error:
+    print(error, flush=True)
+os._exit(0)
+"""
+
+
+def test_a_process_that_died_is_told(jpegs: Path):
+    """In a process of its own: torch raises at any later signal of a child, too."""
+    done = subprocess.run(
+        [sys.executable, "-c", DIES, str(jpegs / "train")], capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.startswith("a process that decodes images ended ("), done.stderr
+    assert done.stdout.endswith("out of memory? lower data.workers\n")
+
+
+def test_the_fingerprint_tells_files_and_settings(jpegs: Path, tmp_path: Path):
+    split = streamed(jpegs)
+    moved = streamed(write_jpegs(tmp_path / "moved"))
+    assert split.fingerprint() == streamed(jpegs).fingerprint() == moved.fingerprint()
+    others = [streamed(jpegs, image_size=8), split.subset([1, 0]), replace(split, targets=1 - split.targets)]
+    damage(tmp_path / "moved")
+    others.append(streamed(tmp_path / "moved"))
+    assert len({other.fingerprint() for other in (split, *others)}) == 5
+
+
+def test_when_files_are_streamed(jpegs: Path, monkeypatch: pytest.MonkeyPatch):
+    def kind(**options: object) -> type:
+        return type(load_dataset("folder", root=jpegs, image_size=16, **options).train)  # type: ignore[arg-type]
+
+    assert kind() is not StreamedSplit
+    assert kind(timm=TimmAugment(enabled=True)) is StreamedSplit
+    monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": 1000}))
+    assert kind() is StreamedSplit
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        (
+            "digits",
+            {"stream": True},
+            "the images of digits are no files: leave data.stream and data.timm.enabled as they are",
+        ),
+        ("digits", {"timm": TimmAugment(enabled=True)}, "the images of digits are no files"),
+        ("folder", {"stream": True}, "streamed images need data.image_size"),
+        ("folder", {"stream": False, "timm": TimmAugment(enabled=True)}, "data.timm augments streamed files"),
+        ("folder", {"crop_pct": 1.5}, r"data.crop_pct is a share of the shorter side in \(0, 1\], got 1.5"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(jpegs: Path, name: str, options: dict, message: str):
+    with pytest.raises((ConfigError, DataError), match=message):
+        load_dataset(name, root=jpegs, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scale": (0.5, 0.1)}, "data.timm.scale goes from a number above 0 to one not below it, got 0.5, 0.1"),
+        ({"hflip": 2.0}, r"data.timm.hflip is a chance in \[0, 1\], got 2.0"),
+        ({"repeats": 0}, "data.timm.repeats is a number of at least 1, got 0"),
+        ({"color_jitter": -1.0}, "data.timm.color_jitter is a strength of at least 0"),
+        ({"auto_augment": "nonsense"}, "timm refuses data.timm"),
+    ],
+)
+def test_values_that_timm_would_not_take_are_refused(options: dict, message: str):
+    with pytest.raises(ConfigError, match=message):
+        TimmAugment(enabled=True, **options)
+
+
+def test_values_without_effect_are_refused():
+    with pytest.raises(ConfigError, match=r"data.timm.hflip has no effect unless data.timm.enabled is true"):
+        TimmAugment(hflip=0.1)
+
+
+def write_shard(path: Path, files: dict[str, bytes]) -> None:
+    with tarfile.open(path, "w") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+
+
+def jpeg(seed: int) -> bytes:
+    file = io.BytesIO()
+    picture(seed, (20, 24)).save(file, "JPEG")
+    return file.getvalue()
+
+
+def write_web_dataset(root: Path) -> Path:
+    root.mkdir()
+    for shard in range(2):
+        numbers = range(3 * shard, 3 * shard + 3)
+        files = {
+            f"{n:03}.{kind}": jpeg(n) if kind == "jpg" else b"%d" % (n % 2) for n in numbers for kind in ("jpg", "cls")
+        }
+        write_shard(root / f"x-train-{shard}.tar", files)
+    write_shard(root / "x-validation-0.tar", {"9.jpg": jpeg(9), "9.cls": b"1"})
+    shards = {"train": ["x-train-0.tar", "x-train-1.tar"], "validation": ["x-validation-0.tar"]}
+    splits = ", ".join(
+        f'"{name}": {{"name": "{name}", "filenames": {files}, "shard_lengths": {[3] * len(files)},'
+        f' "num_samples": {3 * len(files)}}}'.replace("'", '"')
+        for name, files in shards.items()
+    )
+    (root / "_info.json").write_text(f'{{"splits": {{{splits}}}}}')
+    return root
+
+
+def test_shards_of_a_web_dataset_are_read_at_any_place(tmp_path: Path):
+    pytest.importorskip("webdataset")
+    root = write_web_dataset(tmp_path / "wds")
+    dataset = load_dataset("wds/x", root=root, image_size=16, validation=0, timm=STRONG, workers=0)
+    assert dataset.train.targets.tolist() == [0, 1, 0, 1, 0, 1]
+    assert dataset.validation is None
+    assert dataset.test is not None  # the held-out split that is alone
+    assert dataset.train.paths is not None
+    assert dataset.train.paths[4].endswith("x-train-1.tar:004.jpg")
+    memory = load_dataset("wds/x", root=root, image_size=16, validation=0)
+    assert torch.equal(memory.train.pictures(torch.tensor([4])), dataset.train.pictures(torch.tensor([4])))
+
+
+def test_shards_that_do_not_fit_are_refused(tmp_path: Path):
+    pytest.importorskip("webdataset")
+    root = write_web_dataset(tmp_path / "wds")
+    write_shard(root / "x-train-1.tar", {"004.jpg": jpeg(4), "004.cls": b"cat", "005.jpg": jpeg(5)})
+    with pytest.raises(DataError, match=r"one whole label an image is expected, sample 3 has 'cat'"):
+        load_dataset("wds/x", root=root, image_size=16)
+    write_shard(root / "x-train-1.tar", {"005.jpg": jpeg(5)})
+    with pytest.raises(DataError, match=r"x-train-1.tar:005.jpg has no label beside it, 005.cls"):
+        load_dataset("wds/x", root=root, image_size=16)
+    (root / "x-train-1.tar").unlink()
+    with pytest.raises(DataError, match=r"x-train-1.tar is no file; copy the shards to a local folder"):
+        load_dataset("wds/x", root=root, image_size=16)
+
+
+def test_local_parquet_of_hugging_face_is_read_at_any_place(tmp_path: Path):
+    datasets = pytest.importorskip("datasets")
+    rows = {"image": [picture(n, (20, 24)) for n in range(4)], "label": [0, 1, 1, 0]}
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
+    table = datasets.Dataset.from_dict(rows, features=features)
+    (tmp_path / "d" / "data").mkdir(parents=True)
+    table.to_parquet(str(tmp_path / "d" / "data" / "train-0.parquet"))
+    options = {"root": tmp_path / "cache", "image_size": 16, "validation": 0, "workers": 0}
+    dataset = load_dataset(f"hfds/{tmp_path / 'd'}", timm=STRONG, **options)  # type: ignore[arg-type]
+    assert dataset.class_names == ("cat", "dog")
+    assert dataset.train.targets.tolist() == [0, 1, 1, 0]
+    batch = next(loader(dataset.train, shuffle=False).batches(0))  # type: ignore[arg-type]
+    assert batch.images.shape == (4, 3, 16, 16)
+    memory = load_dataset(f"hfds/{tmp_path / 'd'}", **options)  # type: ignore[arg-type]
+    rows = torch.tensor([2])
+    assert torch.equal(dataset.train.pictures(rows), memory.train.pictures(rows))
