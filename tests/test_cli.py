@@ -174,6 +174,14 @@ def test_print_config_is_a_recipe(capsys: pytest.CaptureFixture[str], tmp_path: 
         (["train", "--student.name=resnet5O"], "resnet50"),
         (["train", "digits/teachr"], "no recipe 'digits/teachr'.*digits/teacher"),
         (["train", "--train.learning_rate=1"], r"unknown option train.learning_rate; nearest: "),
+        (
+            ["distill", "--hint.weight=2"],
+            "--hint.weight is an option of a feature method; give --hint NAME too: fitnet",
+        ),
+        (
+            ["evaluate", "cifar_resnet10_s", "--model.options={a: 1}"],
+            "--model.options are of a model that --model.name",
+        ),
         (["train", "--train.passes=many"], "train.passes.*many"),
         (["train", "--train.passes=0"], "train.passes must be at least 1, not 0"),
         (["train", "--train.lr=-1"], "train.lr must be positive"),

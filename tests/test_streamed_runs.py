@@ -120,6 +120,7 @@ def test_stored_outputs_are_those_of_the_teacher_at_each_step(folder: Path, monk
         (["--teacher.store=true"], "data.mix makes new images at each step, whose teacher outputs cannot be stored"),
         (["--data.timm.hflip=2"], r"data.timm.hflip is a chance in [0, 1], got 2.0"),
         (["--data.timm.flip=2"], "unknown option data.timm.flip"),
+        (["--teacher.image_size=32"], "VisionTransformer does not take an image of shape (3, 32, 32) (C, H, W): Input"),
         (["--data.workers=-1"], "data.workers must be at least 0 or null, not -1"),
     ],
 )

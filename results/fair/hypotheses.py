@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from disk_kd.support import log_probabilities
-from disk_kd.tasks import DiSKTask, KDTask
+from disk_kd.tasks import DiSKTask, DISTTask, KDTask
 from disk_kd.tasks.logit_task import LogitTask
 from disk_kd.tasks.snapshot import snapshot
 
@@ -36,20 +36,8 @@ class MemoryDiSK(DiSKTask):
         *,
         momentum: float = 0.8,
         samples: int = 50_000,
-        helper: float | str | None = None,
-        top_k: int | None = None,
-        student_temperature: float | None = None,
-        teacher_temperature: float | None = None,
-        kd_weight: float | None = None,
-        ce_weight: float | None = None,
-        budget: float | None = None,
-        price: float | None = None,
-        price_rate: float | None = None,
-        steps_per_pass: int = 1,
+        **options: Any,
     ) -> None:
-        options: dict[str, Any] = {
-            name: value for name, value in locals().items() if name in DiSKTask.__init__.__kwdefaults__
-        }
         super().__init__(student, teacher, **options)
         self.momentum = momentum
         self.register_buffer("memory", torch.zeros(samples, device=self.device))
@@ -85,20 +73,8 @@ class ClassStopDiSK(DiSKTask):
         *,
         stop_at: float = 0.5,
         momentum: float = 0.99,
-        helper: float | str | None = None,
-        top_k: int | None = None,
-        student_temperature: float | None = None,
-        teacher_temperature: float | None = None,
-        kd_weight: float | None = None,
-        ce_weight: float | None = None,
-        budget: float | None = None,
-        price: float | None = None,
-        price_rate: float | None = None,
-        steps_per_pass: int = 1,
+        **options: Any,
     ) -> None:
-        options: dict[str, Any] = {
-            name: value for name, value in locals().items() if name in DiSKTask.__init__.__kwdefaults__
-        }
         super().__init__(student, teacher, **options)
         self.stop_at, self.momentum = stop_at, momentum
         classes = student.get_classifier().out_features  # type: ignore[operator]
@@ -156,64 +132,6 @@ def mislead(teacher: dict[str, Tensor], share: float) -> dict[str, Tensor]:
     shift_B = torch.where(draw_B < share * 2**32, 1 + draw_B % (logits_BC.shape[1] - 1), 0)
     columns_BC = (torch.arange(logits_BC.shape[1], device=ids_B.device) + shift_B[:, None]) % logits_BC.shape[1]
     return {**teacher, "logits": logits_BC.gather(1, columns_BC)}
-
-
-class MisledKD(KDTask):
-    """KD from a teacher that is wrong on purpose for a share of the images."""
-
-    needs_ids = True
-
-    def __init__(
-        self,
-        student: nn.Module,
-        teacher: nn.Module,
-        *,
-        misled: float = 0.2,
-        temperature: float = 2.0,
-        kd_weight: float = 0.9,
-        ce_weight: float = 0.1,
-        reverse: float = 0.0,
-    ) -> None:
-        super().__init__(
-            student, teacher, temperature=temperature, kd_weight=kd_weight, ce_weight=ce_weight, reverse=reverse
-        )
-        self.misled = misled
-
-    def teach(self, input: Tensor, stored: dict[str, Tensor] | None) -> dict[str, Tensor]:
-        return mislead(super().teach(input, stored), self.misled)
-
-
-class MisledDiSK(DiSKTask):
-    """DiSK from a teacher that is wrong on purpose for a share of the images."""
-
-    needs_ids = True
-
-    def __init__(
-        self,
-        student: nn.Module,
-        teacher: nn.Module,
-        *,
-        misled: float = 0.2,
-        helper: float | str | None = None,
-        top_k: int | None = None,
-        support: str = "teacher",
-        student_temperature: float | None = None,
-        teacher_temperature: float | None = None,
-        kd_weight: float | None = None,
-        ce_weight: float | None = None,
-        budget: float | None = None,
-        price: float | None = None,
-        price_rate: float | None = None,
-        steps_per_pass: int = 1,
-    ) -> None:
-        options: dict[str, Any] = {
-            name: value for name, value in locals().items() if name in DiSKTask.__init__.__kwdefaults__
-        }
-        super().__init__(student, teacher, **options)
-        self.misled = misled
-
-    def teach(self, input: Tensor, stored: dict[str, Tensor] | None) -> dict[str, Tensor]:
-        return mislead(super().teach(input, stored), self.misled)
 
 
 class RelationTask(LogitTask):
@@ -305,3 +223,33 @@ def _residual(x_BC: Tensor, inside_BC: Tensor) -> Tensor:
     """What is left when the means inside and outside are taken out."""
     means = [(x_BC * w_BC).sum(1, True) / w_BC.sum(1, True).clamp(min=1) * w_BC for w_BC in (inside_BC, 1 - inside_BC)]
     return x_BC - means[0] - means[1]
+
+
+class Misled:
+    """A method whose teacher is wrong on purpose for a share of the images."""
+
+    needs_ids = True
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, *, misled: float = 0.2, **options: Any) -> None:
+        super().__init__(student, teacher, **options)  # type: ignore[call-arg]
+        self.misled = misled
+
+    def teach(self, input: Tensor, stored: dict[str, Tensor] | None) -> dict[str, Tensor]:
+        """The teacher's outputs, misled."""
+        return mislead(super().teach(input, stored), self.misled)  # type: ignore[misc]
+
+
+class MisledKD(Misled, KDTask):
+    """KD so misled."""
+
+
+class MisledDiSK(Misled, DiSKTask):
+    """DiSK so misled."""
+
+
+class MisledDIST(Misled, DISTTask):
+    """DIST so misled."""
+
+
+class MisledGCE(Misled, GCETask):
+    """Generalised cross-entropy so misled."""

@@ -29,9 +29,9 @@ from disk_kd.config import (
 from disk_kd.data import AnySplit, Dataset, Loader, Split, check_labels, load_dataset
 from disk_kd.errors import CheckpointError, ConfigError, DataError, ModelError
 from disk_kd.hints import Context, Hint
-from disk_kd.models import create_model, load_weights, read_metadata, shipped_weights
+from disk_kd.models import create_model, load_weights, multiply_adds, read_metadata, shipped_weights
 from disk_kd.tasks import StudentTask
-from disk_kd.teacher import Teacher, TeacherStore, store_bytes, teacher_facts
+from disk_kd.teacher import Teacher, TeacherStore, fixed_image_size, store_bytes, teacher_facts
 from disk_kd.train import Display
 
 STUDENT = "student.safetensors"
@@ -178,6 +178,8 @@ def build_task(config: RunConfig, dataset: Dataset, device: torch.device) -> Stu
         task = method(student, **config.method_options)
     else:
         model = build_model(config, "teacher", dataset).to(device).to(memory_format=layout)
+        side = config.teacher.image_size or (fixed_image_size(unwrap_model(model)) or (dataset.image_size,))[0]
+        multiply_adds(model, (dataset.in_chans, side, side))  # a size that it does not take is told here
         if config.hint is not None:
             student = find_hint(config.hint).prepare(student, model, config.hint_options)
             student = student.to(device).to(memory_format=layout)

@@ -184,6 +184,8 @@ def fixed_image_size(model: Any) -> tuple[int, int] | None:
 
 def usual_image_size(model: Any) -> int:
     """Height and width of the images that a plain model was made for; 32 where it does not say."""
+    if made_for := getattr(getattr(model, "patch_embed", None), "img_size", None):
+        return int(made_for[-1])  # options of the model may have changed it
     return _pretrained_cfg(model).get("input_size", (3, 32, 32))[-1]
 
 
