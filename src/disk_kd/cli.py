@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from disk_kd import ranks
-from disk_kd.compare import DEMO, compare, cores, demo_text, of_recipes, read_experiment
+from disk_kd.compare import DEMO, compare, demo_text, of_recipes, read_experiment
 from disk_kd.compare.experiment import is_experiment
 from disk_kd.config import list_recipes, parse_evaluation, parse_run, parse_settings
 from disk_kd.data import DATASETS
@@ -157,7 +157,7 @@ def demo(arguments: Sequence[str]) -> None:
     parser = _Parser(prog="disk-kd demo", description=demo.__doc__)
     parser.add_argument("--runs", type=Path, default=Path("runs/demo"), help="folder of the run directories")
     parser.add_argument("--seeds", type=count, default=10, help="how many seeds")
-    parser.add_argument("--jobs", type=count, default=cores(), help="runs at a time")
+    parser.add_argument("--jobs", type=count, default=ranks.cores(), help="runs at a time")
     _add_output_options(parser)
     options = parser.parse_args(arguments)
     console = _console(options.quiet, options.log_json)

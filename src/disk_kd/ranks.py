@@ -39,6 +39,11 @@ def size() -> int:
     return dist.get_world_size() if _joined() else 1
 
 
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def is_main() -> bool:
     """Whether this process decides, prints and writes."""
     return rank() == 0

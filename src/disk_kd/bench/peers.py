@@ -6,7 +6,6 @@ Models are contiguous and not compiled.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from typing import Any
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision import transforms
 
+from disk_kd import ranks
 from disk_kd.bench.cases import Run
 from disk_kd.bench.measure import Case
 from disk_kd.bench.workbench import Workbench
@@ -99,7 +99,7 @@ class Peers:
 
     def _loading(self) -> dict[str, Any]:
         workers = self.bench.settings.workers
-        workers = cores() if workers is None else workers
+        workers = ranks.cores() if workers is None else workers
         return {
             "batch_size": self.bench.settings.batch_size,
             "num_workers": workers,
@@ -208,8 +208,3 @@ def _torchdistill_config(loading: dict[str, Any]) -> dict[str, Any]:
 def torchdistill_installed() -> bool:
     """Whether its case can run."""
     return find_spec("torchdistill") is not None
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from disk_kd.compare.demo import DEMO, cores, demo_text
+from disk_kd.compare.demo import DEMO, demo_text
 from disk_kd.compare.experiment import Experiment, Row, of_recipes, read_experiment
 from disk_kd.compare.plan import Cell, cell_config, plan_waves
 from disk_kd.compare.run import Comparison, Reporter, compare
@@ -16,7 +16,6 @@ __all__ = [
     "Row",
     "cell_config",
     "compare",
-    "cores",
     "demo_text",
     "of_recipes",
     "plan_waves",

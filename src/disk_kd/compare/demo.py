@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from disk_kd import ranks
 
 DEMO = {
     "ce": "cross-entropy on the labels alone, the baseline",
@@ -29,10 +29,5 @@ Finished runs are reused. At the end: a table, and a report to open in a browser
 
 def _minutes(runs: int, jobs: int) -> str:
     """How long that is, from 2.2 core seconds a run and 30 seconds for the start and the report."""
-    minutes = -(-(30 + 2.2 * runs / min(jobs, cores())) // 60)
+    minutes = -(-(30 + 2.2 * runs / min(jobs, ranks.cores())) // 60)
     return f"{minutes:.0f} minute{'s' if minutes > 1 else ''}"
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

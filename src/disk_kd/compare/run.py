@@ -15,8 +15,8 @@ import torch
 from rich.console import Console
 from scipy.special import stdtrit
 
+from disk_kd import ranks
 from disk_kd.build import load_data
-from disk_kd.compare.demo import cores
 from disk_kd.compare.experiment import Experiment, Row
 from disk_kd.compare.plan import Cell, cell_config, plan_waves
 from disk_kd.compare.table import conditions_text, csv_text, markdown, table
@@ -223,7 +223,7 @@ class _Pool:
 
 def _share_cores(jobs: int) -> None:
     keep_memory()
-    torch.set_num_threads(max(1, cores() // jobs))
+    torch.set_num_threads(max(1, ranks.cores() // jobs))
 
 
 def _run_cell(cell: Cell, runs: Path) -> dict[str, Any] | str:

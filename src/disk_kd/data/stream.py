@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as MapDataset
 
+from disk_kd import ranks
 from disk_kd.data.decode import Reading, as_array, centre_crop, read_picture
 from disk_kd.data.seeds import sample_seeds, seeded
 from disk_kd.errors import ConfigError, DataError
@@ -339,5 +340,4 @@ def _stand_apart(worker: int) -> None:
 
 def usual_workers() -> int:
     """A process for each core that this process may use, less what other ranks of the host use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, ranks.cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
