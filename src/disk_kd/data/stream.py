@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -247,16 +248,21 @@ class Stream:
             view: of a row's first repetition in units of repetitions.
 
         Raises:
-            DataError: a file cannot be read.
+            DataError: a file cannot be read, or a process that reads them died.
         """
         r = self.repeats
         self._items.batches = ([(code // r, view * r + code % r) for code in batch.tolist()] for batch in batches)
-        for images, rows, read, messages in self._loader:
-            for message in messages:
-                if not self.split.reading.skip_unreadable:
-                    raise DataError(f"{message}; replace it, or give data.skip_unreadable=true")
-                warnings.warn(f"left out: {message}", stacklevel=2)
-            yield images, rows, read
+        try:
+            for images, rows, read, messages in self._loader:
+                for message in messages:
+                    if not self.split.reading.skip_unreadable:
+                        raise DataError(f"{message}; replace it, or give data.skip_unreadable=true")
+                    warnings.warn(f"left out: {message}", stacklevel=2)
+                yield images, rows, read
+        except (EOFError, ConnectionError) as error:
+            # It died while its pictures were handed over; torch raises when the signal comes, a moment later.
+            time.sleep(1)
+            raise _died(type(error).__name__) from error
 
 
 @contextmanager
@@ -272,7 +278,11 @@ def workers_watched() -> Iterator[None]:
         if "DataLoader worker" not in str(error):
             raise
         said = str(error).splitlines()[0].rstrip(". ")
-        raise DataError(f"a process that decodes images ended ({said}); out of memory? lower data.workers") from error
+        raise _died(said) from error
+
+
+def _died(said: str) -> DataError:
+    return DataError(f"a process that decodes images ended ({said}); out of memory? lower data.workers")
 
 
 class _Items:
