@@ -32,6 +32,9 @@ RECIPES = resources.files("disk_kd") / "recipes"
 
 _PARTS = ("data", "student", "teacher", "method", "hint", "train")
 
+DEFAULT_METHOD = "kd"
+"""What `distill` runs where no method is named: it led or was level with the leader in docs/results.md."""
+
 _SHORT = {"--method": "--method.name", "--hint": "--hint.name", "--views": "--data.views"}
 
 _RECIPE_HELP = (
@@ -192,7 +195,7 @@ def parse_run(command: str, arguments: Sequence[str]) -> RunConfig:
         arguments = [re.sub(rf"^{short}(?=$|=)", option, argument) for argument in arguments]
     recipe_path = find_recipe(arguments.pop(0)) if arguments and not arguments[0].startswith("-") else None
     recipe = {} if recipe_path is None else load_recipe(recipe_path)
-    method = part_name("method", recipe, arguments) or ("ce" if command == "train" else "disk")
+    method = part_name("method", recipe, arguments) or ("ce" if command == "train" else DEFAULT_METHOD)
     hint = part_name("hint", recipe, arguments)
     if command == "train" and (method != "ce" or hint is not None):
         raise ConfigError(f"disk-kd train is for cross-entropy; run {hint or method} with disk-kd distill")
@@ -410,7 +413,10 @@ def run_parser(command: str, method: str, hint: str | None = None) -> ArgumentPa
     if has_teacher(task) or hint is not None:
         parser.add_class_arguments(TeacherConfig, "teacher")
     parser.add_argument(
-        "--method.name", type=str, default=method, help=f"one of {', '.join(METHODS)}, or my_module:MyTask"
+        "--method.name",
+        type=str,
+        default=method,
+        help=f"one of {', '.join(METHODS)}, or my_module:MyTask; without a name {DEFAULT_METHOD}",
     )
     parser.add_class_arguments(task, "method", skip={"student", "teacher", "steps_per_pass"}, instantiate=False)
     hints = f"one of {', '.join(HINTS)}, or my_module:MyHint; a loss between features, added to the method's"

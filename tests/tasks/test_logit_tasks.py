@@ -94,7 +94,7 @@ def test_bad_settings_are_named(name: str, options: dict[str, float], message: s
 
 def test_timms_kd_is_ours() -> None:
     timms = make("timm-logits", temperature=4.0, task_loss_weight=0.1, distill_loss_weight=0.9)
-    ours = KDTask(timms.student, timms.teacher.model).eval()
+    ours = KDTask(timms.student, timms.teacher.model, temperature=4.0).eval()
     result = timms(IMAGES, TARGETS)
     assert result["loss"].item() == pytest.approx(ours(IMAGES, TARGETS)["loss"].item(), rel=1e-5)
     assert {"task_loss", "kd_loss"} <= result.keys()

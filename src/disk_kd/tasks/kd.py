@@ -40,7 +40,7 @@ class KDTask(LogitTask):
         student: nn.Module,
         teacher: nn.Module,
         *,
-        temperature: float = 4.0,
+        temperature: float = 2.0,
         teacher_temperature: float | None = None,
         kd_weight: float = 0.9,
         ce_weight: float = 0.1,
