@@ -7,9 +7,13 @@ import json
 import os
 import re
 import statistics
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import psutil
 import pytest
 from rich.console import Console
 
@@ -63,6 +67,26 @@ def test_finished_runs_are_not_run_again(finished: tuple[Path, list[str]], tiny:
     done = compare(of_recipes(["digits/kd"], 1), runs=runs, options=options, console=Console(quiet=True))
     assert os.stat(summary).st_mtime_ns == before
     assert done.rows[0]["n"] == 1
+
+
+def test_the_processes_of_a_killed_comparison_end(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "disk_kd",
+        "compare",
+        "digits/teacher",
+        f"--runs={tmp_path}",
+        "--train.passes=100000",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as comparison:
+        while not list(tmp_path.rglob("metrics.jsonl")):
+            assert comparison.poll() is None
+            time.sleep(0.1)
+        processes = psutil.Process(comparison.pid).children(recursive=True)
+        comparison.kill()
+    assert processes
+    assert not psutil.wait_procs(processes, timeout=30)[1]
 
 
 def test_student_options_are_not_for_the_teacher(tmp_path: Path) -> None:

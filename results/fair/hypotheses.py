@@ -253,3 +253,60 @@ class MisledDIST(Misled, DISTTask):
 
 class MisledGCE(Misled, GCETask):
     """Generalised cross-entropy so misled."""
+
+
+class LateDiSK(DiSKTask):
+    """Help late: none, and no move of the price, before the pass `late_from`."""
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, *, late_from: float = 12.0, **options: Any) -> None:
+        super().__init__(student, teacher, **options)
+        self.late_from = late_from
+
+    def _late(self) -> Tensor:
+        return snapshot(self.step) / self.steps_per_pass >= self.late_from
+
+    def _student_and_helper(
+        self, input: Tensor, target: Tensor, teacher: dict[str, Tensor], price: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        logits_BC, helper_B, hint_loss = super()._student_and_helper(input, target, teacher, price)
+        return logits_BC, helper_B * self._late(), hint_loss
+
+    @torch.no_grad()
+    def _advance(self, used: Tensor, budget: Tensor) -> None:
+        super()._advance(torch.where(self._late(), used, budget), budget)
+
+
+class LateGCE(GCETask):
+    """Generalised cross-entropy from the pass `late_from` on, KL before: the bounded control of help late."""
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        *,
+        late_from: float = 12.0,
+        late_weight: float = 1.0,
+        **options: Any,
+    ) -> None:
+        super().__init__(student, teacher, **options)
+        self.late_from, self.late_weight = late_from, late_weight
+
+    def distillation(self, student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
+        """The loss of logits (B, C)."""
+        late = snapshot(self.step) / self.steps_per_pass >= self.late_from
+        log_s_BC = log_probabilities(student, self.temperature)
+        t_BC = log_probabilities(teacher.detach(), self.temperature).exp()
+        early = -(t_BC * log_s_BC).sum(1).mean() * self.temperature**2
+        return torch.where(late, self.late_weight * super().distillation(student, teacher, target), early)
+
+
+class MisledMaskedKD(Misled, KDTask):
+    """KD so misled, of the images alone where the teacher's first class is the label: a control that needs no help."""
+
+    def distillation(self, student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
+        """The loss of logits (B, C) and class indices (B,)."""
+        log_s_BC = log_probabilities(student, self.student_temperature)
+        log_t_BC = log_probabilities(teacher.detach(), self.teacher_temperature)
+        divergence_B = (log_t_BC.exp() * (log_t_BC - log_s_BC)).sum(1)
+        right_B = teacher.argmax(1) == target
+        return self.student_temperature * self.teacher_temperature * (divergence_B * right_B).mean()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import lru_cache
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import torch
@@ -187,9 +189,7 @@ class _Pool:
     def __init__(self, runs: Path, jobs: int, console: Console) -> None:
         self.runs, self.console = runs, console
         self.outcomes: Outcomes = {}
-        self._pool = ProcessPoolExecutor(
-            jobs, mp_context=get_context("spawn"), initializer=_share_cores, initargs=(jobs,)
-        )
+        self._pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_begin, initargs=(jobs,))
 
     def __enter__(self) -> _Pool:
         return self
@@ -221,9 +221,19 @@ class _Pool:
             _say(self.console, f"[{done}/{total}] {name} seed {cell.seed}: {_said(outcome)}")
 
 
-def _share_cores(jobs: int) -> None:
+def _begin(jobs: int) -> None:
+    """A worker's share of the cores, and its end with the comparison."""
+    Thread(target=_end_with_parent, daemon=True).start()
     keep_memory()
     torch.set_num_threads(max(1, ranks.cores() // jobs))
+
+
+def _end_with_parent() -> None:
+    """Without it the worker of a killed comparison would train on, then wait for ever. Its run can be resumed."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _run_cell(cell: Cell, runs: Path) -> dict[str, Any] | str:
