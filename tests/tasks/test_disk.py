@@ -277,6 +277,7 @@ def test_variants_cut_top_k_to_few_classes() -> None:
         ("help", {}),
         ("examples", {}),
         ("ce", {"support": "outside-student"}),
+        ("ce", {"support": "all"}),
         ("ce", {"support_mass": 0.8}),
         ("examples", {"top_k": 0}),
     ],
@@ -300,6 +301,8 @@ def test_the_budget_is_met_in_every_unit_and_support(unit: str, support: dict[st
     ("settings", "message"),
     [
         ({"support": "student"}, "unknown support 'student'; nearest"),
+        ({"support": "all", "top_k": 5}, "support all takes all 12 classes, not 5"),
+        ({"support": "all", "variant": "paper"}, "are of the normalised form, not of paper"),
         ({"support_mass": 0.0}, "support_mass must be above 0 and at most 1, not 0"),
         ({"budget_unit": "nats"}, "unknown budget_unit 'nats'; valid: ce, help, examples"),
         ({"variant": "paper", "budget_unit": "help"}, "are of the normalised form, not of paper"),

@@ -63,7 +63,8 @@ class HelperSettings:
         default = VARIANTS["normalised"]
         given = {name: options.get(name) for name in _SETTINGS}
         chosen = {name: getattr(default, name) if value is None else value for name, value in given.items()}
-        settings = cls(**chosen | {"top_k": min(chosen["top_k"], classes)})
+        most = classes if options.get("support") == "all" else chosen["top_k"]
+        settings = cls(**chosen | {"top_k": min(most, classes)})
         if options.get("helper") == "exact":
             at_end = (run.summary or {}).get("end", {}).get("price", 0.0)
             settings = replace(

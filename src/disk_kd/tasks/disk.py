@@ -5,7 +5,7 @@ Shape letters: B batch, C classes.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,9 @@ from disk_kd.teacher import Teacher, feature_sizes
 
 HELPED = 1e-3
 """An example counts as helped from this g on; a smaller one moves no probability by more than that."""
+
+Support = Literal["teacher", "all", "outside-student"]
+"""Which classes may be helped."""
 
 ScaffoldInputs = tuple[Tensor, Tensor, Tensor, Tensor]
 """What every scaffolded loss reads: student logits (B, C), teacher logits (B, C), targets (B,), helper (B,)."""
@@ -58,8 +61,8 @@ class DiSKTask(StudentTask):
         variant: which form of the method.
         helper: "exact" (normalised only), the name of a network (`disk_kd.helpers.HELPERS`), or a constant g.
         top_k: K of the support M, from 0 to the number of classes; the variant's K is cut down to that.
-        support: whether M is the teacher's top K, or all classes outside the student's own; with the label in
-            either case (normalised only).
+        support: whether M is the teacher's top K, all classes, or those outside the student's own top K; the label
+            always belongs to it (normalised only).
         support_mass: of the teacher's top K those until its probability reaches this (normalised only).
         student_temperature: T_s.
         teacher_temperature: T_t.
@@ -105,7 +108,7 @@ class DiSKTask(StudentTask):
         variant: Literal["normalised", "paper", "imagenet"] = "normalised",
         helper: float | str | None = None,
         top_k: int | None = None,
-        support: Literal["teacher", "outside-student"] = "teacher",
+        support: Support = "teacher",
         support_mass: float = 1.0,
         student_temperature: float | None = None,
         teacher_temperature: float | None = None,
@@ -125,11 +128,12 @@ class DiSKTask(StudentTask):
         helper_warmup_passes: int = 15,
         steps_per_pass: int = 1,
     ) -> None:
+        classes = _classes(student, teacher)
         settings = disk_settings(
             variant,
-            classes=_classes(student, teacher),
+            classes=classes,
             helper=helper,
-            top_k=top_k,
+            top_k=_every_class(top_k, classes) if support == "all" else top_k,
             student_temperature=student_temperature,
             teacher_temperature=teacher_temperature,
             kd_weight=kd_weight,
@@ -188,8 +192,8 @@ class DiSKTask(StudentTask):
 
     def _check_normalised_options(self, support: str, support_mass: float, budget_unit: str) -> None:
         """Options that the released forms do not have, and the unit that no network can be trained by."""
-        if support not in ("teacher", "outside-student"):
-            raise ConfigError(f"unknown support {support!r}; {nearest(support, ('teacher', 'outside-student'))}")
+        if support not in get_args(Support):
+            raise ConfigError(f"unknown support {support!r}; {nearest(support, get_args(Support))}")
         if not 0 < support_mass <= 1:
             raise ConfigError(f"support_mass must be above 0 and at most 1, not {support_mass}")
         if budget_unit not in UNITS:
@@ -351,6 +355,17 @@ def _classes(*models: nn.Module) -> int | None:
     """The number of classes, as the first of these models says that says it."""
     plain = (unwrap_model(model.model if isinstance(model, Teacher) else model) for model in models)
     return next((model.num_classes for model in plain if hasattr(model, "num_classes")), None)
+
+
+def _every_class(top_k: int | None, classes: int | None) -> int:
+    """K of the support "all"."""
+    if classes is None:
+        raise ConfigError(
+            "support all needs a model that says its num_classes; give top_k, the number of classes, instead"
+        )
+    if top_k not in (None, classes):
+        raise ConfigError(f"support all takes all {classes} classes, not {top_k}; leave out top_k, or support")
+    return classes
 
 
 def _alternation(student_passes: int, helper_passes: int, helper_warmup_passes: int) -> tuple[Phase, ...]:
