@@ -1,13 +1,15 @@
 """Draw the pictures of the pages anew: `python docs/pictures.py`.
 
 `help.svg` is computed by the package's own loss and helper, for one image of made-up logits; `price.svg` shows the two
-runs whose metrics are kept in `results/cifar100-16px/cells/disk`.
+runs whose metrics are kept in `results/cifar100-16px/cells/disk`; `gain.svg` the runs of `results/fair/cells.csv`.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,13 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from disk_kd.compare.run import interval
 from disk_kd.helpers import exact_helper
 from disk_kd.losses import scaffolded_kl
 
 ROOT = Path(__file__).parents[1]
 RUNS = ROOT / "results/cifar100-16px/cells/disk"
+CELLS = ROOT / "results/fair/cells.csv"
 COLOURS = {"teacher": "#8a8a8a", "student": "#d98a29", "helped": "#2f74ad"}
 
 CLASSES = ("cat", "fox", "dog", "ship", "car", "plane")
@@ -34,7 +38,7 @@ PRICES = (0.0, 0.25, 1.0)
 
 def main(folder: Path) -> None:
     """Write the pictures into `folder`."""
-    pictures = {"help.svg": help_picture(), "price.svg": price_picture()}
+    pictures = {"help.svg": help_picture(), "price.svg": price_picture(), "gain.svg": gain_picture()}
     # Letters as outlines, so that no font is needed; a fixed salt and no date: the same numbers give the same file.
     with rc_context({"svg.fonttype": "path", "svg.hashsalt": "docs"}):
         for name, picture in pictures.items():
@@ -117,6 +121,42 @@ def price_picture() -> Figure:
         axes.title.set_fontsize(11)
         axes.legend(frameon=False, fontsize=9)
     return picture
+
+
+SIZES = {"tuned-xxs": 13_020, "capacity-xs": 27_884, "tuned-s": 83_852}
+METHODS = {"dist": ("DIST", "#4d9a6a"), "disk": ("DiSK, exact helper", "#2f74ad"), "ce": ("CE", "#8a8a8a")}
+
+
+def gain_picture() -> Figure:
+    """Gain over KD of the chosen settings against the student's size, paired by seed, with 95% intervals."""
+    picture = Figure(figsize=(9, 3.2), layout="constrained")
+    axes = picture.subplots()
+    for number, (method, (label, colour)) in enumerate(METHODS.items()):
+        places, means, halves = [], [], []
+        for experiment, parameters in SIZES.items():
+            kd, own = chosen_top1(experiment, "kd"), chosen_top1(experiment, method)
+            if own:
+                mean, half = interval([own[seed] - kd[seed] for seed in kd])
+                places.append(parameters * 1.03 ** (number - 1))
+                means.append(mean)
+                halves.append(half)
+        axes.errorbar(places, means, halves, fmt="o-", color=colour, capsize=4, label=label)
+    axes.axhline(0, color="black", linewidth=1)
+    axes.set(xscale="log", xlabel="parameters of the student", ylabel="top-1 gain over KD, points")
+    axes.set_xticks(list(SIZES.values()), [f"{number:,}" for number in SIZES.values()])
+    axes.minorticks_off()
+    axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
+    return picture
+
+
+def chosen_top1(experiment: str, method: str) -> dict[str, float]:
+    """Top-1 on test of a method's chosen setting, which is the one that ran with three seeds."""
+    settings: dict[str, dict[str, float]] = defaultdict(dict)
+    with CELLS.open() as file:
+        for cell in csv.DictReader(file):
+            if cell["experiment"] == experiment and cell["setting"].partition("/")[0] == method:
+                settings[cell["setting"]][cell["seed"]] = float(cell["top1"])
+    return max(settings.values(), key=len, default={})
 
 
 if __name__ == "__main__":

@@ -166,6 +166,12 @@ def test_print_config_is_a_recipe(capsys: pytest.CaptureFixture[str], tmp_path: 
     assert capsys.readouterr().out == text
 
 
+def test_without_a_named_method_distilling_is_kd(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["distill", "--print_config"]) == 0
+    method = yaml.safe_load(capsys.readouterr().out)["method"]
+    assert (method["name"], method["temperature"]) == ("kd", 2.0)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

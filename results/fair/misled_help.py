@@ -1,4 +1,4 @@
-"""Does the help find the images about which the teacher misleads? Areas under the ROC curve, chance .5.
+"""Does the help find the images about which the teacher misleads, or errs by itself? Areas under the ROC curve.
 
 python results/fair/misled_help.py RUN, a run of misled-s.yaml's row `disk`; 10,000 training images, view 0.
 Legend: B batch, C classes.
@@ -61,12 +61,21 @@ def main(folder: Path, images: int = 10_000) -> None:
         misled_B = (t_BC != right["logits"]).any(1).float()
         divergence_B = (log_t_BC.exp() * (log_t_BC - log_s_BC)).sum(1)
         teacher_loss_B = F.cross_entropy(t_BC, batch.targets, reduction="none")
-        columns.append(torch.stack([misled_B, g_B, divergence_B, teacher_loss_B]))
-    misled, *scores = torch.cat(columns, dim=1)
-    print(f"misled: {misled.mean():.3f} of {len(misled)} images; g there {scores[0][misled == 1].mean():.3f}, ", end="")
-    print(f"elsewhere {scores[0][misled == 0].mean():.3f}")
+        wrong_B = (right["logits"].argmax(1) != batch.targets).float()
+        columns.append(torch.stack([misled_B, wrong_B, g_B, divergence_B, teacher_loss_B]))
+    misled, wrong, *scores = torch.cat(columns, dim=1)
+    sincere = misled == 0
+    print(
+        f"misled: {misled.mean():.3f} of {len(misled)} images; wrong by itself: {wrong[sincere].mean():.3f} of the rest"
+    )
+    print(
+        f"g: misled {scores[0][~sincere].mean():.3f}, wrong by itself {scores[0][sincere & (wrong == 1)].mean():.4f}, ",
+        end="",
+    )
+    print(f"right {scores[0][sincere & (wrong == 0)].mean():.4f}")
     for name, score in zip(("g", "divergence of the student", "teacher's loss on the label"), scores, strict=True):
-        print(f"{name}: {roc_auc_score(misled, score):.3f}")
+        areas = roc_auc_score(misled, score), roc_auc_score(wrong[sincere], score[sincere])
+        print(f"{name}: misled {areas[0]:.3f}, wrong by itself {areas[1]:.3f}")
 
 
 if __name__ == "__main__":
