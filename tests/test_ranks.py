@@ -105,6 +105,20 @@ def test_killed_and_stopped_on_two_ranks_and_ended_on_one_a_run_is_that_of_one_p
     assert summaries[0]["test"] == pytest.approx(summaries[1]["test"], abs=2.0)
 
 
+def test_two_ranks_learn_by_timms_task_what_one_process_does(folder: Path) -> None:
+    (folder / "timm.yaml").write_text(json.dumps({**RECIPE, "method": {"name": "timm-logits"}}))
+    command = ["distill", "timm.yaml", "--train.passes=2"]
+    launcher = torchrun(folder, *command, "--output=timm-two")
+    said = launcher.communicate(timeout=LIMIT_S)[0]
+    assert launcher.returncode == 0, said
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main([*command, "--output=timm-one", "--quiet"]) == 0
+    one, two = (load_file(folder / run / "student.safetensors") for run in ("timm-one", "timm-two"))
+    for name, tensor in one.items():
+        assert torch.allclose(tensor, two[name], atol=1e-4), name
+
+
 def test_two_ranks_end_and_write_once(folder: Path) -> None:
     arguments = ["--train.passes=2", "--train.accumulate=2", "--train.ema_decay=0.9"]
     launcher = torchrun(folder, "distill", "recipe.yaml", *arguments, "--output=accumulated")

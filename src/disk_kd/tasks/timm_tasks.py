@@ -81,6 +81,16 @@ class _TimmTask(StudentTask):
         """
         raise ConfigError("a task of timm's takes no hint; add it to kd, ce or another method")
 
+    def compile(self, backend: str = "inductor", mode: str | None = None, **options: Any) -> nn.Module:  # type: ignore[override]
+        """As of every task; timm's then runs what was compiled."""
+        module = super().compile(backend, mode, **options)
+        self._inner[0].trainable_module = module
+        return module
+
+    def _wrap(self, options: dict[str, Any]) -> None:
+        super()._wrap(options)
+        self._inner[0].trainable_module = self.trainable_module
+
     def forward(self, input: Tensor, target: Tensor, teacher: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Loss of a batch.
 

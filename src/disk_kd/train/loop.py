@@ -83,7 +83,7 @@ def fit(
     """
     task, settings = step.task, step.settings
     phases = {phase.name: phase for phase in plan}
-    modules = {name: getattr(task, phase.module) for name, phase in phases.items()}
+    modules = {name: unwrap_model(getattr(task, phase.module)) for name, phase in phases.items()}
     optimizers = {name: make_optimizer(module, settings) for name, module in modules.items()}
     schedulers = {
         name: make_scheduler(
