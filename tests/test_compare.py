@@ -31,6 +31,16 @@ def test_weights_are_made_before_they_are_used(tmp_path: Path) -> None:
     assert [set(wave) for wave in waves] == [{Cell("cifar100/teacher-resnet10_l", 0), *start}, set(cells)]
 
 
+DEADLY = """
+import os
+from disk_kd.tasks import CETask
+
+class Deadly(CETask):
+    def forward(self, *batch):
+        os._exit(9)
+"""
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, tiny: Sequence[str]) -> tuple[Path, list[str]]:
     """Two recipes on two seeds, the second of which diverges."""
@@ -87,6 +97,19 @@ def test_the_processes_of_a_killed_comparison_end(tmp_path: Path) -> None:
         comparison.kill()
     assert processes
     assert not psutil.wait_procs(processes, timeout=30)[1]
+
+
+def test_a_run_whose_process_dies_costs_no_other(
+    tmp_path: Path, tiny: Sequence[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "deadly.py").write_text(DEADLY)
+    (tmp_path / "deadly.yaml").write_text("description: deadly\nmethod: {name: 'deadly:Deadly'}\n")
+    monkeypatch.chdir(tmp_path)
+    options = [option for option in tiny if option.startswith(("--data", "--train"))]
+    assert main(["compare", "deadly.yaml", "digits/ce", "--seeds=2", "--jobs=2", "--runs=runs", *options]) == 0
+    deadly, ce = rows_of(tmp_path / "runs/compare.csv")
+    assert (deadly["n"], ce["n"]) == ("0", "2")
+    assert deadly["failed"] == "its process ended abruptly; out of memory? lower --jobs or train.batch_size"
 
 
 def test_student_options_are_not_for_the_teacher(tmp_path: Path) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import lru_cache
 from multiprocessing import get_context, parent_process
@@ -187,9 +189,14 @@ class _Pool:
     """Worker processes, and what came of the runs they did."""
 
     def __init__(self, runs: Path, jobs: int, console: Console) -> None:
-        self.runs, self.console = runs, console
+        self.runs, self.jobs, self.console = runs, jobs, console
         self.outcomes: Outcomes = {}
-        self._pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_begin, initargs=(jobs,))
+        self._pool = self._workers()
+
+    def _workers(self) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(
+            self.jobs, mp_context=get_context("spawn"), initializer=_begin, initargs=(self.jobs,)
+        )
 
     def __enter__(self) -> _Pool:
         return self
@@ -203,12 +210,33 @@ class _Pool:
         total, done = sum(map(len, waves)), 0
         with Display(total, title="runs", console=self.console) as display:
             for wave in waves:
-                futures = {self._pool.submit(_run_cell, cell, self.runs): cell for cell in wave}
-                for future in as_completed(futures):
-                    cell, outcome, done = futures[future], _outcome(future), done + 1
+                for cell, outcome in self._outcomes(wave, self.jobs):
+                    done += 1
                     self.outcomes[cell] = outcome
                     self._tell(cell, outcome, done, total)
                     display.step(done)
+
+    def _outcomes(self, cells: Iterable[Cell], jobs: int) -> Iterator[tuple[Cell, dict[str, Any] | str]]:
+        """What came of each, as they end. One process that dies ends all: their runs go on, one by one."""
+        waiting, suspects = deque(cells), list[Cell]()
+        running: dict[Future[dict[str, Any] | str], Cell] = {}
+        while waiting or running:
+            # No more than run at once, so that nothing is begun after an interrupt.
+            while waiting and len(running) < jobs:
+                cell = waiting.popleft()
+                running[self._pool.submit(_run_cell, cell, self.runs)] = cell
+            ended = wait(running, return_when=FIRST_COMPLETED).done
+            if any(isinstance(future.exception(), BrokenProcessPool) for future in ended):
+                self._pool.shutdown()
+                self._pool, ended = self._workers(), set(running)
+            for future in ended:
+                cell = running.pop(future)
+                if jobs > 1 and isinstance(future.exception(), BrokenProcessPool):
+                    suspects.append(cell)
+                else:
+                    yield cell, _outcome(future)
+        if suspects:
+            yield from self._outcomes(suspects, 1)
 
     def _tell(self, cell: Cell, outcome: dict[str, Any] | str, done: int, total: int) -> None:
         """What came of a run."""
@@ -254,6 +282,8 @@ def _outcome(future: Future[dict[str, Any] | str]) -> dict[str, Any] | str:
     """What `_run_cell` gave, or the first line of what it or its process died of."""
     try:
         return future.result()
+    except BrokenProcessPool:
+        return "its process ended abruptly; out of memory? lower --jobs or train.batch_size"
     except Exception as error:  # other runs go on, whatever one of them died of
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
 
