@@ -102,6 +102,7 @@ def test_evaluate_takes_the_data_of_the_run_wherever_the_options_stand(
 
 def test_a_start_from_a_run_that_started_from_a_file(run: Path, tiny: Sequence[str], tmp_path: Path) -> None:
     save_tensors(tmp_path / "w.safetensors", load_file(run / STUDENT))
+    (tmp_path / "summary.json").write_text("{}")  # some other program's
     first, second = tmp_path / "first", tmp_path / "second"
     assert main(["train", *tiny, f"--student.weights={tmp_path / 'w.safetensors'}", f"--output={first}"]) == 0
     assert main(["train", *tiny, f"--student.weights={first}", f"--output={second}"]) == 0
@@ -194,7 +195,10 @@ def test_without_a_named_method_distilling_is_kd(capsys: pytest.CaptureFixture[s
         (["train", "--train.seed=99999999999999999999"], "train.seed must be below"),
         (["train", "--student.name=vit_tiny_patch16_224"], "vit_tiny_patch16_224|VisionTransformer|image|size"),
         (["train", "--train.batch_size=1"], "batch normalisation needs at least 2 images at a time, not 1"),
-        (["distill", "--method.budget={start: a}"], r"method.budget.*expected float or Cosine or null, not"),
+        (
+            ["distill", "--method=disk", "--method.budget={start: a}"],
+            r"method.budget.*expected float or Cosine or null, not",
+        ),
         (["distill", "--hint=at", "--hint.student_layers=last"], r"expected list\[str\] or null, not last"),
         (["distill", "--train.compile=maybe"], r"expected \['auto'\] or bool, not maybe"),
         (["train", "--train.optimizer=sdg"], "unknown optimizer 'sdg'; nearest: sgd"),
@@ -215,6 +219,7 @@ def test_without_a_named_method_distilling_is_kd(capsys: pytest.CaptureFixture[s
         (["distill", "--method"], "--method needs a name: one of ce, kd, .*, or your own"),
         (["distill", "--method="], "--method needs a name: one of ce, kd"),
         (["distill", "--method=kd"], "the teacher has no weights"),
+        (["distill", "--method.top_k=5"], "method.top_k is no option of this method; it is one of --method disk$"),
         (["distill", "digits/kd", "--runs=/nowhere"], "no teacher weights at .*disk-kd train digits/teacher"),
         (["evaluate", "/nowhere"], "no weights at"),
         (["compare"], "RECIPE"),
@@ -240,10 +245,10 @@ def test_mistakes(
     ("options", "message"),
     [
         (["--method.temperature=0", "--method=kd"], "temperature must be a positive number, not 0"),
-        (["--method.top_k=11"], "top_k must be from 0 to the number of classes, 10, not 11"),
-        (["--method.helper=exactly"], "unknown helper 'exactly'.*nearest: exact"),
+        (["--method=disk", "--method.top_k=11"], "top_k must be from 0 to the number of classes, 10, not 11"),
+        (["--method=disk", "--method.helper=exactly"], "unknown helper 'exactly'.*nearest: exact"),
         (["--teacher.name=cifar_resnet10_xs"], "does not fit ResNet: .*; give weights of this architecture"),
-        (["--method.helper=2"], "constant helper must be from 0 to 1"),
+        (["--method=disk", "--method.helper=2"], "constant helper must be from 0 to 1"),
         (["--hint=sp", "--hint.student_layer=layer9"], "the student's layers: ResNet has no output or module 'layer9'"),
         (["--hint=sp", "--hint.teacher_layer=layer9"], "the teacher's layers: ResNet has no output or module 'layer9'"),
         (["--hint=fitnet", "--hint.teacher_layer=pooled"], "the teacher's layers: pooled of ResNet must be a map"),

@@ -298,6 +298,9 @@ def test_interval_of_known_values() -> None:
         ("rows: {a: {recipe: digits/ce}}\nbaseline: b", "no row 'b' in the comparison"),
         ("rows: {a: {recipe: digits/ce, start: b}}", "no row 'b' in the comparison"),
         ("rows: {a: {recipe: digits/ce}}\nseeds: 2\ntuning_seeds: 0", "tuning_seeds must be from 1 to the 2 seeds"),
+        ("rows: {a: {recipe: digits/ce}}\nseeds: three", "seeds must be a whole number, not 'three'"),
+        ("rows: {a: {recipe: digits/ce}}\ntuning_seeds: 1.5", r"tuning_seeds must be a whole number, not 1\.5"),
+        ("rows: {a: {recipe: digits/ce}}\nbaseline: 1", "no row '1' in the comparison"),
         (
             "rows: {a: {recipe: digits/ce, grid: {train.lr: [1, 2]}}, b: {recipe: digits/ce, start: a}}",
             "b starts from a, of which several settings are tried",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import timm
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -18,7 +19,7 @@ from disk_kd import ranks
 from disk_kd.compare import DEMO, compare, demo_text, of_recipes, read_experiment
 from disk_kd.compare.experiment import is_experiment
 from disk_kd.config import list_recipes, parse_evaluation, parse_run, parse_settings
-from disk_kd.data import DATASETS
+from disk_kd.data import DATASETS, workers_watched
 from disk_kd.errors import ConfigError, DiskKDError, nearest
 from disk_kd.export import FORMATS, export
 from disk_kd.files import write_text
@@ -45,12 +46,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if name not in COMMANDS:
             raise ConfigError(f"unknown command {name!r}; {nearest(name, COMMANDS)}")
-        COMMANDS[name](rest)
+        with workers_watched():
+            COMMANDS[name](rest)
     except StoppedError as error:
         print(f"disk-kd: {error}", file=sys.stderr)
         return STOPPED
     except DiskKDError as error:
         print(f"disk-kd: {error}", file=sys.stderr)
+        return 2
+    except torch.OutOfMemoryError as error:
+        said = str(error).partition(". ")[0]
+        print(f"disk-kd: {said}; lower train.batch_size, or raise train.accumulate", file=sys.stderr)
         return 2
     except OSError as error:
         print(f"disk-kd: {error}; what was written before is whole", file=sys.stderr)

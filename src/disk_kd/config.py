@@ -211,11 +211,11 @@ def parse_run(command: str, arguments: Sequence[str]) -> RunConfig:
     parsed.output = output
     # Absolute, so that the run can be repeated from another folder.
     if parsed.data.root is not None:
-        parsed.data.root = parsed.data.root.absolute()
+        parsed.data.root = parsed.data.root.expanduser().absolute()
     for part in ("student", "teacher"):
         if part in parsed and parsed[part].weights is not None:
             weights = resolve_weights(parsed[part].weights, part, parsed.runs, parsed.train.seed)
-            parsed[part].weights = str(Path(weights).absolute())
+            parsed[part].weights = str(Path(weights).expanduser().absolute())
     for name in ("runs", "resume", "quiet", "log_json"):
         parsed.pop(name)
     hint_options = {} if hint is None else vars(values.hint)
@@ -498,6 +498,14 @@ def _one_line_errors(parser: ArgumentParser) -> Iterator[None]:
         if unknown is None:
             raise ConfigError(_UNION.sub(_expected, text)) from None
         option = ".".join(part for part in unknown.groups() if part)
+        part, _, key = option.partition(".")
+        others = [
+            name for name, task in METHODS.items() if part == "method" and key in inspect.signature(task).parameters
+        ]
+        if others:
+            raise ConfigError(
+                f"{option} is no option of this method; it is one of --method {', '.join(others)}"
+            ) from None
         raise ConfigError(f"unknown option {option}; {nearest(option, parser.get_defaults().keys())}") from None
 
 

@@ -35,9 +35,9 @@ def summarise(config: RunConfig, task: StudentTask, dataset: Dataset, end: Posit
         "train_samples": len(dataset.train),
         "seed": config.train.seed,
         "weight_decay": config.train.weight_decay,
-        "start": "scratch" if start is None else str(start),
+        "start": _start(config, start),
         "student_passes": end.student_passes,
-        "start_passes": 0 if start is None else _passes_before(start),
+        "start_passes": _passes_before(start) if start else None if config.student.pretrained else 0,
         "all_passes": end.passes,
         "selected_pass": end.best_pass if end.best_pass else end.student_passes,
         "train_s": round(end.train_s, 2),
@@ -68,14 +68,20 @@ def last_metrics(folder: Path) -> dict[str, float]:
     return [line for line in lines if line["kind"] == "train"][-1]
 
 
+def _start(config: RunConfig, weights: Path | None) -> str:
+    """Where the student starts from."""
+    if weights is not None:
+        return str(weights)
+    return "pretrained" if config.student.pretrained else "scratch"
+
+
 def _passes_before(weights: Path) -> int | None:
     """Student passes behind the weights that a run starts from; None where nobody knows."""
     try:
         summary = json.loads((weights.parent / SUMMARY).read_text())
-    except (OSError, ValueError):
+        return int(summary["student_passes"]) + int(summary["start_passes"])
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    before = summary["start_passes"]
-    return None if before is None else summary["student_passes"] + before
 
 
 def environment(device: torch.device) -> dict[str, Any]:

@@ -301,6 +301,7 @@ def test_the_budget_is_met_in_every_unit_and_support(unit: str, support: dict[st
     ("settings", "message"),
     [
         ({"support": "student"}, "unknown support 'student'; nearest"),
+        ({"fill": "zero"}, "fill and against are of the released forms"),
         ({"support": "all", "top_k": 5}, "support all takes all 12 classes, not 5"),
         ({"support": "all", "variant": "paper"}, "are of the normalised form, not of paper"),
         ({"support_mass": 0.0}, "support_mass must be above 0 and at most 1, not 0"),

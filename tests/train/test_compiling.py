@@ -118,7 +118,7 @@ def test_a_compiled_run_follows_the_eager_one_and_resumes_as_it_was(
     teacher, broken = tmp_path / "teacher", tmp_path / "broken"
     assert main(["train", *tiny, f"--output={teacher}"]) == 0
     options = [f"--teacher.weights={teacher}", "--teacher.name=cifar_resnet10_xxxs", f"--runs={tmp_path}"]
-    command = ["distill", *tiny, *options, "--train.log_every=1", "--train.checkpoint_every_s=0"]
+    command = ["distill", *tiny, *options, "--method=disk", "--train.log_every=1", "--train.checkpoint_every_s=0"]
     losses = {}
     for compile in ("false", "true"):
         run = tmp_path / compile

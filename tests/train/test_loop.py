@@ -68,6 +68,7 @@ def test_accumulation_moves_the_price_once_a_step(tiny: Sequence[str], tmp_path:
         "--train.lr=1e-12",
         "--train.passes=1",
         "--train.log_every=1",
+        "--method=disk",
         "--method.helper=0.3",
         "--method.budget=0.5",
     ]
@@ -87,8 +88,13 @@ def test_accumulation_moves_the_price_once_a_step(tiny: Sequence[str], tmp_path:
 def test_a_helper_starts_its_schedule_after_its_own_warm_up(tiny: Sequence[str], tmp_path: Path) -> None:
     teacher, run = tmp_path / "teacher", tmp_path / "run"
     assert main(["train", *tiny, f"--output={teacher}"]) == 0
-    learn = ["--teacher.name=cifar_resnet10_xxxs", f"--teacher.weights={teacher}", "--method.helper=teacher-pooled"]
-    rounds = ["--method.student_passes=1", "--method.helper_passes=1", "--method.helper_warmup_passes=2"]
+    learn = ["--teacher.name=cifar_resnet10_xxxs", f"--teacher.weights={teacher}", "--method=disk"]
+    rounds = [
+        "--method.helper=teacher-pooled",
+        "--method.student_passes=1",
+        "--method.helper_passes=1",
+        "--method.helper_warmup_passes=2",
+    ]
     options = [*tiny, *learn, *rounds, "--train.passes=4", "--train.cycles=2", "--train.log_every=1", "--train.lr=0.1"]
     assert main(["distill", *options, f"--output={run}"]) == 0
     rates = {phase: [line["lr"] for line in lines(run) if line["phase"] == phase] for phase in ("student", "helper")}
@@ -96,6 +102,11 @@ def test_a_helper_starts_its_schedule_after_its_own_warm_up(tiny: Sequence[str],
     assert rates["helper"][11] < 0.1
     assert rates["student"].count(0.1) == 2, "one peak a cycle"
     assert min(rates["student"]) > 0
+
+    assert main(["distill", *options, "--train.warmup_passes=0.5", f"--output={run}-warm"]) == 0
+    warm = [line["lr"] for line in lines(tmp_path / "run-warm") if line["phase"] == "helper"]
+    assert warm[:10] == [warm[0]] * 10
+    assert warm[0] > 0.05 > 0.001 == warm[10]
 
 
 def test_micro_batches_cover_the_batch_in_order() -> None:
@@ -109,8 +120,13 @@ def test_micro_batches_cover_the_batch_in_order() -> None:
 def test_alternation_is_counted_in_student_passes(tiny: Sequence[str], tmp_path: Path) -> None:
     teacher, run = tmp_path / "teacher", tmp_path / "run"
     assert main(["train", *tiny, f"--output={teacher}"]) == 0
-    learn = ["--teacher.name=cifar_resnet10_xxxs", f"--teacher.weights={teacher}", "--method.helper=teacher-pooled"]
-    rounds = ["--method.student_passes=1", "--method.helper_passes=2", "--method.helper_warmup_passes=1"]
+    learn = ["--teacher.name=cifar_resnet10_xxxs", f"--teacher.weights={teacher}", "--method=disk"]
+    rounds = [
+        "--method.helper=teacher-pooled",
+        "--method.student_passes=1",
+        "--method.helper_passes=2",
+        "--method.helper_warmup_passes=1",
+    ]
     assert main(["distill", *tiny, *learn, *rounds, "--train.passes=3", f"--output={run}"]) == 0
     phases = dict.fromkeys((line["train_pass"], line["phase"]) for line in lines(run))
     assert [phase for _, phase in phases] == [

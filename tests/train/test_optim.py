@@ -30,6 +30,14 @@ def test_multistep_falls_at_its_milestones() -> None:
     assert found == pytest.approx([1.0] * 6 + [0.1] * 6 + [0.01] * 3)
 
 
+@pytest.mark.parametrize("schedule", ["cosine", "constant", "multistep"])
+def test_a_warm_up_takes_half_of_the_passes_at_most(schedule: str) -> None:
+    found = rates(4, 10, schedule=schedule, warmup_passes=50, milestones=(4,))
+    assert found[:21] == sorted(found[:21])
+    assert found[20] >= 0.49
+    assert found[10] == pytest.approx(0.505)
+
+
 def test_cosine_falls_to_its_end_and_begins_again() -> None:
     found = rates(4, 10, cycles=2)
     assert found[0] == found[20] == 1.0

@@ -58,6 +58,9 @@ class Experiment:
     baseline: str | None = None
 
     def __post_init__(self) -> None:
+        for what, count in (("seeds", self.seeds), ("tuning_seeds", self.tuning_seeds)):
+            if type(count) is not int:
+                raise ConfigError(f"{what} must be a whole number, not {count!r}")
         if not 1 <= self.tuning_seeds <= self.seeds:
             raise ConfigError(f"tuning_seeds must be from 1 to the {self.seeds} seeds, not {self.tuning_seeds}")
         for name in (self.baseline, *(row.start for row in self.rows)):
@@ -113,8 +116,11 @@ def read_experiment(path: Path, seeds: int | None = None) -> Experiment:
         raise ConfigError(f"the experiment {path} must have rows by name, and under 'all' options if any")
     settings = [row for name, about in rows.items() for row in _settings(path, str(name), about, common)]
     count = seeds or content.get("seeds", 3)
-    tuning = min(content.get("tuning_seeds", 1), count)
-    return Experiment(tuple(settings), count, tuning, content.get("baseline"))
+    tuning = content.get("tuning_seeds", 1)
+    if seeds is not None and isinstance(tuning, int):
+        tuning = min(tuning, seeds)
+    baseline = content.get("baseline")
+    return Experiment(tuple(settings), count, tuning, None if baseline is None else str(baseline))
 
 
 def _settings(path: Path, group: str, about: Any, common: dict[str, Any]) -> Iterator[Row]:
@@ -131,7 +137,8 @@ def _settings(path: Path, group: str, about: Any, common: dict[str, Any]) -> Ite
         name = ",".join(f"{key.split('.')[-1]}={_text(value)}" for key, value in tried.items())
         given = tuple(f"--{key}={_text(value)}" for key, value in (options | tried).items())
         folder = "/".join(filter(None, (path.stem, group, name)))
-        yield Row(group, about["recipe"], given, folder, about.get("start"))
+        start = about.get("start")
+        yield Row(group, about["recipe"], given, folder, None if start is None else str(start))
 
 
 def _dotted(options: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

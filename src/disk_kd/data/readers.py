@@ -1,7 +1,6 @@
 """timm's dataset readers: `torch/…`, `hfds/…`, `wds/…`, and `hfids/…` and `tfds/…`, which are read into memory.
 
 Shards of a WebDataset are indexed once, so that any sample of them can be read at any time.
-Load before a process group starts: timm's streaming readers give each rank a share of the samples.
 Hugging Face's readers fetch what their cache lacks whether or not a download was asked for.
 """
 
@@ -149,13 +148,18 @@ def _arrange(splits: dict[str, Samples]) -> Parts:
 def _open(name: str, root: str | None, split: str, download: bool) -> Any:
     """timm's dataset; None when it says that a held-out split does not exist."""
     try:
-        return create_dataset(name, root=root, split=split, download=download)
+        dataset = create_dataset(name, root=root, split=split, download=download)
     except Exception as error:  # every reader raises its own kind
         said = " ".join(str(error).split()) or type(error).__name__
         if split != "train" and "split" in said.lower():
             return None
         hint = "" if download else "; give data.download=true to fetch it"
         raise DataError(f"{name} cannot be opened by timm with root {root}: {said}{hint}") from error
+    # A streaming reader would give each rank a share of the samples; here all have all, and the loader shares out.
+    reader: Any = getattr(dataset, "reader", None)
+    if hasattr(reader, "dist_num_replicas"):
+        reader.dist_rank, reader.dist_num_replicas = 0, 1
+    return dataset
 
 
 def _pairs(dataset: Any) -> Iterator[tuple[Any, Any]]:

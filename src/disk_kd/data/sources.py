@@ -105,6 +105,8 @@ def load_dataset(
     if held_out is None and validation:
         count = max(1, round(validation * len(ids)))
         ids, chosen = set_aside(targets, ids, count, VALIDATION, seed)
+        if not len(ids):
+            raise DataError(f"{name} has {count} training images, all of them set aside; lower data.validation")
         held_out = part(parts.train, cropped, chosen)
     if limit_train is not None:
         ids = ids[stratified(targets[ids], ids, limit_train, LIMIT, seed)]

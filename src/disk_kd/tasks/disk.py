@@ -159,13 +159,13 @@ class DiSKTask(StudentTask):
         # The released forms tell the label from all other classes.
         self.mixes = variant == "normalised"
         self.settings = settings
+        self.fill = fill
+        self.against = against
         self._check_normalised_options(support, support_mass, budget_unit)
         self.outside_student = support == "outside-student"
         self.support_mass = support_mass
         self.budget_unit = budget_unit
         self.top_logits = 0 if self.outside_student else settings.top_k
-        self.fill = fill
-        self.against = against
         self.standardise = standardise
         self.label_smoothing = fraction("label_smoothing", label_smoothing)
         self.steps_per_pass = steps_per_pass
@@ -191,7 +191,7 @@ class DiSKTask(StudentTask):
         return module.helper if isinstance(module, StudentAndHelper) else None
 
     def _check_normalised_options(self, support: str, support_mass: float, budget_unit: str) -> None:
-        """Options that the released forms do not have, and the unit that no network can be trained by."""
+        """Options that the form does not have, and the unit that no network can be trained by."""
         if support not in get_args(Support):
             raise ConfigError(f"unknown support {support!r}; {nearest(support, get_args(Support))}")
         if not 0 < support_mass <= 1:
@@ -202,6 +202,8 @@ class DiSKTask(StudentTask):
             raise ConfigError(
                 f"support, support_mass and budget_unit are of the normalised form, not of {self.variant}"
             )
+        if self.variant == "normalised" and (self.fill, self.against) != ("min", "teacher"):
+            raise ConfigError("fill and against are of the released forms; the normalised one has neither")
         if self.helper is not None and budget_unit == "examples":
             raise ConfigError("a helper network has no gradient from helped examples; take budget_unit ce or help")
 

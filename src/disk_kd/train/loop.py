@@ -126,7 +126,7 @@ def fit(
     log = MetricsLog(folder, keep_bytes=log_bytes, show=display.record)
     saved_at = clock = time.monotonic()
     task.train()
-    with display, StopRequest() as stop:
+    with display, StopRequest(settings.log_every if task.device.type == "cuda" else 1) as stop:
         for phase in plan[at.passes :]:
             task.set_phase(phase.name)
             optimizer, scheduler, module = optimizers[phase.name], schedulers[phase.name], modules[phase.name]
@@ -136,7 +136,8 @@ def fit(
                     raise StoppedError(f"asked to stop after {at.steps} steps; saved, go on with --resume")
                 if ranks.size() > 1:
                     seed_draws(settings.seed, at.steps)
-                scheduler.step(max(0, updates[phase.name]))
+                update = updates[phase.name]
+                scheduler.step(scheduler.warmup_t if update < 0 else update)  # type: ignore[attr-defined]
                 meter.add(step(batch, optimizer, module))
                 updates[phase.name] += 1
                 if phase.trains_student:
@@ -169,6 +170,9 @@ def fit(
                     at.best_top1, at.best_pass = metrics["top1"], at.student_passes
                     if ranks.is_main():
                         save_tensors(folder / BEST, evaluated(task).state_dict())
+                    # Only a CPU would meet the same weights again, if it were killed before the next checkpoint.
+                    if task.device.type != "cpu":
+                        save()
                 clock = time.monotonic()
         save()
     log.close()

@@ -60,7 +60,8 @@ def make_scheduler(optimizer: Optimizer, settings: TrainSettings, passes: int, s
     Args:
         optimizer: whose learning rate it sets.
         settings: kind, peak, warm-up, cycles or milestones, and least learning rate.
-        passes: length of all cycles together. A warm-up that is longer than half a cycle is cut to that.
+        passes: length of all cycles together. A warm-up that is longer than half a cycle, or than half of
+            multistep's and constant's passes, is cut to that.
         steps_per_pass: optimiser steps in a pass.
     """
     if settings.schedule in ("multistep", "constant"):
@@ -71,7 +72,7 @@ def make_scheduler(optimizer: Optimizer, settings: TrainSettings, passes: int, s
             # timm decays one update before the milestone it is given.
             decay_milestones=[milestone * steps_per_pass + 1 for milestone in settings.milestones],
             decay_rate=settings.decay,
-            warmup_epochs=round(settings.warmup_passes * steps_per_pass),
+            warmup_epochs=round(min(settings.warmup_passes, passes / 2) * steps_per_pass),
             warmup_lr=settings.lr / 100,
             step_on_epochs=True,
         )

@@ -24,7 +24,7 @@ class TrainSettings:
         weight_decay: of the optimiser.
         decay_norm_and_bias: whether weight decay covers norms and biases too.
         layer_decay: factor on the learning rate from each layer of a timm model to the one before it; null: none.
-        warmup_passes: passes of linear warm-up, part of the first cycle, at most half of it.
+        warmup_passes: passes of linear warm-up, part of the first cycle (or of all passes), at most half of it.
         schedule: of the learning rate: cosine, tanh, linear (all down to `min_lr`), multistep, which is multiplied by
             `decay` at each milestone, or constant.
         cycles: cycles of the first three, each begun again from `lr`.

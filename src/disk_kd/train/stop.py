@@ -23,11 +23,15 @@ class StoppedError(RunError):
 class StopRequest:
     """Whether a run was asked to stop. Signals count from the block's begin to its end, on any rank.
 
-    All ranks stop before the same step: the one that is asked names a step that none can have begun, since steps end
-    together.
+    All ranks stop before the same step: the one that is asked names a step that none can have begun.
+
+    Args:
+        every: steps after which all ranks have waited for each other: 1 on a CPU, where steps end together; on GPUs
+            those from one reading of the metrics to the next, in which one rank may queue steps far ahead of another.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, every: int = 1) -> None:
+        self._every = every
         self._asked = False
         self._before: dict[signal.Signals, Any] = {}
 
@@ -49,6 +53,6 @@ class StopRequest:
         if ranks.size() == 1:
             return self._asked
         if self._asked:
-            ranks.post(_KEY, str(step + 2))
+            ranks.post(_KEY, str(max(step + 2, (step // self._every + 1) * self._every)))
         before = ranks.posted(_KEY)
         return before is not None and step >= int(before)
