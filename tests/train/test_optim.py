@@ -33,7 +33,7 @@ def test_multistep_falls_at_its_milestones() -> None:
 @pytest.mark.parametrize("schedule", ["cosine", "constant", "multistep"])
 def test_a_warm_up_takes_half_of_the_passes_at_most(schedule: str) -> None:
     found = rates(4, 10, schedule=schedule, warmup_passes=50, milestones=(4,))
-    assert found[:21] == sorted(found[:21])
+    assert found[:20] == sorted(found[:20])
     assert found[20] >= 0.49
     assert found[10] == pytest.approx(0.505)
 
