@@ -219,6 +219,8 @@ def test_without_a_named_method_distilling_is_kd(capsys: pytest.CaptureFixture[s
         (["distill", "--method"], "--method needs a name: one of ce, kd, .*, or your own"),
         (["distill", "--method="], "--method needs a name: one of ce, kd"),
         (["distill", "--method=kd"], "the teacher has no weights"),
+        (["distill", "--method=:Foo"], "no method ':Foo' .*give a module and a class of it"),
+        (["distill", "--method=.m:Foo"], "no method '.m:Foo' .*give a module and a class of it"),
         (["distill", "--method.top_k=5"], "method.top_k is no option of this method; it is one of --method disk$"),
         (["distill", "digits/kd", "--runs=/nowhere"], "no teacher weights at .*disk-kd train digits/teacher"),
         (["evaluate", "/nowhere"], "no weights at"),

@@ -147,9 +147,11 @@ def test_terminal_table_fits_eighty_columns(
         **budget,
     }
     Console(width=80).print(table([row, row]))
+    Console(width=80).print(table([row | {"recipe": "kd [t 2]"}]))
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 80
     assert "disk-constant" in out
+    assert "kd [t 2]" in out
     assert "42.12 ± 0.46" in out
     assert "0.097/0.100" in out
     row |= {"description": "d", "weight_decay": 5e-4, "parameters": 83852, "published": 58.14, "failed": ""}

@@ -158,12 +158,22 @@ def _check_pretrained_classes(teacher: nn.Module, dataset: Dataset) -> None:
             "train it on this dataset first and give --teacher.weights"
         )
     names = settings.get("label_names") or (ImageNetInfo("imagenet-1k").label_names() if theirs == 1000 else None)
-    if names is not None and tuple(names) != dataset.class_names:
+    if names is not None and not _same_classes(tuple(names), dataset.class_names):
         label = next(i for i, (one, other) in enumerate(zip(names, dataset.class_names, strict=True)) if one != other)
         raise DataError(
             f"label {label} is {dataset.class_names[label]!r} in the dataset and {names[label]!r} for the pretrained "
             "teacher; name the class folders as it does, or give --teacher.weights of a teacher of this dataset"
         )
+
+
+def _same_classes(theirs: tuple[str, ...], ours: tuple[str, ...]) -> bool:
+    """Whether the names are the same, as far as the dataset tells: a reader may give numbers, or ImageNet's words."""
+    if ours in (theirs, tuple(map(str, range(len(theirs))))):
+        return True
+    if len(theirs) != 1000:
+        return False
+    words = map(ImageNetInfo("imagenet-1k").index_to_description, range(1000))
+    return [name.partition(",")[0] for name in ours] == [word.partition(",")[0] for word in words]
 
 
 def build_task(config: RunConfig, dataset: Dataset, device: torch.device) -> StudentTask:
@@ -263,12 +273,13 @@ def settle_store(config: RunConfig, task: StudentTask, split: AnySplit, passes: 
     per_view = view_bytes(config, task, split)
     if wanted is True:
         return config if views is not None else settle(config, {"data.views": passes})
+    there = views is not None and TeacherStore.holds(store_folder(config, task, split), task.needs, views)
     if views is not None:
-        stored = views < passes or TeacherStore.holds(store_folder(config, task, split), task.needs, views)
+        stored = views < passes or there
     else:
         views = min(passes, AFFORDABLE_BYTES // per_view)
         stored = views >= min(passes, LEAST_VIEWS)
-    if stored and views * per_view > _free_bytes(config.runs) // 2:
+    if stored and not there and views * per_view > _free_bytes(config.runs) // 2:
         stored = False
         console.print(
             f"The teacher runs at each step: the disk has no room for {views} views of its outputs,"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
@@ -13,6 +14,7 @@ from typing import Any, NoReturn
 import timm
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from disk_kd import ranks
@@ -110,7 +112,7 @@ def _train_or_distill(command: str, arguments: Sequence[str]) -> None:
         _last_line(config.output)
     else:
         console.print(summary_table(summary))
-        console.print(f"Run directory: {config.output}", highlight=False, soft_wrap=True)
+        console.print(f"Run directory: {config.output}", highlight=False, markup=False, soft_wrap=True)
 
 
 def store_outputs(arguments: Sequence[str]) -> None:
@@ -228,7 +230,7 @@ def evaluate(arguments: Sequence[str]) -> None:
     if config.json:
         print(json.dumps(metrics))
         return
-    table = Table(title=f"{config.weights} on {config.data.name} ({config.split})")
+    table = Table(title=escape(f"{config.weights} on {config.data.name} ({config.split})"))
     for name in ("top-1 %", "top-5 %", "NLL", "ECE", "samples"):
         table.add_column(name, justify="right")
     values = (
@@ -278,7 +280,11 @@ def inspect_examples(arguments: Sequence[str]) -> None:
     parser.add_argument("--price", type=float, help=price)
     parser.add_argument("--device", default="auto", help="where student and teacher run once more")
     options = parser.parse_args(arguments)
+    if options.price is not None and not 0 <= options.price < math.inf:
+        raise ConfigError(f"--price is a number from 0 on, not {options.price}")
     run, output = Run.read(options.run), options.output or options.run / "inspect.csv"
+    if not output.parent.is_dir():
+        raise ConfigError(f"no folder {output.parent} to write {output.name} in; make it first")
     found = inspect_run(run, Outputs(options.device), views=options.views, most=options.limit, price=options.price)
     write_text(output, csv_text(found, options.by))
     print(f"Written: {output}, {len(found.split):,} examples; the helper has {found.settings.told()}")
@@ -356,7 +362,7 @@ def list_names(arguments: Sequence[str]) -> None:
         table.add_column("name", no_wrap=True)
         table.add_column("what it is")
         for name, text in entries.items():
-            table.add_row(name, text)
+            table.add_row(name, escape(text))
     Console().print(table)
 
 

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -197,7 +198,10 @@ def evaluate_weights(config: EvaluationConfig) -> dict[str, Any]:
         raise ModelError(f"{path} does not say which model it is for; give --model.name")
     options = config.model.options if config.model else about.get("options", {})
     device = pick_device(config.device)
-    dataset = load_data(config.data)
+    data = config.data
+    if data.image_size is None:  # the size that the student learned from
+        data = replace(data, image_size=about.get("image_size"))
+    dataset = load_data(data)
     split: AnySplit | None = getattr(dataset, config.split)
     if split is None:
         raise DataError(f"{config.data.name} has no {config.split} split")

@@ -169,6 +169,22 @@ def test_one_run_has_its_report_beside_it(runs: Path, tmp_path: Path, capsys: py
     assert "Left out: run was trained without a teacher, and no run of this report has one." in text
 
 
+def test_copies_diverged_runs_and_dollars_have_a_report(runs: Path, tmp_path: Path) -> None:
+    for name in ("seed0", "copy of $seed0$"):
+        shutil.copytree(runs / "disk" / "seed0", tmp_path / "disk" / name)
+    diverged = shutil.copytree(runs / "disk" / "seed1", tmp_path / "diverged")
+    (diverged / "summary.json").unlink()
+    log = (diverged / "metrics.jsonl").read_text().splitlines()
+    nothing = {name: None for name in ("loss", "budget", "budget_used", "price")}
+    log.append(json.dumps(json.loads(log[0]) | nothing | {"step": 999}))
+    (diverged / "metrics.jsonl").write_text("\n".join(log) + "\n")
+    (row, *_) = Page(report([tmp_path], output=tmp_path / "r.html", device="cpu").read_text()).table("top-1 %", "seeds")
+    assert row["seeds"] == "1"
+    named = {"a$_$": [runs / "disk/seed0", runs / "disk/seed1"], "b$_$": [runs / "kd/seed0"]}
+    report_comparison(named, None, tmp_path / "c.html")
+    assert "a$_$" in (tmp_path / "c.html").read_text()
+
+
 @pytest.fixture(scope="module")
 def rows(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The page of a comparison, with names of its own and a baseline that is not the labels alone."""

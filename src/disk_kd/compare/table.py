@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 
 from disk_kd.config import RunConfig
@@ -45,7 +46,7 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
     for title in (*titles, "used/budget"):
         view.add_column(title, justify="right", no_wrap=True)
     for row in rows:
-        name = row["recipe"].removeprefix(common)
+        name = escape(row["recipe"].removeprefix(common))
         if not row["n"]:
             view.add_row(name, "0", "failed")
             continue
@@ -62,7 +63,7 @@ def _title(common: str, alike: dict[str, Any] | None, gains: bool) -> str:
     seeds = "n seeds"
     if alike is not None:
         seeds = f"{alike['n']} seed{'s' * (alike['n'] > 1)}, {_passes(alike)} passes each"
-    title = f"{common or 'recipes'}: mean ± standard deviation over {seeds}"
+    title = f"{escape(common) or 'recipes'}: mean ± standard deviation over {seeds}"
     return f"{title}\ngain: over the baseline, paired by seed, ± half its 95% interval" if gains else title
 
 

@@ -26,6 +26,7 @@ _MARKERS = "os^DvPX*"
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 _CSS_DASHES = ("", "5 2", "1.5 1.5", "6 2 1.5 2")
 _STYLE: Any = {
+    "text.parse_math": False,  # a $ in a name is a $
     "svg.fonttype": "none",
     "svg.hashsalt": "disk-kd",
     "font.size": 10,

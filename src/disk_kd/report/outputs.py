@@ -164,4 +164,5 @@ def data_key(config: RunConfig) -> tuple[Any, ...]:
     """The same for configurations with the same samples and labels in each split."""
     data = config.data
     noise = (data.label_noise, data.limit_train, data.split_seed)
-    return (data.name, data.root, data.image_size, data.validation, *noise)
+    reading = (data.crop_pct, data.skip_unreadable, data.timm)
+    return (data.name, data.root, data.image_size, data.validation, *noise, *reading)

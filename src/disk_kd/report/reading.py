@@ -192,7 +192,7 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     by_key: dict[str, list[Run]] = {}
     for members in written.values():
         by_key.setdefault(members[0].key, []).extend(members)
-    groups = [sorted(members, key=lambda run: run.seed) for members in by_key.values()]
+    groups = [_one_a_seed(members) for members in by_key.values()]
     names = _short_names([_named_folder(members[0].folder) for members in groups])
     return [Group(name, tuple(members)) for name, members in zip(names, groups, strict=True)]
 
@@ -200,10 +200,16 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
 def name_groups(rows: Mapping[str, Sequence[Run]]) -> list[Group]:
     """Rows of a comparison as they are, under as few last parts of their names as tell all apart."""
     names = _short_names([Path(name) for name in rows])
-    return [
-        Group(name, tuple(sorted(members, key=lambda run: run.seed)))
-        for name, members in zip(names, rows.values(), strict=True)
-    ]
+    return [Group(name, tuple(_one_a_seed(members))) for name, members in zip(names, rows.values(), strict=True)]
+
+
+def _one_a_seed(runs: Sequence[Run]) -> list[Run]:
+    """In the order of their seeds; a run and its copy, or its repetition, are one run: the finished one, if one is."""
+    by_seed: dict[int, Run] = {}
+    for run in runs:
+        if run.seed not in by_seed or (run.summary and not by_seed[run.seed].summary):
+            by_seed[run.seed] = run
+    return [by_seed[seed] for seed in sorted(by_seed)]
 
 
 def _named_folder(folder: Path) -> Path:

@@ -87,11 +87,18 @@ def _held(groups: Sequence[Group]) -> str:
     """The budget at the end of each group's chosen run, in words."""
     told = []
     for group in groups:
-        end = (group.chosen.summary or {}).get("end") or group.chosen.student_lines[-1]
+        end = (group.chosen.summary or {}).get("end") or _last_finite(group.chosen.student_lines)
         asked, used = end["budget"], end["budget_used"]
         held = "within it" if used <= 1.1 * asked else f"{used / asked:.1f}-fold" if asked else "over it"
         told.append(f"{group.name} used {used:.3g} of {asked:.3g}, {held}")
     return f"At the end of training: {'; '.join(told)}."
+
+
+def _last_finite(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The last line of a log with a budget; a run that diverged ends with one without numbers."""
+    return next(
+        (line for line in reversed(lines) if line["budget_used"] is not None), {"budget": 0.0, "budget_used": 0.0}
+    )
 
 
 def _series(subject: Subject, group: Group) -> Series:
