@@ -149,7 +149,7 @@ def test_more_than_memory_is_refused(tmp_path: Path):
 
 def test_a_training_split_that_is_all_set_aside_is_refused(tmp_path: Path):
     write_split(tmp_path / "train", classes=("a",), each=1)
-    with pytest.raises(DataError, match="has 1 training images, all of them set aside; lower data.validation"):
+    with pytest.raises(DataError, match=r"has 1 training images, all of them set aside; lower data\.validation"):
         load_dataset("folder", root=tmp_path)
 
 

@@ -175,7 +175,7 @@ def test_copies_diverged_runs_and_dollars_have_a_report(runs: Path, tmp_path: Pa
     diverged = shutil.copytree(runs / "disk" / "seed1", tmp_path / "diverged")
     (diverged / "summary.json").unlink()
     log = (diverged / "metrics.jsonl").read_text().splitlines()
-    nothing = {name: None for name in ("loss", "budget", "budget_used", "price")}
+    nothing = dict.fromkeys(("loss", "budget", "budget_used", "price"))
     log.append(json.dumps(json.loads(log[0]) | nothing | {"step": 999}))
     (diverged / "metrics.jsonl").write_text("\n".join(log) + "\n")
     (row, *_) = Page(report([tmp_path], output=tmp_path / "r.html", device="cpu").read_text()).table("top-1 %", "seeds")
