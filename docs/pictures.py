@@ -135,8 +135,8 @@ def gain_picture() -> Figure:
         places, means, halves = [], [], []
         for experiment, parameters in SIZES.items():
             kd, own = chosen_top1(experiment, "kd"), chosen_top1(experiment, method)
-            if own:
-                mean, half = interval([own[seed] - kd[seed] for seed in kd])
+            if len(shared := kd.keys() & own.keys()) > 1:
+                mean, half = interval([own[seed] - kd[seed] for seed in shared])
                 places.append(parameters * 1.03 ** (number - 1))
                 means.append(mean)
                 halves.append(half)
