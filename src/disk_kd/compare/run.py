@@ -222,11 +222,16 @@ class _Pool:
         running: dict[Future[dict[str, Any] | str], Cell] = {}
         while waiting or running:
             # No more than run at once, so that nothing is begun after an interrupt.
-            while waiting and len(running) < jobs:
-                cell = waiting.popleft()
-                running[self._pool.submit(_run_cell, cell, self.runs)] = cell
-            ended = wait(running, return_when=FIRST_COMPLETED).done
-            if any(isinstance(future.exception(), BrokenProcessPool) for future in ended):
+            broken = False
+            while waiting and len(running) < jobs and not broken:
+                try:
+                    future = self._pool.submit(_run_cell, waiting[0], self.runs)
+                except BrokenProcessPool:
+                    broken = True
+                else:
+                    running[future] = waiting.popleft()
+            ended = set() if broken else wait(running, return_when=FIRST_COMPLETED).done
+            if broken or any(isinstance(future.exception(), BrokenProcessPool) for future in ended):
                 self._pool.shutdown()
                 self._pool, ended = self._workers(), set(running)
             for future in ended:
