@@ -86,7 +86,8 @@ class DiSKTask(StudentTask):
 
     Raises:
         ConfigError: an unknown variant or helper, a constant outside [0, 1], `top_k` above the number of classes,
-            a temperature that is not positive, a negative weight, "exact" with a released form.
+            a temperature that is not positive, a negative weight, an option that the form does not have, "exact" with a
+            released form.
         ModelError: teacher and student differ in their number of classes.
 
     Example:
