@@ -12,7 +12,7 @@ from pathlib import Path
 def main(runs: Path, experiments: list[str]) -> None:
     """Write a line for each finished run."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    scores = ("top1", "nll", "ece", "nll_scaled")
+    scores = ("top1", "nll", "ece", "nll_scaled", "ece_scaled")
     writer.writerow(["experiment", "setting", "seed", "validation_top1", *scores, "helper_mean", "budget_used"])
     for experiment in experiments:
         for path in sorted((runs / experiment).rglob("summary.json")):

@@ -302,9 +302,11 @@ def _came_later(begun: dict[str, Any], config: RunConfig) -> set[str]:
     """Options that `begun`, written by an earlier version, does not know, and that are as they are by default."""
     defaults = run_parser(config.command, config.method, config.hint).get_defaults().as_dict()
     now = yaml.safe_load(config.text)
-    new = {(part, key) for part in begun.keys() & now.keys() if isinstance(now[part], dict) for key in now[part]}
-    new = {(part, key) for part, key in new if key not in begun[part]}
-    return {f"{part}.{key}" for part, key in new if now[part][key] == defaults[part].get(key)}
+    parts = [part for part in begun.keys() & now.keys() if isinstance(now[part], dict)]
+    new = {f"{part}.{key}": (part, key) for part in parts for key in now[part].keys() - begun[part].keys()}
+    # As a file holds them: a tuple is a list there.
+    kept = yaml.safe_load(yaml.safe_dump({name: defaults[part].get(key) for name, (part, key) in new.items()}))
+    return {name for name, (part, key) in new.items() if now[part][key] == kept[name]}
 
 
 def _check_batch(task: StudentTask, images: int) -> None:

@@ -7,6 +7,7 @@ import platform
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -63,9 +64,16 @@ def model_sizes(task: StudentTask, dataset: Dataset) -> dict[str, int]:
 
 
 def last_metrics(folder: Path) -> dict[str, float]:
-    """The means of the last training line of a run's log."""
+    """The last training line of a run's log; its losses, its budget and the help are means over the whole last pass."""
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return [line for line in lines if line["kind"] == "train"][-1]
+    lines = [line for line in lines if line["kind"] == "train"]
+    # A line is the mean over the steps since the one before.
+    steps = [line["step"] - before for line, before in zip(lines, [0, *(line["step"] for line in lines)], strict=False)]
+    last = lines[-1]
+    count = sum(line["train_pass"] == last["train_pass"] for line in lines)
+    held = {"kind", "step", "phase", "train_pass", "lr", "price"}
+    means = {name: fmean((line[name] for line in lines[-count:]), steps[-count:]) for name in last.keys() - held}
+    return last | means
 
 
 def _start(config: RunConfig, weights: Path | None) -> str:

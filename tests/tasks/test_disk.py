@@ -181,12 +181,40 @@ def test_price_climbs_while_the_budget_is_exceeded_and_falls_to_zero_below_it() 
     assert under.price.item() == 0
 
 
-def test_the_budget_is_met() -> None:
-    t = task(budget=0.05, price_rate=0.5)
+@pytest.mark.parametrize("share", [0.01, 0.3, 0.9])
+def test_the_budget_is_met(share: float) -> None:
     x, y = batch(64)
+    free = task(price_rate=0.0)
+    free.student.eval()
+    budget = share * free(x, y)["budget_used"].item()
+    t = task(budget=budget)
+    t.student.load_state_dict(free.student.state_dict())
+    t.student.eval()
     for _ in range(300):
         used = t(x, y)["budget_used"].item()
-    assert used == pytest.approx(0.05, rel=0.05)
+    assert used == pytest.approx(budget, rel=0.01)
+
+
+def test_the_relative_ascent_as_written_out() -> None:
+    x, y = batch()
+    over, under, none = task(budget=0.01), task(budget=1e3, price=1.0), task(budget=0.0, price=2.0)
+    assert over(x, y)["budget_used"] > 0.11
+    assert over.price.item() == pytest.approx(0.02 * 10)
+    used = under(x, y)["budget_used"].item()
+    assert under.price.item() == pytest.approx(1 + 0.02 * 2 * (used - 1e3) / 1e3)
+    for _ in range(300):
+        none(x, y)
+    assert none.price.item() <= 1e6
+    assert none(x, y)["budget_used"].item() == pytest.approx(0, abs=1e-6)
+
+
+def test_a_network_takes_the_plain_ascent() -> None:
+    assert task(helper="teacher-pooled").settings.price_rate == 0.5
+    assert task().settings.price_rate == "relative"
+    with pytest.raises(ConfigError, match="price_rate relative is of the exact helper; the network teacher-pooled"):
+        task(helper="teacher-pooled", price_rate="relative")
+    with pytest.raises(ConfigError, match="price_rate must be a number not below 0, or relative, not 'quick'"):
+        task(price_rate="quick")
 
 
 def test_evaluation_moves_no_state() -> None:
@@ -284,7 +312,7 @@ def test_variants_cut_top_k_to_few_classes() -> None:
 )
 def test_the_budget_is_met_in_every_unit_and_support(unit: str, support: dict[str, Any]) -> None:
     budget = {"ce": 0.05, "help": 0.01, "examples": 0.3}[unit]
-    t = task(budget=budget, budget_unit=unit, price_rate={"ce": 0.5, "help": 5.0, "examples": 0.02}[unit], **support)
+    t = task(budget=budget, budget_unit=unit, **support)
     x, y = batch(64)
     used = []
     t.train().student.eval()

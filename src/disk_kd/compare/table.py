@@ -103,8 +103,8 @@ Mean ± sample standard deviation over n seeds, on the test split, read at the e
 that the validation split chose (where there is one); last: of the last one. gain: over the baseline, paired by seed,
 with the 95% interval of Student's t. best of: settings tried, of which validation chose. passes: student passes over
 the training data, those of the start, if any, before the plus. NLL in nats; ECE as a fraction, 15 bins; scaled: after
-division of the logits by the temperature with the least NLL on validation. budget and used: help asked and given at
-the end of training, in nats, in the unit of the method's variant. seconds: of training, without evaluation
+division of the logits by the temperature with the least NLL on validation. budget and used: help asked and given in
+the last pass, in nats, in the unit of the method's variant. seconds: of training, without evaluation
 and without making a teacher store. parameters: of what runs at inference, SimKD's projector and classifier included.
 """
 

@@ -26,6 +26,12 @@ from disk_kd.tasks.snapshot import snapshot
 from disk_kd.tasks.student_and_helper import StudentAndHelper
 from disk_kd.teacher import Teacher, feature_sizes
 
+RELATIVE_RATE = 0.02
+"""Of the relative ascent: where help falls as 1 / price, an error of the budget is gone after some fifty steps."""
+
+HIGHEST_PRICE = 1e6
+"""Where the ascent ends for a budget that no finite price meets."""
+
 HELPED = 1e-3
 """An example counts as helped from this g on; a smaller one moves no probability by more than that."""
 
@@ -42,7 +48,8 @@ class DiSKTask(StudentTask):
     normalised (default)
         student  ce_weight CE(s, y) + kd_weight T_s T_t KL(t || q),  q_y = (s_y + g 1[y in M]) / (1 + |M| g)
         helper   KL(t || q) + price mean_i g_i min(CE_i, max_ce), solved exactly per example, or trained
-        price    max(0, price + price_rate (mean_i g_i min(CE_i, max_ce) - budget)), once a step
+        price    max(0, price + step), once a step, with used = mean_i g_i min(CE_i, max_ce)
+                 step = .02 (1 + price) min((used - budget) / budget, 10), or price_rate (used - budget)
     paper, imagenet
         the release's forms for CIFAR and ImageNet, from `scaffolded_nll` and `budget_penalty`
 
@@ -72,7 +79,8 @@ class DiSKTask(StudentTask):
         budget_unit: what it counts: "ce", g min(CE, max_ce) in nats; "help", g; "examples", the share of images
             that are helped (the last two normalised only).
         price: what help costs. With `price_rate` 0 it is followed as given, else the dual ascent starts from it.
-        price_rate: step of the dual ascent.
+        price_rate: rho of the plain dual ascent rho (used - budget), or "relative" (with the exact helper the
+            default): the ascent above, which meets budgets of any size and unit.
         max_ce: cap of CE_i in nats.
         fill: the released target off the support: the row's smallest logit, or zero.
         against: the released CE_i: towards the teacher's argmax, or the label.
@@ -118,7 +126,7 @@ class DiSKTask(StudentTask):
         budget: float | Cosine | None = None,
         budget_unit: Unit = "ce",
         price: float | Cosine | None = None,
-        price_rate: float | None = None,
+        price_rate: float | Literal["relative"] | None = None,
         max_ce: float | None = None,
         fill: Literal["min", "zero"] = "min",
         against: Literal["teacher", "label"] = "teacher",
@@ -325,14 +333,22 @@ class DiSKTask(StudentTask):
 
     @torch.no_grad()
     def _advance(self, used: Tensor, budget: Tensor) -> None:
-        """Move the price with the helper."""
-        if self.settings.price_rate and (self.helper is None or self.phase != "student"):
+        """Move the price with the helper; a constant one does not answer it."""
+        moves = self.settings.helper == "exact" or (self.helper is not None and self.phase != "student")
+        if self.settings.price_rate and moves:
             self.excess += (ranks.mean(used) - budget) / self.micro_batches
             self.calls += 1
             whole_step = self.calls % self.micro_batches == 0
-            moved = (self.price + self.settings.price_rate * self.excess).clamp(min=0)
+            moved = (self.price + self._price_step(budget)).clamp(min=0, max=HIGHEST_PRICE)
             self.price.copy_(torch.where(whole_step, moved, self.price))
             self.excess *= ~whole_step
+
+    def _price_step(self, budget: Tensor) -> Tensor:
+        rate = self.settings.price_rate
+        if isinstance(rate, str):
+            over = self.excess / budget.clamp(min=torch.finfo(budget.dtype).tiny)
+            return RELATIVE_RATE * (1 + self.price) * over.clamp(max=10)
+        return rate * self.excess
 
     @property
     def _heat(self) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 from disk_kd.errors import ConfigError, nearest
 from disk_kd.helpers import HELPERS
@@ -23,9 +23,12 @@ class DiSKSettings:
     ce_weight: float
     budget: float | Cosine
     price: float | Cosine
-    price_rate: float
+    price_rate: float | Literal["relative"]
     max_ce: float
 
+
+NETWORK_PRICE_RATE = 0.5
+"""The normalised form's `price_rate` where a network, which follows the price slowly, gives the help."""
 
 VARIANTS = {
     "normalised": DiSKSettings(
@@ -37,7 +40,7 @@ VARIANTS = {
         ce_weight=0.1,
         budget=0.01,
         price=0.0,
-        price_rate=0.5,
+        price_rate="relative",
         max_ce=5.0,
     ),
     "paper": DiSKSettings(
@@ -79,7 +82,7 @@ def disk_settings(variant: str, classes: int | None, **given: Any) -> DiSKSettin
     Raises:
         ConfigError: as `DiSKTask`.
     """
-    start = _start(variant)
+    start = _start(variant, given["helper"])
     if classes is not None:
         start = replace(start, top_k=min(start.top_k, classes))
     settings = replace(start, **{name: value for name, value in given.items() if value is not None})
@@ -88,13 +91,14 @@ def disk_settings(variant: str, classes: int | None, **given: Any) -> DiSKSettin
         raise ConfigError(f"top_k must be from {least} to the number of classes, {classes}, not {settings.top_k}")
     for name in ("student_temperature", "teacher_temperature", "max_ce"):
         positive(name, getattr(settings, name))
-    for name in ("kd_weight", "ce_weight", "price_rate"):
+    for name in ("kd_weight", "ce_weight"):
         non_negative(name, getattr(settings, name))
     for name in ("budget", "price"):
         value = getattr(settings, name)
         for end in (value.start, value.end) if isinstance(value, Cosine) else (value,):
             non_negative(name, end)
     _check_helper(settings.helper, variant)
+    _check_price_rate(settings)
     return settings
 
 
@@ -103,15 +107,30 @@ def variant_defaults(options: dict[str, Any]) -> dict[str, Any]:
 
     `top_k` may stay None.
     """
-    start = _start(options.get("variant", "normalised"))
+    start = _start(options.get("variant", "normalised"), options.get("helper"))
     names = {field.name for field in fields(start)} - {"top_k"}
     return {name: getattr(start, name) for name in names & options.keys() if options[name] is None}
 
 
-def _start(variant: str) -> DiSKSettings:
+def _start(variant: str, helper: float | str | None) -> DiSKSettings:
     if variant not in VARIANTS:
         raise ConfigError(f"unknown variant {variant!r} of DiSK; {nearest(variant, VARIANTS)}")
-    return VARIANTS[variant]
+    start = VARIANTS[variant]
+    if variant == "normalised" and helper in HELPERS:
+        return replace(start, price_rate=NETWORK_PRICE_RATE)
+    return start
+
+
+def _check_price_rate(settings: DiSKSettings) -> None:
+    if settings.price_rate == "relative":
+        if settings.helper in HELPERS:
+            raise ConfigError(
+                f"price_rate relative is of the exact helper; the network {settings.helper} takes a number"
+            )
+    elif isinstance(settings.price_rate, str):
+        raise ConfigError(f"price_rate must be a number not below 0, or relative, not {settings.price_rate!r}")
+    else:
+        non_negative("price_rate", settings.price_rate)
 
 
 def _check_helper(helper: float | str, variant: str) -> None:
