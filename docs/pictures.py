@@ -123,30 +123,38 @@ def price_picture() -> Figure:
     return picture
 
 
-SIZES = {"tuned-xxs": 13_020, "capacity-xs": 27_884, "tuned-s": 83_852}
+SIZES = {"tuned-xxs": 13_020, "capacity-xs": 27_884, "tuned-s": 83_852, "capacity-m": 320_436}
+PASSES = {"tuned-xxs": 20, "passes60-xxs": 60, "passes200-xxs": 200}
 METHODS = {"dist": ("DIST", "#4d9a6a"), "disk": ("DiSK, exact helper", "#2f74ad"), "ce": ("CE", "#8a8a8a")}
 
 
 def gain_picture() -> Figure:
-    """Gain over KD of the chosen settings against the student's size, paired by seed, with 95% intervals."""
+    """Gain over KD of the chosen settings against the student's size and against the passes."""
     picture = Figure(figsize=(9, 3.2), layout="constrained")
-    axes = picture.subplots()
-    for number, (method, (label, colour)) in enumerate(METHODS.items()):
-        places, means, halves = [], [], []
-        for experiment, parameters in SIZES.items():
-            kd, own = chosen_top1(experiment, "kd"), chosen_top1(experiment, method)
-            if len(shared := kd.keys() & own.keys()) > 1:
-                mean, half = interval([own[seed] - kd[seed] for seed in shared])
-                places.append(parameters * 1.03 ** (number - 1))
-                means.append(mean)
-                halves.append(half)
-        axes.errorbar(places, means, halves, fmt="o-", color=colour, capsize=4, label=label)
-    axes.axhline(0, color="black", linewidth=1)
-    axes.set(xscale="log", xlabel="parameters of the student", ylabel="top-1 gain over KD, points")
-    axes.set_xticks(list(SIZES.values()), [f"{number:,}" for number in SIZES.values()])
-    axes.minorticks_off()
-    axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
+    left, right = picture.subplots(1, 2, sharey=True)
+    gains_over(left, SIZES, "parameters of the student, 20 passes")
+    gains_over(right, PASSES, "passes, the smallest student")
+    left.set_ylabel("top-1 gain over KD, points")
+    left.legend(frameon=False, fontsize=9)
     return picture
+
+
+def gains_over(axes: Axes, experiments: dict[str, int], label: str) -> None:
+    """Gains over KD paired by seed, with 95% intervals where there are several seeds."""
+    for number, (method, (name, colour)) in enumerate(METHODS.items()):
+        places, means, halves = [], [], []
+        for experiment, place in experiments.items():
+            kd, own = chosen_top1(experiment, "kd"), chosen_top1(experiment, method)
+            if gains := [own[seed] - kd[seed] for seed in kd.keys() & own.keys()]:
+                mean, half = interval(gains)
+                places.append(place * 1.03 ** (number - 1))
+                means.append(mean)
+                halves.append(half or float("nan"))
+        axes.errorbar(places, means, halves, fmt="o-", color=colour, capsize=4, label=name)
+    axes.axhline(0, color="black", linewidth=1)
+    axes.set(xscale="log", xlabel=label)
+    axes.set_xticks(list(experiments.values()), [f"{number:,}" for number in experiments.values()])
+    axes.minorticks_off()
 
 
 def chosen_top1(experiment: str, method: str) -> dict[str, float]:

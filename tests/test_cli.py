@@ -334,6 +334,7 @@ def test_resume_with_other_options(tiny: Sequence[str], tmp_path: Path, capsys: 
     begun = yaml.safe_load(config.read_text())
     for part, option in (("train", "clip_grad"), ("data", "timm"), ("data", "mix")):
         del begun[part][option]
+    del begun["data"]["augment"]["cutout"], begun["hint"]
     config.write_text(yaml.safe_dump(begun))
     says(capsys, ["train", *tiny, output, "--resume", "--train.clip_grad=1"], "begun with another train.clip_grad")
     assert main(["train", *tiny, output, "--resume"]) == 0

@@ -280,10 +280,13 @@ def _check_folder(config: RunConfig) -> RunConfig:
     if not (folder / CONFIG).exists():
         raise RunError(f"{folder} is not a run directory (it has no {CONFIG}); give another --output")
     begun = yaml.safe_load((folder / CONFIG).read_text())
-    parts_and_keys = {name: name.split(".") for name in undecided(config)}
-    config = settle(config, {name: begun.get(part, {}).get(key) for name, (part, key) in parts_and_keys.items()})
-    differing = _differences(begun, yaml.safe_load(config.text)) - {"output", "description", "published"}
-    differing -= _came_later(begun, config)
+    decided = {name: _at(begun, name) for name in undecided(config)}
+    config = settle(config, {name: value for name, value in decided.items() if value is not _MISSING})
+    now = yaml.safe_load(config.text)
+    differing = _differences(begun, now) - {"output", "description", "published"}
+    differing -= _came_later(
+        begun, now, run_parser(config.command, config.method, config.hint).get_defaults().as_dict()
+    )
     if differing:
         names = ", ".join(sorted(differing))
         raise RunError(f"{folder} was begun with another {names}; resume it as it is, or give another --output")
@@ -298,15 +301,30 @@ def _differences(one: Any, other: Any, prefix: str = "") -> set[str]:
     return set() if one == other else {prefix.rstrip(".")}
 
 
-def _came_later(begun: dict[str, Any], config: RunConfig) -> set[str]:
+def _came_later(begun: dict[str, Any], now: dict[str, Any], defaults: dict[str, Any]) -> set[str]:
     """Options that `begun`, written by an earlier version, does not know, and that are as they are by default."""
-    defaults = run_parser(config.command, config.method, config.hint).get_defaults().as_dict()
-    now = yaml.safe_load(config.text)
-    parts = [part for part in begun.keys() & now.keys() if isinstance(now[part], dict)]
-    new = {f"{part}.{key}": (part, key) for part in parts for key in now[part].keys() - begun[part].keys()}
-    # As a file holds them: a tuple is a list there.
-    kept = yaml.safe_load(yaml.safe_dump({name: defaults[part].get(key) for name, (part, key) in new.items()}))
-    return {name for name, (part, key) in new.items() if now[part][key] == kept[name]}
+    new = {name for name in _differences(begun, now) if _at(begun, name) is _MISSING}
+    return {name for name in new if _at(now, name) == _as_written(_at(defaults, name))}
+
+
+_MISSING = object()
+
+
+def _at(options: Any, name: str) -> Any:
+    """The option of a dotted name, or `_MISSING`."""
+    for key in name.split("."):
+        if not isinstance(options, dict) or key not in options:
+            return _MISSING
+        options = options[key]
+    return options
+
+
+def _as_written(value: Any) -> Any:
+    """As a configuration file holds a value, where a tuple is a list; `_MISSING` for what none holds."""
+    try:
+        return yaml.safe_load(yaml.safe_dump(value))
+    except yaml.representer.RepresenterError:
+        return _MISSING
 
 
 def _check_batch(task: StudentTask, images: int) -> None:

@@ -63,16 +63,18 @@ def model_sizes(task: StudentTask, dataset: Dataset) -> dict[str, int]:
     }
 
 
-def last_metrics(folder: Path) -> dict[str, float]:
+def last_metrics(folder: Path) -> dict[str, Any]:
     """The last training line of a run's log; its losses, its budget and the help are means over the whole last pass."""
-    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    lines = [line for line in lines if line["kind"] == "train"]
-    # A line is the mean over the steps since the one before.
-    steps = [line["step"] - before for line, before in zip(lines, [0, *(line["step"] for line in lines)], strict=False)]
-    last = lines[-1]
-    count = sum(line["train_pass"] == last["train_pass"] for line in lines)
-    held = {"kind", "step", "phase", "train_pass", "lr", "price"}
-    means = {name: fmean((line[name] for line in lines[-count:]), steps[-count:]) for name in last.keys() - held}
+    logged = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    lines = [line for line in logged if line["kind"] == "train"]
+    last, before = lines[-1], [0, *(line["step"] for line in lines[:-1])]
+    # A line is the mean over the steps since the one before, None where that is not finite.
+    weighed = [(line, line["step"] - start) for line, start in zip(lines, before, strict=True)]
+    weighed = [(line, steps) for line, steps in weighed if line["train_pass"] == last["train_pass"]]
+    means = {}
+    for name in last.keys() - {"kind", "step", "phase", "train_pass", "lr", "price"}:
+        found = [(line[name], steps) for line, steps in weighed if line.get(name) is not None]
+        means[name] = fmean(*zip(*found, strict=True)) if found else None
     return last | means
 
 

@@ -84,14 +84,14 @@ def _unit(groups: Sequence[Group]) -> str:
 
 
 def _held(groups: Sequence[Group]) -> str:
-    """The budget in the last pass of each group's chosen run, in words."""
+    """The budget at the end of each group's chosen run, in words."""
     told = []
     for group in groups:
         end = (group.chosen.summary or {}).get("end") or _last_finite(group.chosen.student_lines)
         asked, used = end["budget"], end["budget_used"]
         held = "within it" if used <= 1.1 * asked else f"{used / asked:.1f}-fold" if asked else "over it"
         told.append(f"{group.name} used {used:.3g} of {asked:.3g}, {held}")
-    return f"In the last pass: {'; '.join(told)}."
+    return f"At the end of training: {'; '.join(told)}."
 
 
 def _last_finite(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:

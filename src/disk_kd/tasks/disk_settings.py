@@ -105,10 +105,12 @@ def disk_settings(variant: str, classes: int | None, **given: Any) -> DiSKSettin
 def variant_defaults(options: dict[str, Any]) -> dict[str, Any]:
     """The variant's values of the settings that `options`, of a task or of one that derives from it, leave at None.
 
-    `top_k` may stay None.
+    `top_k` may stay None, and `price_rate` too in a task that has no option to say its helper.
     """
     start = _start(options.get("variant", "normalised"), options.get("helper"))
     names = {field.name for field in fields(start)} - {"top_k"}
+    if "helper" not in options:
+        names.remove("price_rate")
     return {name: getattr(start, name) for name in names & options.keys() if options[name] is None}
 
 
