@@ -137,7 +137,7 @@ def gain_picture() -> Figure:
     gains_over(left, SIZES, "parameters of the student, 20 passes")
     gains_over(right, PASSES, "passes, the smallest student")
     left.set_ylabel("top-1 gain over KD, points")
-    left.legend(frameon=False, fontsize=9)
+    right.legend(frameon=False, fontsize=9, loc="lower right")
     return picture
 
 
