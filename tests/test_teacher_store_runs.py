@@ -46,7 +46,7 @@ def decided(run: Path) -> tuple[bool, int | None]:
 def test_stored_and_online_runs_have_the_same_losses(method: str, options: list[str], tmp_path: Path) -> None:
     """To the precision of the stored half precision, in every step, views met anew and again."""
     for store in ("true", "false"):
-        command = ["distill", *options, *METHODS[method], "--views=2", "--train.passes=4"]
+        command = ["distill", *options, *METHODS[method], "--views=2", "--train.passes=4", "--train.lr=0.02"]
         assert main([*command, f"--teacher.store={store}", f"--output={tmp_path / store}"]) == 0
     stored, online = losses(tmp_path / "true"), losses(tmp_path / "false")
     assert len(stored) >= 20

@@ -69,8 +69,7 @@ def test_accumulation_moves_the_price_once_a_step(tiny: Sequence[str], tmp_path:
         "--train.passes=1",
         "--train.log_every=1",
         "--method=disk",
-        "--method.helper=0.3",
-        "--method.budget=0.5",
+        "--method.budget=0.05",
     ]
     small = "{img_size: 8, patch_size: 4, embed_dim: 16, depth: 1, num_heads: 2}"
     student = ["--student.name=vit_tiny_patch16_224", f"--student.options={small}"]
