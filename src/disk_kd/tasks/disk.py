@@ -29,9 +29,6 @@ from disk_kd.teacher import Teacher, feature_sizes
 RELATIVE_RATE = 0.02
 """Of the relative ascent: where help falls as 1 / price, an error of the budget is gone after some fifty steps."""
 
-LEAST_PRICE = 0.05
-"""Below this the relative ascent is additive, so that the price can leave zero."""
-
 HIGHEST_PRICE = 1e6
 """Where the ascent ends for a budget that no finite price meets."""
 
@@ -52,7 +49,7 @@ class DiSKTask(StudentTask):
         student  ce_weight CE(s, y) + kd_weight T_s T_t KL(t || q),  q_y = (s_y + g 1[y in M]) / (1 + |M| g)
         helper   KL(t || q) + price mean_i g_i min(CE_i, max_ce), solved exactly per example, or trained
         price    max(0, price + step), once a step, with used = mean_i g_i min(CE_i, max_ce)
-                 step = .02 (.05 + price) min((used - budget) / budget, 10), or price_rate (used - budget)
+                 step = .02 (1 + price) min((used - budget) / budget, 10), or price_rate (used - budget)
     paper, imagenet
         the release's forms for CIFAR and ImageNet, from `scaffolded_nll` and `budget_penalty`
 
@@ -350,7 +347,7 @@ class DiSKTask(StudentTask):
         rate = self.settings.price_rate
         if isinstance(rate, str):
             over = self.excess / budget.clamp(min=torch.finfo(budget.dtype).tiny)
-            return RELATIVE_RATE * (LEAST_PRICE + self.price) * over.clamp(max=10)
+            return RELATIVE_RATE * (1 + self.price) * over.clamp(max=10)
         return rate * self.excess
 
     @property
