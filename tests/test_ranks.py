@@ -133,6 +133,21 @@ def test_two_ranks_end_and_write_once(folder: Path) -> None:
     assert two["end"] == pytest.approx(one["end"], abs=1e-3)
 
 
+def test_what_two_ranks_measure_is_the_student_that_is_saved(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Batch norms keep statistics of each rank's own images; the main rank's are saved."""
+    command = ["train", "--data.name=digits", "--student.name=cifar_resnet10_xxxs", "--train.batch_size=8"]
+    command += ["--data.validation=0.0", "--train.passes=1", "--train.ema_decay=0.9"]
+    launcher = torchrun(folder, *command, "--output=norms", "--quiet")
+    said = launcher.communicate(timeout=LIMIT_S)[0]
+    assert launcher.returncode == 0, said
+    capsys.readouterr()
+    assert main(["evaluate", str(folder / "norms"), "--json"]) == 0
+    evaluated = json.loads(capsys.readouterr().out)
+    summary = json.loads((folder / "norms" / "summary.json").read_text())
+    for name in ("top1", "nll"):
+        assert evaluated[name] == pytest.approx(summary["test"][name], rel=1e-5)
+
+
 def test_two_ranks_share_the_views_of_a_stored_teacher(folder: Path) -> None:
     command = ["distill", "recipe.yaml", "--teacher.store=true", "--data.views=3", "--train.passes=3"]
     with pytest.MonkeyPatch.context() as patch:

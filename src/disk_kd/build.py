@@ -54,6 +54,8 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
+        if device.type == "cuda" and device.index is not None:
+            torch.cuda.set_device(device)  # what random states and waits are about, where no device is named
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"no device {name!r} here ({str(error).splitlines()[0]}); give cpu, cuda or auto") from None
     return device
@@ -207,6 +209,11 @@ def build_task(config: RunConfig, dataset: Dataset, device: torch.device) -> Stu
     if config.data.mix.on and (not task.mixes or task.needs_ids):
         name = config.method if not task.mixes else config.hint
         raise ConfigError(f"{name} needs one label an image, which data.mix does not leave; give data.mix.mixup=0")
+    if config.data.timm.repeats > 1 and task.needs_ids:
+        raise ConfigError(
+            f"{config.hint} remembers each image once a batch, data.timm.repeats={config.data.timm.repeats} repeats"
+            " them; give data.timm.repeats=1"
+        )
     if settings.ema_decay is not None:
         task.setup_ema(decay=settings.ema_decay)
     return task
@@ -260,7 +267,7 @@ def settle_store(config: RunConfig, task: StudentTask, split: AnySplit, passes: 
         config: of the run.
         task: says which outputs are needed.
         split: the training samples.
-        passes: of the run, of all phases.
+        passes: of the run, in the phase that has the most.
         console: is told why, where storing would not pay.
     """
     if config.teacher is None or task.teacher is None or config.teacher.store is False:
@@ -311,7 +318,7 @@ def open_store(config: RunConfig, task: StudentTask, split: AnySplit, console: C
     if top_k is not None and top_k < task.top_logits:
         raise ConfigError(
             f"the method tells the teacher's {task.top_logits} largest logits apart, teacher.store_top_k keeps {top_k};"
-            " raise it, or lower method.top_k"
+            " raise it, or leave it out to keep all"
         )
     folder = store_folder(config, task, split)
     loader = train_loader(

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from disk_kd.errors import ConfigError, RunError
 
@@ -138,6 +138,13 @@ def total(values: Tensor) -> Tensor:
     summed = values.clone()
     dist.all_reduce(summed)
     return summed
+
+
+def share_buffers(module: nn.Module) -> None:
+    """Give the main rank's buffers to all: each rank's batch norms see other images."""
+    if size() > 1:
+        for buffer in module.buffers():
+            dist.broadcast(buffer, 0)
 
 
 def gather(values: Result) -> list[Result]:

@@ -84,7 +84,8 @@ def _execute(
     task = build_task(config, dataset, device)
     plan = plan_passes(task.phases, settings.passes)
     train = place(dataset.train, device)
-    config = ranks.from_main(lambda: settle_store(config, task, train, len(plan), console))
+    views = max(map(plan.count, plan))
+    config = ranks.from_main(lambda: settle_store(config, task, train, views, console))
     loader = train_loader(config, task, train, rank=ranks.rank(), ranks=ranks.size())
     task.steps_per_pass = loader.steps_per_pass * settings.accumulate
     task.micro_batches = settings.accumulate
@@ -104,7 +105,9 @@ def _execute(
         ranks.from_main(lambda: write_text(folder / CONFIG, config.text))
 
         def measure(split: AnySplit) -> dict[str, float]:
-            return evaluate_split(evaluated(task), split, device, settings.channels_last).as_dict()
+            model = evaluated(task)
+            ranks.share_buffers(model)  # the main rank's model is the one that is saved
+            return evaluate_split(model, split, device, settings.channels_last).as_dict()
 
         validation = None if dataset.validation is None else place(dataset.validation, device)
         steps = len(plan) * loader.steps_per_pass
@@ -172,8 +175,8 @@ def store_teacher(config: RunConfig, console: Console | None = None) -> TeacherS
         dataset = load_data(config.data)
         task = build_task(config, dataset, device)
         train = place(dataset.train, device)
-        passes = len(plan_passes(task.phases, config.train.passes))
-        config = settle_store(config, task, train, passes, console)
+        plan = plan_passes(task.phases, config.train.passes)
+        config = settle_store(config, task, train, max(map(plan.count, plan)), console)
         store = open_store(config, task, train, console)
     assert store is not None
     return store

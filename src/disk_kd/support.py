@@ -51,13 +51,15 @@ def support(
         member_BM: (B, M) bool; True once for each class of the support, so that ``member_BM.sum(1)`` is its size.
 
     Raises:
-        ConfigError: `top_k` is outside 0..C, or `mass` outside (0, 1].
+        ConfigError: `top_k` is outside 0..C, `mass` outside (0, 1], or below 1 with `outside_BC`.
     """
     classes = teacher_logits_BC.shape[1]
     if not 0 <= top_k <= classes:
         raise ConfigError(f"top_k must be from 0 to the {classes} classes, got {top_k}; lower or raise top_k")
     if not 0 < mass <= 1:
         raise ConfigError(f"the support's mass must be above 0 and at most 1, got {mass}; try 0.9")
+    if outside_BC is not None and mass < 1:
+        raise ConfigError("mass is of the teacher's top K, which a support outside the student's has not; give mass 1")
     if outside_BC is not None:
         listed_BM = outside_BC.detach().topk(classes - top_k, dim=1, largest=False, sorted=False).indices
     else:

@@ -89,6 +89,7 @@ def test_views_come_round():
     assert [batches[0].view for batches in (zero, one, two)] == [0, 1, 0]
     assert_equal(zero, two)
     assert not torch.equal(zero[0].images, one[0].images)
+    assert_equal(list(loader.batches(0, view=3)), one)
 
 
 def test_a_subset_meets_the_same_pixels():

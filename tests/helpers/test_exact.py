@@ -233,3 +233,10 @@ def test_whole_shares_are_labels_and_of_two_no_other_help_is_better() -> None:
     best_B = objective(g_B)
     for help in torch.linspace(0, 1, 21):
         assert (best_B <= objective(torch.full_like(g_B, float(help))) + 1e-6).all()
+
+
+def test_all_help_where_the_slope_at_one_is_rounding() -> None:
+    """A sure, wrong student: F(1) = -1 / (0 + 1) + 1 / (1 + 1) + .1 * 5 = 0."""
+    student_BC = torch.tensor([[60.0, 0.0]], dtype=torch.float64)
+    once = {"student_temperature": 1.0, "teacher_temperature": 1.0, "top_k": 0, "max_ce": 5.0}
+    assert exact_helper(student_BC, -student_BC, torch.tensor([1]), price=0.1, **once) == 1

@@ -30,6 +30,18 @@ def task(**settings: object) -> DiSKTask:
     return DiSKTask(model(), model("cifar_resnet10_xs", 1), **settings)
 
 
+class Fixed(nn.Module):
+    """A classifier that says the same of every batch."""
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.num_classes = logits.shape[1]
+        self.logits = nn.Parameter(logits)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.logits
+
+
 def terms(t: DiSKTask) -> dict[str, float]:
     s = t.settings
     return {
@@ -325,6 +337,24 @@ def test_the_budget_is_met_in_every_unit_and_support(unit: str, support: dict[st
     assert sum(used[-100:]) / 100 == pytest.approx(budget, rel=0.05)
 
 
+def test_a_little_help_on_many_classes_counts_as_a_helped_example() -> None:
+    """On a thousand classes g = .001 halves every probability; it must not pass below a threshold unseen."""
+    classes = 1000
+    sure, half = torch.full((4, classes), -12.0), torch.full((4, classes), -12.0)
+    sure[:, 0], half[:, 0] = 12.0, 7.0
+    wanted = {"support": "all", "budget_unit": "examples", "budget": 0.1}
+    t = DiSKTask(Fixed(sure), Fixed(half), top_k=classes, **wanted, student_temperature=1.0, teacher_temperature=1.0)
+    first = t(torch.zeros(4, 3, 8, 8), torch.zeros(4, dtype=torch.int64))
+    assert 0 < first["helper_mean"] < 1e-3
+    assert first["budget_used"] == 1
+
+
+def test_the_released_fill_asks_for_whole_rows_of_the_teacher() -> None:
+    assert task(variant="paper").top_logits == CLASSES
+    assert task(variant="paper", fill="zero").top_logits == 10
+    assert task().top_logits == 10
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -332,6 +362,7 @@ def test_the_budget_is_met_in_every_unit_and_support(unit: str, support: dict[st
         ({"fill": "zero"}, "fill and against are of the released forms"),
         ({"support": "all", "top_k": 5}, "support all takes all 12 classes, not 5"),
         ({"support": "all", "variant": "paper"}, "are of the normalised form, not of paper"),
+        ({"support": "outside-student", "support_mass": 0.5}, "support_mass is of the teacher's top K"),
         ({"support_mass": 0.0}, "support_mass must be above 0 and at most 1, not 0"),
         ({"budget_unit": "nats"}, "unknown budget_unit 'nats'; valid: ce, help, examples"),
         ({"variant": "paper", "budget_unit": "help"}, "are of the normalised form, not of paper"),

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import timm
 import torch
+import torch.distributed as dist
 from timm.utils import unwrap_model
 from torch import nn
+from torch._dynamo.eval_frame import OptimizedModule
 
 from disk_kd import CETask, KDTask
 from disk_kd.errors import ConfigError
@@ -92,3 +96,18 @@ def test_every_method_averages_weights_by_timm(name: str) -> None:
 def test_bad_settings_are_named(settings: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         KDTask(*models(), **settings)
+
+
+def test_a_compiled_student_stays_compiled_under_data_parallel(tmp_path: Path) -> None:
+    student, teacher = models()
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'ranks'}", rank=0, world_size=1)
+    try:
+        task = KDTask(student, teacher)
+        task.compile(backend="aot_eager")
+        task.prepare_distributed()
+        assert isinstance(task.trainable_module, OptimizedModule)
+        assert task.student is student
+        task(X, Y)["loss"].backward()
+        assert student.linear.weight.grad is not None
+    finally:
+        dist.destroy_process_group()

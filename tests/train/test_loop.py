@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from disk_kd.cli import main
-from disk_kd.data import Batch
+from disk_kd.data import Batch, Loader
 from disk_kd.train.step import micro_batches
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "trajectory.json"
@@ -170,3 +170,37 @@ def test_each_option_trains_and_matters(option: str, golden_run: Path, tiny: Seq
     weights, usual = (load_file(folder / "student.safetensors") for folder in (run, golden_run))
     same = all(torch.equal(weights[name], usual[name]) for name in usual)
     assert losses == pytest.approx(plain, rel=1e-3) if "channels_last" in option else not same
+
+
+def test_the_student_meets_every_view_whatever_the_rounds(
+    tiny: Sequence[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher = tmp_path / "teacher"
+    assert main(["train", *tiny, f"--output={teacher}"]) == 0
+    met: dict[int, int] = {}
+    batches = Loader.batches
+
+    def watched(self: Loader, *arguments: int, **options: int) -> Iterator[Batch]:
+        for batch in batches(self, *arguments, **options):
+            if options.get("view") is not None:
+                met[arguments[0]] = batch.view
+            yield batch
+
+    monkeypatch.setattr(Loader, "batches", watched)
+    learn = ["--teacher.name=cifar_resnet10_xxxs", f"--teacher.weights={teacher}", "--method=disk"]
+    learn += ["--method.helper=teacher-pooled", "--method.helper_warmup_passes=0", "--teacher.store=false"]
+    learn += ["--method.student_passes=1", "--method.helper_passes=1"]
+    assert main(["distill", *tiny, *learn, "--train.passes=3", "--views=2", f"--output={tmp_path / 'run'}"]) == 0
+    assert met == {0: 0, 1: 0, 2: 1, 3: 1, 4: 0}, "a pass of the student and one of the helper in turn"
+
+
+def test_seconds_since_the_last_line_of_the_log_are_saved_too(
+    tiny: Sequence[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = []
+    monkeypatch.setattr("disk_kd.train.loop.save_checkpoint", lambda path, state: saved.append(state["position"]))
+    once = ["--train.passes=1", "--train.log_every=1000", "--train.checkpoint_every_s=0"]
+    assert main(["train", *tiny, *once, f"--output={tmp_path / 'run'}"]) == 0
+    seconds = [position["train_s"] for position in saved]
+    assert len(seconds) > 4
+    assert 0 < seconds[0] < seconds[1] < seconds[2]

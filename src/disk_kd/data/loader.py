@@ -145,14 +145,16 @@ class Loader:
         tensor = torch.tensor(values, dtype=torch.float32, device=self.device)
         return tensor.mean(0, keepdim=True) if channels == 1 else tensor
 
-    def batches(self, pass_index: int, start: int = 0) -> Iterator[Batch]:
+    def batches(self, pass_index: int, start: int = 0, view: int | None = None) -> Iterator[Batch]:
         """The batches of a pass from step `start` on, the same as those of a whole pass.
 
         Args:
-            pass_index: which pass, from 0; decides order and view.
+            pass_index: which pass, from 0; decides the order.
             start: steps to leave out; only the group that holds the first wanted batch is computed for them.
+            view: which augmentation, from 0, modulo `views`; None: as the pass.
         """
-        view = pass_index if self.views is None else pass_index % self.views
+        view = pass_index if view is None else view
+        view = view if self.views is None else view % self.views
         order = self._order(pass_index)
         firsts = range(start - start % self._group_steps, self.steps_per_pass, self._group_steps)
         each = len(self._own_part(order[: self.batch_size]))

@@ -113,10 +113,10 @@ def exact_helper(
 def _minimise(s_BM: Tensor, t_BM: Tensor, count_B: Tensor, cost_B: Tensor) -> Tensor:
     """The ends of [0, 1] where the slope has one sign, else the root."""
     info = torch.finfo(s_BM.dtype)
-    # Where s = t, or both are flat, the slope at 0 is rounding alone; no help then.
+    # Where s = t, or both are flat, the slope at 0 is rounding alone; no help then. All help where it is so at 1.
     rounding_B = 16 * info.eps * (count_B + cost_B)
     none_B = _slope(torch.zeros_like(cost_B), s_BM.clamp(min=info.tiny), t_BM, count_B, cost_B) >= -rounding_B
-    full_B = _slope(torch.ones_like(cost_B), s_BM, t_BM, count_B, cost_B) <= 0
+    full_B = _slope(torch.ones_like(cost_B), s_BM, t_BM, count_B, cost_B) <= rounding_B
     root_B = _root(s_BM, t_BM, count_B, cost_B)
     return torch.where(none_B, 0.0, torch.where(full_B, 1.0, root_B))
 

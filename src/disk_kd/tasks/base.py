@@ -50,6 +50,8 @@ class StudentTask(TrainingTask):
     """Whether `pair` standardises logits."""
     _parallel: dict[str, Any] | None = None
     """Options of the data-parallel wrapper; None: there is none."""
+    _compiled: dict[str, Any] | None = None
+    """Options of the compiler; None: the student runs as it is."""
     micro_batches = 1
     """Calls in one step of the optimiser; a loop that accumulates gradients sets it."""
 
@@ -173,6 +175,8 @@ class StudentTask(TrainingTask):
         self.trainable_module = DistributedDataParallel(module, **options)
         for parameter in held:
             parameter.requires_grad_(True)
+        if self._compiled is not None:
+            self.compile(**self._compiled)
 
     def train(self, mode: bool = True) -> StudentTask:
         """Train mode for the parts that the phase trains, eval mode for the others."""
@@ -228,9 +232,8 @@ class StudentTask(TrainingTask):
         Args:
             backend, mode, options: as of `torch.compile`.
         """
-        self.trainable_module = cast(
-            nn.Module, torch.compile(self.trainable_module, backend=backend, mode=mode, **options)
-        )
+        self._compiled = {"backend": backend, "mode": mode, **options}
+        self.trainable_module = cast(nn.Module, torch.compile(self.trainable_module, **self._compiled))
         return self.trainable_module
 
 

@@ -5,6 +5,7 @@ Shape letters: B batch, C classes.
 
 from __future__ import annotations
 
+import sys
 from typing import Any, Literal, get_args
 
 import torch
@@ -33,7 +34,7 @@ HIGHEST_PRICE = 1e6
 """Where the ascent ends for a budget that no finite price meets."""
 
 HELPED = 1e-3
-"""An example counts as helped from this g on; a smaller one moves no probability by more than that."""
+"""In the log an example counts as helped above this g."""
 
 Support = Literal["teacher", "all", "outside-student"]
 """Which classes may be helped."""
@@ -174,7 +175,9 @@ class DiSKTask(StudentTask):
         self.outside_student = support == "outside-student"
         self.support_mass = support_mass
         self.budget_unit = budget_unit
-        self.top_logits = 0 if self.outside_student else settings.top_k
+        # The released fill is the row's smallest logit, which only a whole row tells.
+        whole_rows = variant != "normalised" and fill == "min"
+        self.top_logits = 0 if self.outside_student else (classes or sys.maxsize) if whole_rows else settings.top_k
         self.standardise = standardise
         self.label_smoothing = fraction("label_smoothing", label_smoothing)
         self.steps_per_pass = steps_per_pass
@@ -205,6 +208,8 @@ class DiSKTask(StudentTask):
             raise ConfigError(f"unknown support {support!r}; {nearest(support, get_args(Support))}")
         if not 0 < support_mass <= 1:
             raise ConfigError(f"support_mass must be above 0 and at most 1, not {support_mass}")
+        if support == "outside-student" and support_mass < 1:
+            raise ConfigError("support_mass is of the teacher's top K, which support outside-student has not")
         if budget_unit not in UNITS:
             raise ConfigError(f"unknown budget_unit {budget_unit!r}; {nearest(budget_unit, UNITS)}")
         if self.variant != "normalised" and (support, support_mass, budget_unit) != ("teacher", 1.0, "ce"):
@@ -312,7 +317,7 @@ class DiSKTask(StudentTask):
             return self._released_penalty(batch, budget=0.0, price=1.0, weight=0.0)
         logits_BC, _, target_B, helper_B = batch
         if self.budget_unit == "examples":
-            return (helper_B > HELPED).float().mean()
+            return (helper_B > 0).float().mean()
         if self.budget_unit == "help":
             return helper_B.mean()
         ce_B = label_cross_entropy(logits_BC.float(), target_B)

@@ -95,7 +95,13 @@ def fit(
     updates = {name: -phase.warmup_passes * loader.steps_per_pass for name, phase in phases.items()}
     at, meter, log_bytes = Position(), Meter(), 0
 
+    def count_time() -> None:
+        nonlocal clock
+        now = time.monotonic()
+        at.train_s, clock = at.train_s + now - clock, now
+
     def state() -> dict[str, Any]:
+        count_time()
         return {
             "task": task_state(task),
             "optimizers": {name: optimizer.state_dict() for name, optimizer in optimizers.items()},
@@ -130,7 +136,9 @@ def fit(
         for phase in plan[at.passes :]:
             task.set_phase(phase.name)
             optimizer, scheduler, module = optimizers[phase.name], schedulers[phase.name], modules[phase.name]
-            for batch in loader.batches(at.passes, start=at.step):
+            # Counted by phase: passes of the student meet every view, whatever the rounds and the number of views.
+            view = plan[: at.passes].count(phase)
+            for batch in loader.batches(at.passes, start=at.step, view=view):
                 if stop.now(at.steps):
                     save()
                     raise StoppedError(f"asked to stop after {at.steps} steps; saved, go on with --resume")
@@ -148,7 +156,7 @@ def fit(
                 display.step(at.steps)
                 if at.steps % settings.log_every == 0 or at.step == loader.steps_per_pass:
                     means = meter.means()
-                    at.train_s, clock = at.train_s + time.monotonic() - clock, time.monotonic()
+                    count_time()
                     lr = optimizer.param_groups[0]["lr"]
                     log.metrics("train", at.steps, phase=phase.name, train_pass=at.passes, lr=lr, **means)
                     log.timing(at.steps, train_s=at.train_s, images_per_s=at.images / at.train_s)
@@ -165,6 +173,7 @@ def fit(
             due = last or (phase.trains_student and at.student_passes % settings.evaluate_every == 0)
             if validate is not None and due:
                 metrics = validate()
+                clock = time.monotonic()  # evaluation is not training
                 log.metrics("validation", at.steps, student_passes=at.student_passes, **metrics)
                 if metrics["top1"] > at.best_top1:
                     at.best_top1, at.best_pass = metrics["top1"], at.student_passes
@@ -173,7 +182,6 @@ def fit(
                     # Only a CPU would meet the same weights again, if it were killed before the next checkpoint.
                     if task.device.type != "cpu":
                         save()
-                clock = time.monotonic()
         save()
     log.close()
     return at
