@@ -192,6 +192,12 @@ def test_without_a_named_method_distilling_is_kd(capsys: pytest.CaptureFixture[s
         (["train", "--train.passes=many"], "train.passes.*many"),
         (["train", "--train.passes=0"], "train.passes must be at least 1, not 0"),
         (["train", "--train.lr=-1"], "train.lr must be positive"),
+        (["train", "--train.lr=.inf"], "train.lr must be positive and finite, not inf"),
+        (["train", "--train.weight_decay=.inf"], "train.weight_decay must be finite, not inf"),
+        (["train", "--data.mix.mixup=.inf"], "data.mix.mixup is a finite alpha of at least 0, got inf"),
+        (["train", "--data.mix.cutmix=.nan"], "data.mix.cutmix is a finite alpha of at least 0, got nan"),
+        (["train", "--student.options={num_classes: 3}"], "must be keywords of its own, not 'num_classes'"),
+        (["distill", "--teacher.image_size=0"], "teacher.image_size must be at least 1 or null, not 0"),
         (["train", "--train.seed=99999999999999999999"], "train.seed must be below"),
         (["train", "--student.name=vit_tiny_patch16_224"], "vit_tiny_patch16_224|VisionTransformer|image|size"),
         (["train", "--train.batch_size=1"], "batch normalisation needs at least 2 images at a time, not 1"),
@@ -227,6 +233,7 @@ def test_without_a_named_method_distilling_is_kd(capsys: pytest.CaptureFixture[s
         (["compare"], "RECIPE"),
         (["compare", "digits/none"], "no recipe 'digits/none'"),
         (["compare", "digits/ce", "--seeds=0"], "must be at least 1"),
+        (["compare", "digits/ce", "--train.seed=3"], "a comparison gives each run its train.seed"),
         (["convert", "/nowhere.pth.tar"], "nowhere"),
         (["list", "model"], "models"),
     ],
@@ -291,13 +298,16 @@ def test_teacher_of_the_same_classes_in_another_order(
 
 def test_recipe_files_of_any_kind_of_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for text, message in (
-        ("train: {passes: 2", "cannot read the recipe"),
+        ("train: {passes: 2", "cannot read .*mine.yaml"),
         ("- a\n- b\n", "must be a mapping"),
         ("train: {pases: 2}", "unknown option train.pases; nearest: train.passes"),
         ("trian: {passes: 2}", "trian"),
         ("method: kd", "'method' .* must hold a mapping"),
+        ("train: {passes: 2}\ntrain: {lr: 0.1}", "key 'train' stands twice, again in line 2 of .*mine.yaml"),
+        ("student: {name: null}", "a model needs a name of `disk-kd list models`, not None"),
+        ("train: &all {passes: *all}", "line 1 of .*mine.yaml holds itself"),
         ("base: mine.yaml", "is its own base"),
-        ("base: yours.yaml", "cannot read the recipe"),
+        ("base: yours.yaml", "cannot read .*yours.yaml"),
         ("train: 3", "train"),
     ):
         (tmp_path / "mine.yaml").write_text(text)
@@ -311,7 +321,8 @@ def test_corrupt_and_malicious_weights(tmp_path: Path, capsys: pytest.CaptureFix
 
     (tmp_path / "corrupt.safetensors").write_bytes(b"\x00" * 100)
     torch.save({"state_dict": {"a": torch.ones(1)}, "evil": Evil()}, tmp_path / "evil.pth")
-    for name in ("corrupt.safetensors", "evil.pth"):
+    save_tensors(tmp_path / "mute.safetensors", {"a": torch.ones(1)}, {METADATA: "[1]"})
+    for name in ("corrupt.safetensors", "evil.pth", "mute.safetensors"):
         options = ["--model.name=cifar_resnet10_s", "--data.name=digits"]
         says(capsys, ["evaluate", str(tmp_path / name), *options], name)
     says(capsys, ["convert", str(tmp_path / "evil.pth")], "evil.pth")

@@ -129,7 +129,16 @@ def test_a_comparison_without_a_success_says_so(tmp_path: Path, capsys: pytest.C
     bad = ["--student.name=cifar_resnet10_z", f"--runs={tmp_path / 'runs'}"]
     assert main(["compare", "digits/ce", "--seeds=1", *bad]) == 2
     assert "no run of the comparison succeeded; digits/ce: " in capsys.readouterr().err
-    assert "failed" in (tmp_path / "runs" / "compare.md").read_text()
+
+
+def test_a_comparison_without_a_success_leaves_the_tables_before_it(
+    finished: tuple[Path, list[str]], tiny: Sequence[str]
+) -> None:
+    runs, recipes = finished
+    before = (runs / "compare.md").read_bytes()
+    options = [option for option in tiny if option.startswith(("--data", "--train"))]
+    assert main(["compare", recipes[1], "--seeds=1", f"--runs={runs}", *options]) == 2
+    assert (runs / "compare.md").read_bytes() == before
 
 
 def test_terminal_table_fits_eighty_columns(
@@ -248,6 +257,8 @@ def test_gain_is_paired_by_seed_and_what_differs_is_told(experiment: Path) -> No
     text = (experiment / "ways.md").read_text()
     assert "| best of | setting |" in text
     assert "- train.weight_decay: " in text
+    assert "- student.weights: None; of row plain in again\n" in text
+    assert re.search(r"\| kd \| KD; ce_weight=0\.2, temperature=[14]\.0 \|", text)
     assert "| 1+1 | 0 |" in text
 
 
@@ -306,6 +317,20 @@ def test_interval_of_known_values() -> None:
         (
             "rows: {a: {recipe: digits/ce, grid: {train.lr: [1, 2]}}, b: {recipe: digits/ce, start: a}}",
             "b starts from a, of which several settings are tried",
+        ),
+        (
+            "rows: {a: {recipe: digits/ce, start: b}, b: {recipe: digits/ce, start: a}}",
+            "rows cannot start from each other: a from b from a",
+        ),
+        ("rows: {a: {recipe: digits/ce}, a: {recipe: digits/kd}}", "key 'a' stands twice, again in line 1"),
+        ("rows: {a: {recipe: digits/ce, train: {seed: 3}}}", "row 'a' .* gives train.seed, which a comparison sets"),
+        ("rows: {a: {recipe: digits/ce, grid: {output: [x, y]}}}", "row 'a' .* gives output"),
+        ("rows: {../a: {recipe: digits/ce}}", "row '../a' .* must be the name of a folder"),
+        ("rows: {a|b: {recipe: digits/ce}}", "must be the name of a folder, without '|'"),
+        ("rows: {a: {recipe: digits/ce, grid: {train.lr: [0.1, 0.1]}}}", "has bad/a/lr=0.1 twice; leave one out"),
+        (
+            "rows: {a: {recipe: digits/ce}, b: {recipe: digits/ce, start: a, student: {weights: w}}}",
+            "row 'b' .* has both start and student.weights",
         ),
     ],
 )

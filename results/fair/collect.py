@@ -18,7 +18,7 @@ def main(runs: Path, experiments: list[str]) -> None:
         for path in sorted((runs / experiment).rglob("summary.json")):
             summary = json.loads(path.read_text())
             setting = path.parent.parent.relative_to(runs / experiment)
-            numbers = [summary["validation"]["top1"], *(summary["test"].get(score) for score in scores)]
+            numbers = [summary.get("validation", {}).get("top1"), *(summary["test"].get(score) for score in scores)]
             numbers += [summary["end"].get(name) for name in ("helper_mean", "budget_used")]
             shown = ("" if number is None else round(number, 4) for number in numbers)
             writer.writerow([experiment, setting, path.parent.name.removeprefix("seed"), *shown])

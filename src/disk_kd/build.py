@@ -458,4 +458,10 @@ def read_about(weights: Path) -> dict[str, Any]:
     """What `student_metadata` put into a file; empty for other files."""
     if weights.suffix != ".safetensors":
         return {}
-    return json.loads(read_metadata(weights).get(METADATA, "{}"))
+    try:
+        about = json.loads(read_metadata(weights).get(METADATA, "{}"))
+    except ValueError:
+        about = None
+    if not isinstance(about, dict):
+        raise CheckpointError(f"what {weights} says of its model cannot be read; give a file that a run wrote")
+    return about

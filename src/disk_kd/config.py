@@ -21,6 +21,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from disk_kd.data import Augment, Mix, TimmAugment
 from disk_kd.errors import ConfigError, DiskKDError, nearest
+from disk_kd.files import read_yaml
 from disk_kd.hints import HINTS, Hint
 from disk_kd.plugins import find_class
 from disk_kd.tasks import METHODS, StudentTask
@@ -35,6 +36,7 @@ _PARTS = ("data", "student", "teacher", "method", "hint", "train")
 DEFAULT_METHOD = "kd"
 """What `distill` runs where no method is named: it led or was level with the leader in docs/results.md."""
 
+_SET_BY_RUNS = {"num_classes", "in_chans", "weights", "pretrained", "checkpoint_path"}
 _SHORT = {"--method": "--method.name", "--hint": "--hint.name", "--views": "--data.views"}
 
 _RECIPE_HELP = (
@@ -125,6 +127,16 @@ class ModelConfig:
     pretrained: bool = False
     options: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise ConfigError(f"a model needs a name of `disk-kd list models`, not {self.name!r}")
+        for key in self.options:
+            if not isinstance(key, str) or key in _SET_BY_RUNS:
+                raise ConfigError(
+                    f"options of a model must be keywords of its own, not {key!r}; the data gives num_classes and"
+                    " in_chans, weights and pretrained stand beside options"
+                )
+
 
 @dataclass(frozen=True)
 class StudentConfig(ModelConfig):
@@ -154,6 +166,11 @@ class TeacherConfig(ModelConfig):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     store: Literal["auto"] | bool = "auto"
     store_top_k: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.image_size is not None and self.image_size < 1:
+            raise ConfigError(f"teacher.image_size must be at least 1 or null, not {self.image_size}")
 
 
 @dataclass(frozen=True)
@@ -547,10 +564,7 @@ def load_recipe(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """
     if path.resolve() in above:
         raise ConfigError(f"the recipe {path} is its own base")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"cannot read the recipe {path}: {' '.join(str(error).split())}") from None
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise ConfigError(f"the recipe {path} must be a mapping of options, not {type(content).__name__}")
     for part in _PARTS:

@@ -6,9 +6,13 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import yaml
 from safetensors.torch import save
 from torch import Tensor
+
+from disk_kd.errors import ConfigError
 
 
 @contextmanager
@@ -58,3 +62,33 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds.
+
+    Raises:
+        ConfigError: it cannot be read, a key stands twice in one mapping, or something in it holds itself.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        _check_node(yaml.compose(text, Loader=yaml.SafeLoader), path, ())
+        return yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read {path}: {' '.join(str(error).split())}") from None
+
+
+def _check_node(node: yaml.Node | None, path: Path, above: tuple[yaml.Node, ...]) -> None:
+    if any(node is each for each in above):
+        raise ConfigError(f"line {above[-1].start_mark.line + 1} of {path} holds itself; write out what it means")
+    if not isinstance(node, yaml.CollectionNode):
+        return
+    seen = set()
+    for item in node.value:
+        key, *rest = item if isinstance(node, yaml.MappingNode) else (None, item)
+        if isinstance(key, yaml.ScalarNode):
+            if key.value in seen:
+                raise ConfigError(f"key {key.value!r} stands twice, again in line {key.start_mark.line + 1} of {path}")
+            seen.add(key.value)
+        for each in rest:
+            _check_node(each, path, (*above, node))

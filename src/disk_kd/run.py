@@ -37,7 +37,7 @@ from disk_kd.config import DataConfig, EvaluationConfig, RunConfig, run_parser, 
 from disk_kd.data import AnySplit, Batch, Dataset, Loader, check_labels, workers_watched
 from disk_kd.errors import CheckpointError, ConfigError, DataError, ModelError, RunError
 from disk_kd.evaluate import Metrics, evaluate, predict, temperature_scaled_nll
-from disk_kd.files import save_tensors, write_text
+from disk_kd.files import read_yaml, save_tensors, write_text
 from disk_kd.models import load_state_dict, shipped_weights
 from disk_kd.summary import SUMMARY, last_metrics, model_sizes, summarise
 from disk_kd.tasks import StudentTask, plan_passes
@@ -74,7 +74,7 @@ def _execute(
     """`execute`, on a device of its own, as one of several ranks or alone."""
     config = ranks.from_main(lambda: _check_folder(config))
     folder, settings = config.output, config.train
-    done = ranks.from_main(lambda: (path := folder / SUMMARY).exists() and json.loads(path.read_text()))
+    done = ranks.from_main(lambda: _done(folder / SUMMARY))
     if done:
         return done
     for part in ("student", "teacher"):
@@ -139,6 +139,19 @@ def _execute(
             return summary
 
         return ranks.from_main(keep)
+
+
+def _done(summary: Path) -> dict[str, Any] | None:
+    """The summary of a run that is finished."""
+    if not summary.exists():
+        return None
+    try:
+        done = json.loads(summary.read_text())
+    except ValueError:
+        done = None
+    if not isinstance(done, dict):
+        raise RunError(f"{summary} is damaged; delete it, and --resume writes it again")
+    return done
 
 
 def _tell_start(console: Console, config: RunConfig, **lengths: int) -> None:
@@ -282,7 +295,9 @@ def _check_folder(config: RunConfig) -> RunConfig:
         raise RunError(f"the run directory {folder} exists: give --resume to go on with it, or another --output")
     if not (folder / CONFIG).exists():
         raise RunError(f"{folder} is not a run directory (it has no {CONFIG}); give another --output")
-    begun = yaml.safe_load((folder / CONFIG).read_text())
+    begun = read_yaml(folder / CONFIG)
+    if not isinstance(begun, dict):
+        raise RunError(f"{folder / CONFIG} holds no options; give another --output")
     decided = {name: _at(begun, name) for name in undecided(config)}
     config = settle(config, {name: value for name, value in decided.items() if value is not _MISSING})
     now = yaml.safe_load(config.text)

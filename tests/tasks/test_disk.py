@@ -220,6 +220,13 @@ def test_the_relative_ascent_as_written_out() -> None:
     assert none(x, y)["budget_used"].item() == pytest.approx(0, abs=1e-6)
 
 
+def test_a_batch_that_is_not_finite_moves_no_price() -> None:
+    t = task(price=1.0, price_rate=0.5, budget=0.0)
+    _, y = batch()
+    t(torch.full((16, 3, 8, 8), torch.nan), y)
+    assert t.price.item() == 1.0
+
+
 def test_a_network_takes_the_plain_ascent() -> None:
     assert task(helper="teacher-pooled").settings.price_rate == 0.5
     assert task().settings.price_rate == "relative"
@@ -291,6 +298,12 @@ def test_bad_settings_are_named(settings: dict[str, object], message: str) -> No
 def test_class_counts_must_agree() -> None:
     with pytest.raises(ModelError, match="teacher has 7 classes, the student 12"):
         DiSKTask(model(), timm.create_model("cifar_resnet10_xs", num_classes=7))
+
+
+def test_a_student_is_not_its_own_teacher() -> None:
+    same = model()
+    with pytest.raises(ModelError, match="student and teacher are one model, which would be frozen"):
+        DiSKTask(same, same)
 
 
 def test_models_that_are_not_timms_do_for_logits() -> None:

@@ -90,3 +90,24 @@ def test_a_finished_run_resumed_is_left_alone(tiny: Sequence[str], tmp_path: Pat
     before = outcome(run)
     assert main(["distill", str(run), "--resume", "--quiet"]) == 0
     assert outcome(run) == before
+
+
+def test_damaged_files_of_a_run_are_named(
+    tiny: Sequence[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    arguments = ["train", *tiny, f"--output={run}", "--resume"]
+    assert main(arguments) == 0
+    for name, text, message in (
+        ("summary.json", "{", "summary.json is damaged; delete it, and --resume writes it again"),
+        ("config.yaml", "- 3", "config.yaml holds no options; give another --output"),
+    ):
+        whole = (run / name).read_bytes()
+        (run / name).write_text(text)
+        assert main(arguments) == 2
+        assert message in capsys.readouterr().err
+        (run / name).write_bytes(whole)
+    (run / "summary.json").unlink()
+    (run / "metrics.jsonl").write_bytes(b"")
+    assert main(arguments) == 2
+    assert "metrics.jsonl has lost lines since the checkpoint; put it back" in capsys.readouterr().err

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from disk_kd.errors import ConfigError, nearest
+from disk_kd.files import read_yaml
 
 _KEYS = {"description", "seeds", "tuning_seeds", "baseline", "all", "rows"}
 _OF_ROW = {"recipe", "start", "grid"}
+_OF_RUNS = {"train.seed", "output", "runs"}
+"""What a comparison gives each run itself."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,13 @@ class Row:
     def name(self) -> str:
         """What no other row is called."""
         return self.folder or self.group
+
+    @property
+    def changed(self) -> str:
+        """What the row changes in its recipe's method; nothing where it has a description of its own."""
+        if any(option.startswith("--description=") for option in self.options):
+            return ""
+        return ", ".join(text.removeprefix("--method.") for text in self.options if text.startswith("--method."))
 
 
 @dataclass(frozen=True)
@@ -66,9 +74,18 @@ class Experiment:
         for name in (self.baseline, *(row.start for row in self.rows)):
             if name is not None and name not in self.groups:
                 raise ConfigError(f"no row {name!r} in the comparison; {nearest(name, self.groups)}")
+        if len({row.name for row in self.rows}) < len(self.rows):
+            twice = next(row.name for row in self.rows if [each.name for each in self.rows].count(row.name) > 1)
+            raise ConfigError(f"the comparison has {twice} twice; leave one out")
         for row in self.rows:
             if row.start is not None and len(self.groups[row.start]) > 1:
                 raise ConfigError(f"{row.group} starts from {row.start}, of which several settings are tried; name one")
+        for row in self.rows:
+            chain = [row.group]
+            while (start := self.groups[chain[-1]][0].start) is not None:
+                chain.append(start)
+                if start in chain[:-1]:
+                    raise ConfigError(f"rows cannot start from each other: {' from '.join(chain)}; name another start")
 
     @property
     def groups(self) -> dict[str, list[Row]]:
@@ -127,16 +144,24 @@ def _settings(path: Path, group: str, about: Any, common: dict[str, Any]) -> Ite
     """All settings of one row of the file."""
     if not isinstance(about, dict) or not isinstance(about.get("recipe"), str):
         raise ConfigError(f"row {group!r} of {path} must be a mapping with a recipe, not {about!r}")
+    if Path(group).name != group or group == ".." or "|" in group or group.startswith("-"):
+        raise ConfigError(
+            f"row {group!r} of {path} must be the name of a folder, without '|' and without '-' in front; rename it"
+        )
     grid = about.get("grid", {})
     if not isinstance(grid, dict) or not all(isinstance(values, list) and values for values in grid.values()):
         raise ConfigError(f"grid of row {group!r} of {path} must give a list of values by dotted option, not {grid!r}")
     own = {key: value for key, value in about.items() if key not in _OF_ROW}
     options = {**dict(_dotted(common)), **dict(_dotted(own))}
+    for key in _OF_RUNS & (options.keys() | grid.keys()):
+        raise ConfigError(f"row {group!r} of {path} gives {key}, which a comparison sets for each run; leave it out")
+    if "start" in about and "student.weights" in options.keys() | grid.keys():
+        raise ConfigError(f"row {group!r} of {path} has both start and student.weights; leave one out")
     for values in itertools.product(*grid.values()):
         tried = dict(_dotted(dict(zip(grid, values, strict=True))))
         name = ",".join(f"{key.split('.')[-1]}={_text(value)}" for key, value in tried.items())
         given = tuple(f"--{key}={_text(value)}" for key, value in (options | tried).items())
-        folder = "/".join(filter(None, (path.stem, group, name)))
+        folder = "/".join(filter(None, (path.stem, group, name.replace("/", "_"))))
         start = about.get("start")
         yield Row(group, about["recipe"], given, folder, None if start is None else str(start))
 
@@ -155,8 +180,5 @@ def _text(value: Any) -> str:
 
 
 def _mapping(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"cannot read {path}: {' '.join(str(error).split())}") from None
+    content = read_yaml(path)
     return content if isinstance(content, dict) else {}

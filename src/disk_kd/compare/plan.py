@@ -36,6 +36,8 @@ class Cell:
 @lru_cache(maxsize=4096)
 def cell_config(cell: Cell, runs: Path) -> RunConfig:
     """The configuration of one cell, which is read once: `cell_config.cache_clear()` forgets it."""
+    if any(token.split("=")[0] == "--train.seed" for token in (*cell.own, *cell.options)):
+        raise ConfigError("a comparison gives each run its train.seed; say how many with --seeds, and leave it out")
     own = [f"--train.seed={cell.seed}", f"--runs={runs}", "--resume", "--quiet"]
     if cell.folder is not None:
         own.append(f"--output={runs / cell.folder / f'seed{cell.seed}'}")

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -24,7 +24,7 @@ from disk_kd.build import load_data
 from disk_kd.compare.experiment import Experiment, Row
 from disk_kd.compare.plan import Cell, cell_config, plan_waves
 from disk_kd.compare.table import conditions_text, csv_text, markdown, table
-from disk_kd.config import DataConfig
+from disk_kd.config import DataConfig, RunConfig
 from disk_kd.data import Dataset
 from disk_kd.errors import ConfigError, DiskKDError, RunError
 from disk_kd.files import write_text
@@ -105,11 +105,11 @@ def compare(
     for row, about in zip(experiment.rows, rows, strict=True):
         about |= {"chosen": row in chosen, "tried": len(experiment.groups[row.group])}
     _against_baseline(experiment, rows, {row: cells[row] for row in chosen}, pool.outcomes)
-    differing = conditions_text({row.group: cell_config(cells[row][0], runs) for row in chosen})
+    differing = conditions_text({row.group: _shown_config(row, cells[row][0], runs) for row in chosen})
+    if not any(row["n"] for row in rows):  # the tables of a comparison before this one stay
+        raise RunError(f"no run of the comparison succeeded; {rows[0]['recipe']}: {rows[0]['failed']}")
     written = _write(rows, differing, runs / name)
     _tell(rows, differing, console)
-    if not any(row["n"] for row in rows):
-        raise RunError(f"no run of the comparison succeeded; {rows[0]['recipe']}: {rows[0]['failed']}")
     if report is not None:
         finished = {row.group: _finished(cells[row], pool.outcomes, runs) for row in chosen}
         written += _reported(report, finished, experiment.baseline, Path(f"{runs / name}.html"), console)
@@ -300,6 +300,14 @@ def _said(outcome: dict[str, Any] | str) -> str:
     return f"{split} top-1 {outcome[split]['top1']:.2f}%, {outcome['train_s']:.0f} s of training"
 
 
+def _shown_config(row: Row, cell: Cell, runs: Path) -> RunConfig:
+    """The configuration of a row's first run; a start in the comparison by the name of its row."""
+    config = cell_config(cell, runs)
+    if row.start is None:
+        return config
+    return replace(config, student=replace(config.student, weights=f"of row {row.start}"))
+
+
 def _row(row: Row, cells: Sequence[Cell], outcomes: Outcomes) -> dict[str, Any]:
     """Mean and sample standard deviation over the seeds that finished, and the conditions."""
     found = [outcomes[cell] for cell in cells if cell in outcomes]
@@ -315,7 +323,8 @@ def _row(row: Row, cells: Sequence[Cell], outcomes: Outcomes) -> dict[str, Any]:
         if None not in values:
             about[name] = statistics.fmean(values)
             about[f"{name}_std"] = statistics.stdev(values) if len(values) > 1 else None
-    return about | {name: first[name] for name in _CONDITIONS}
+    about |= {name: first[name] for name in _CONDITIONS}
+    return about | {"description": "; ".join(filter(None, (first["description"], row.changed)))}
 
 
 def _against_baseline(

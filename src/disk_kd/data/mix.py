@@ -5,6 +5,7 @@ Shapes: B images, C channels, H rows, W columns; K classes.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,8 +39,8 @@ class Mix:
 
     def __post_init__(self) -> None:
         for name in ("mixup", "cutmix"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"data.mix.{name} is an alpha of at least 0, got {getattr(self, name)}")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"data.mix.{name} is a finite alpha of at least 0, got {getattr(self, name)}")
         for name in ("prob", "switch_prob"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"data.mix.{name} is a chance in [0, 1], got {getattr(self, name)}")

@@ -11,7 +11,7 @@ from timm.utils import unwrap_model
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from disk_kd.errors import ConfigError
+from disk_kd.errors import ConfigError, ModelError
 from disk_kd.hints import Hint, StudentAndHint
 from disk_kd.losses.standardise import standardise
 from disk_kd.tasks.phase import Phase
@@ -33,7 +33,7 @@ class StudentTask(TrainingTask):
         phases: kinds of passes, in the order of one round.
 
     Raises:
-        ModelError: teacher and student differ in their number of classes.
+        ModelError: teacher and student are one model, or differ in their number of classes.
     """
 
     trainable_module: nn.Module
@@ -63,6 +63,8 @@ class StudentTask(TrainingTask):
         needs: frozenset[str] = frozenset(),
         phases: tuple[Phase, ...] = (Phase("student"),),
     ) -> None:
+        if teacher is student:
+            raise ModelError("student and teacher are one model, which would be frozen; give a teacher of its own")
         super().__init__(device=next(student.parameters()).device, verbose=False)
         self.needs = needs
         self.phases = phases

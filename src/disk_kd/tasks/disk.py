@@ -341,7 +341,9 @@ class DiSKTask(StudentTask):
         """Move the price with the helper; a constant one does not answer it."""
         moves = self.settings.helper == "exact" or (self.helper is not None and self.phase != "student")
         if self.settings.price_rate and moves:
-            self.excess += (ranks.mean(used) - budget) / self.micro_batches
+            over = ranks.mean(used) - budget
+            # A batch that is not finite is no reason to pay another price.
+            self.excess += torch.where(over.isfinite(), over, 0.0) / self.micro_batches
             self.calls += 1
             whole_step = self.calls % self.micro_batches == 0
             moved = (self.price + self._price_step(budget)).clamp(min=0, max=HIGHEST_PRICE)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from disk_kd import ranks
+from disk_kd.errors import RunError
 from disk_kd.train.display import json_line
 
 
@@ -67,8 +68,10 @@ class MetricsLog:
         self, folder: Path, *, keep_bytes: int = 0, show: Callable[[Mapping[str, Any]], None] | None = None
     ) -> None:
         self._show = show or (lambda line: None)
-        writes = ranks.is_main()
-        self._metrics = (folder / "metrics.jsonl" if writes else Path(os.devnull)).open("ab")
+        writes, metrics = ranks.is_main(), folder / "metrics.jsonl"
+        if writes and keep_bytes > (metrics.stat().st_size if metrics.exists() else 0):
+            raise RunError(f"{metrics} has lost lines since the checkpoint; put it back, or begin in another --output")
+        self._metrics = (metrics if writes else Path(os.devnull)).open("ab")
         self._timing = (folder / "timing.jsonl" if writes else Path(os.devnull)).open("ab")
         self._board = _tensorboard(folder) if writes else None
         if writes:

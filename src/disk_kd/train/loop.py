@@ -93,7 +93,7 @@ def fit(
     }
     # A phase's warm-up passes come before its schedule, at the peak rate.
     updates = {name: -phase.warmup_passes * loader.steps_per_pass for name, phase in phases.items()}
-    at, meter, log_bytes = Position(), Meter(), 0
+    at, meter, log_bytes, clock = Position(), Meter(), 0, time.monotonic()
 
     def count_time() -> None:
         nonlocal clock

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -84,8 +85,11 @@ class TrainSettings:
             _at_least(name, getattr(self, name), 1)
         for name in ("momentum", "weight_decay", "warmup_passes", "min_lr", "checkpoint_every_s", "seed"):
             _at_least(name, getattr(self, name), 0)
-        if not self.lr > 0:
-            raise ConfigError(f"train.lr must be positive, not {self.lr}")
+        for name in ("momentum", "weight_decay", "warmup_passes", "min_lr"):
+            if getattr(self, name) == math.inf:
+                raise ConfigError(f"train.{name} must be finite, not {getattr(self, name)}")
+        if not 0 < self.lr < math.inf:
+            raise ConfigError(f"train.lr must be positive and finite, not {self.lr}")
         if self.schedule == "multistep" and (not self.milestones or min(self.milestones) < 1):
             raise ConfigError(
                 f"train.schedule multistep needs train.milestones, passes from 1 on, not {list(self.milestones)}"
