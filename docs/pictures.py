@@ -125,9 +125,20 @@ def price_picture() -> Figure:
 
 SIZES = {"tuned-xxs": 13_020, "capacity-xs": 27_884, "tuned-s": 83_852, "capacity-m": 320_436}
 PASSES = {"tuned-xxs": 20, "passes60-xxs": 60, "passes200-xxs": 200}
-MET = {("tuned-xxs", "disk"): ("budget", "disk-xxs"), ("capacity-xs", "disk"): ("budget", "disk-xs")}
-"""Cells that ran again with the budget met."""
-METHODS = {"dist": ("DIST", "#4d9a6a"), "disk": ("DiSK, exact helper", "#2f74ad"), "ce": ("CE", "#8a8a8a")}
+ELSEWHERE = {
+    ("tuned-xxs", "disk"): ("budget", "disk-xxs"),
+    ("capacity-xs", "disk"): ("budget", "disk-xs"),
+    ("tuned-xxs", "disk-less"): ("less-help", "disk-xxs"),
+    ("tuned-s", "disk-less"): ("less-help-s", "disk"),
+    ("capacity-m", "disk-less"): ("less-help", "disk-m"),
+}
+"""Cells that ran again with the budget met, and those of a smaller one."""
+METHODS = {
+    "dist": ("DIST", "#4d9a6a"),
+    "disk-less": ("DiSK, budget .003", "#86b6dc"),
+    "disk": ("DiSK, budget .01", "#2f74ad"),
+    "ce": ("CE", "#8a8a8a"),
+}
 
 
 def gain_picture() -> Figure:
@@ -146,7 +157,7 @@ def gains_over(axes: Axes, experiments: dict[str, int], label: str) -> None:
     for number, (method, (name, colour)) in enumerate(METHODS.items()):
         places, means, halves = [], [], []
         for experiment, place in experiments.items():
-            kd, own = chosen_top1(experiment, "kd"), chosen_top1(*MET.get((experiment, method), (experiment, method)))
+            kd, own = chosen_top1(experiment, "kd"), chosen_top1(*ELSEWHERE.get((experiment, method), (experiment, method)))
             if gains := [own[seed] - kd[seed] for seed in kd.keys() & own.keys()]:
                 mean, half = interval(gains)
                 places.append(place * 1.03 ** (number - 1))
