@@ -157,7 +157,8 @@ def gains_over(axes: Axes, experiments: dict[str, int], label: str) -> None:
     for number, (method, (name, colour)) in enumerate(METHODS.items()):
         places, means, halves = [], [], []
         for experiment, place in experiments.items():
-            kd, own = chosen_top1(experiment, "kd"), chosen_top1(*ELSEWHERE.get((experiment, method), (experiment, method)))
+            where = ELSEWHERE.get((experiment, method), (experiment, method))
+            kd, own = chosen_top1(experiment, "kd"), chosen_top1(*where)
             if gains := [own[seed] - kd[seed] for seed in kd.keys() & own.keys()]:
                 mean, half = interval(gains)
                 places.append(place * 1.03 ** (number - 1))

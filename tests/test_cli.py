@@ -213,6 +213,12 @@ def test_without_a_named_method_distilling_is_kd(capsys: pytest.CaptureFixture[s
             ["train", "--student.name=cifar_mobilenetv2", "--data.image_size=32", "--train.grad_checkpointing=true"],
             "StagedNet cannot compute its activations again; give --train.grad_checkpointing false",
         ),
+        (["train", "--train.device=meta"], r"no device 'meta' here \(it holds no numbers\); give cpu"),
+        (["train", "--train.optimizer=adahessian"], "adahessian takes second derivatives"),
+        (
+            ["train", "--student.options={features_only: true}", "--student.name=resnet18"],
+            "FeatureListNet gives a",
+        ),
         (["train", "--train.device=cuda:77"], "no device 'cuda:77' here"),
         (["train", "--data.name=cifar99"], "cifar100"),
         (["train", "--data.name=cifar100", "--data.root=/nowhere"], "nowhere"),
@@ -322,7 +328,9 @@ def test_corrupt_and_malicious_weights(tmp_path: Path, capsys: pytest.CaptureFix
     (tmp_path / "corrupt.safetensors").write_bytes(b"\x00" * 100)
     torch.save({"state_dict": {"a": torch.ones(1)}, "evil": Evil()}, tmp_path / "evil.pth")
     save_tensors(tmp_path / "mute.safetensors", {"a": torch.ones(1)}, {METADATA: "[1]"})
-    for name in ("corrupt.safetensors", "evil.pth", "mute.safetensors"):
+    lost = create_model("cifar_resnet10_s", num_classes=10, in_chans=1).state_dict()
+    save_tensors(tmp_path / "lost.safetensors", lost | {"fc.bias": torch.full((10,), torch.nan)})
+    for name in ("corrupt.safetensors", "evil.pth", "mute.safetensors", "lost.safetensors"):
         options = ["--model.name=cifar_resnet10_s", "--data.name=digits"]
         says(capsys, ["evaluate", str(tmp_path / name), *options], name)
     says(capsys, ["convert", str(tmp_path / "evil.pth")], "evil.pth")

@@ -43,9 +43,13 @@ def test_the_documented_methods_run(folder: Path, tiny: Sequence[str]) -> None:
 
 def test_what_is_not_there_is_named(folder: Path) -> None:
     (folder / "empty_module.py").write_text("Thing = int\n")
+    (folder / "broken_module.py").write_text("class Task(:\n")
+    (folder / "leaving_module.py").write_text("raise SystemExit('bye')\n")
     for name, message in (
         ("kdd", r"unknown method 'kdd'; give one of ce, kd, dkd, .*timm-token, or your own: my_module:MyClass"),
         ("nowhere:Task", "no method 'nowhere:Task'.*No module named 'nowhere'"),
+        ("broken_module:Task", r"no method 'broken_module:Task' \(.*broken_module.py, line 1\)"),
+        ("leaving_module:Task", r"no method 'leaving_module:Task' \(bye\)"),
         ("empty_module:Task", "has no attribute 'Task'"),
         ("empty_module:Thing", "must be a class that derives from StudentTask"),
     ):

@@ -171,7 +171,7 @@ def test_two_ranks_share_the_views_of_a_stored_teacher(folder: Path) -> None:
 
 def test_an_error_that_every_rank_meets_is_told_once(folder: Path) -> None:
     weights = load_file(folder / "teacher" / "student.safetensors")
-    broken = {name: torch.full_like(value, torch.nan) for name, value in weights.items()}
+    broken = {name: torch.full_like(value, torch.inf) for name, value in weights.items()}
     save_file(broken, folder / "broken.safetensors")
     options = ["--teacher.weights=broken.safetensors", "--data.views=2", "--runs=broken"]
     for command in (["distill", "recipe.yaml", "--teacher.store=true"], ["store-teacher", "recipe.yaml"]):

@@ -29,7 +29,7 @@ from disk_kd.config import (
 from disk_kd.data import AnySplit, Dataset, Loader, Split, check_labels, load_dataset
 from disk_kd.errors import CheckpointError, ConfigError, DataError, ModelError
 from disk_kd.hints import Context, Hint
-from disk_kd.models import create_model, load_weights, multiply_adds, read_metadata, shipped_weights
+from disk_kd.models import check_logits, create_model, load_weights, read_metadata, shipped_weights
 from disk_kd.tasks import StudentTask
 from disk_kd.teacher import Teacher, TeacherStore, fixed_image_size, store_bytes, teacher_facts
 from disk_kd.train import Display
@@ -53,11 +53,14 @@ def pick_device(name: str) -> torch.device:
         return accelerator or torch.device("cpu")
     try:
         device = torch.device(name)
+        if device.type == "meta":
+            raise RuntimeError("it holds no numbers")
         torch.empty(0, device=device)
         if device.type == "cuda" and device.index is not None:
             torch.cuda.set_device(device)  # what random states and waits are about, where no device is named
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"no device {name!r} here ({str(error).splitlines()[0]}); give cpu, cuda or auto") from None
+        said = str(error).splitlines()[0].partition(". ")[0]
+        raise ConfigError(f"no device {name!r} here ({said}); give cpu, cuda or auto") from None
     return device
 
 
@@ -185,13 +188,14 @@ def build_task(config: RunConfig, dataset: Dataset, device: torch.device) -> Stu
     student = build_model(config, "student", dataset).to(device).to(memory_format=layout)
     if settings.grad_checkpointing:
         recompute_activations(student)
+    check_logits(student, (dataset.in_chans, dataset.image_size, dataset.image_size), dataset.num_classes)
     method = find_method(config.method)
     if config.teacher is None:
         task = method(student, **config.method_options)
     else:
         model = build_model(config, "teacher", dataset).to(device).to(memory_format=layout)
         side = config.teacher.image_size or (fixed_image_size(unwrap_model(model)) or (dataset.image_size,))[0]
-        multiply_adds(model, (dataset.in_chans, side, side))  # a size that it does not take is told here
+        check_logits(model.eval(), (dataset.in_chans, side, side), dataset.num_classes)
         if config.hint is not None:
             student = find_hint(config.hint).prepare(student, model, config.hint_options)
             student = student.to(device).to(memory_format=layout)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +30,7 @@ from disk_kd.models import convert, create_model, multiply_adds
 from disk_kd.run import evaluate_weights, execute, store_teacher
 from disk_kd.tasks import METHODS
 from disk_kd.teacher import TeacherStore
-from disk_kd.train import STOPPED, JsonConsole, StoppedError
+from disk_kd.train import STOPPED, JsonConsole, StoppedError, StopSignal, json_line, stop_signals
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,9 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if name not in COMMANDS:
             raise ConfigError(f"unknown command {name!r}; {nearest(name, COMMANDS)}")
-        with workers_watched():
+        with stop_signals(), workers_watched():
             COMMANDS[name](rest)
-    except StoppedError as error:
+    except (StoppedError, StopSignal) as error:
         print(f"disk-kd: {error}", file=sys.stderr)
         return STOPPED
     except DiskKDError as error:
@@ -228,7 +227,7 @@ def evaluate(arguments: Sequence[str]) -> None:
     config = parse_evaluation(arguments)
     metrics = evaluate_weights(config)
     if config.json:
-        print(json.dumps(metrics))
+        print(json_line(metrics), end="")
         return
     table = Table(title=escape(f"{config.weights} on {config.data.name} ({config.split})"))
     for name in ("top-1 %", "top-5 %", "NLL", "ECE", "samples"):

@@ -34,7 +34,7 @@ def find_class(name: str, known: Mapping[str, type[Base]], base: type[Base], wha
         sys.path.append(os.getcwd())
     try:
         found = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError, SyntaxError, SystemExit) as error:
         raise ConfigError(f"no {what} {name!r} ({error}); give a module and a class of it") from None
     if not (isinstance(found, type) and issubclass(found, base)):
         raise ConfigError(f"the {what} {name!r} must be a class that derives from {base.__name__}")

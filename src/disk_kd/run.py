@@ -14,6 +14,7 @@ import torch
 import yaml
 from filelock import FileLock, Timeout
 from rich.console import Console
+from timm.utils import unwrap_model
 from torch import nn
 
 from disk_kd import ranks
@@ -39,10 +40,20 @@ from disk_kd.errors import CheckpointError, ConfigError, DataError, ModelError, 
 from disk_kd.evaluate import Metrics, evaluate, predict, temperature_scaled_nll
 from disk_kd.files import read_yaml, save_tensors, write_text
 from disk_kd.models import load_state_dict, shipped_weights
-from disk_kd.summary import SUMMARY, last_metrics, model_sizes, summarise
+from disk_kd.summary import SUMMARY, last_metrics, model_sizes, read_summary, summarise
 from disk_kd.tasks import StudentTask, plan_passes
 from disk_kd.teacher import TeacherStore
-from disk_kd.train import BEST, Display, JsonConsole, TrainStep, compile_where_it_pays, evaluated, fit, prepare_ranks
+from disk_kd.train import (
+    BEST,
+    Display,
+    JsonConsole,
+    TrainStep,
+    compile_where_it_pays,
+    evaluated,
+    fit,
+    make_optimizer,
+    prepare_ranks,
+)
 
 CONFIG = "config.yaml"
 
@@ -74,7 +85,7 @@ def _execute(
     """`execute`, on a device of its own, as one of several ranks or alone."""
     config = ranks.from_main(lambda: _check_folder(config))
     folder, settings = config.output, config.train
-    done = ranks.from_main(lambda: _done(folder / SUMMARY))
+    done = ranks.from_main(lambda: read_summary(folder))
     if done:
         return done
     for part in ("student", "teacher"):
@@ -91,6 +102,8 @@ def _execute(
     task.micro_batches = settings.accumulate
     sizes = model_sizes(task, dataset)
     _check_batch(task, loader.batch_size // settings.accumulate // ranks.size())
+    for phase in set(plan):  # an optimiser that cannot be made is told before anything long
+        make_optimizer(unwrap_model(getattr(task, phase.module)), settings)
     ranks.from_main(lambda: _lay_out(folder, task))
     with _alone_in(folder):
         with ranks.told_once():
@@ -139,19 +152,6 @@ def _execute(
             return summary
 
         return ranks.from_main(keep)
-
-
-def _done(summary: Path) -> dict[str, Any] | None:
-    """The summary of a run that is finished."""
-    if not summary.exists():
-        return None
-    try:
-        done = json.loads(summary.read_text())
-    except ValueError:
-        done = None
-    if not isinstance(done, dict):
-        raise RunError(f"{summary} is damaged; delete it, and --resume writes it again")
-    return done
 
 
 def _tell_start(console: Console, config: RunConfig, **lengths: int) -> None:

@@ -15,6 +15,7 @@ import torch
 from disk_kd.build import find_weights
 from disk_kd.config import RunConfig
 from disk_kd.data import Dataset
+from disk_kd.errors import RunError
 from disk_kd.memory import peak_host_bytes
 from disk_kd.models import multiply_adds
 from disk_kd.tasks import StudentTask
@@ -61,6 +62,23 @@ def model_sizes(task: StudentTask, dataset: Dataset) -> dict[str, int]:
         "parameters": sum(p.numel() for p in task.student.parameters()),
         "multiply_adds": multiply_adds(task.student, size),
     }
+
+
+def read_summary(folder: Path) -> dict[str, Any] | None:
+    """The summary of a finished run; None of one that is not finished.
+
+    Raises:
+        RunError: it cannot be read.
+    """
+    if not (folder / SUMMARY).is_file():
+        return None
+    try:
+        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    except ValueError:
+        summary = None
+    if not isinstance(summary, dict):
+        raise RunError(f"{folder / SUMMARY} is damaged; delete it, and --resume writes it again")
+    return summary
 
 
 def last_metrics(folder: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from disk_kd.errors import CheckpointError, ModelError
-from disk_kd.models import create_model, multiply_adds, save_state_dict
+from disk_kd.models import check_logits, create_model, multiply_adds, save_state_dict
 
 
 def test_ours_and_timms_by_name():
@@ -97,6 +97,21 @@ def test_multiply_adds_leaves_the_model_as_it_was():
     assert model.training
     assert not model.bn1.training
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_what_gives_no_logits_is_named_and_what_does_is_left_as_it_was():
+    model = create_model("cifar_resnet10_xxs", num_classes=10).train()
+    before, random = {key: value.clone() for key, value in model.state_dict().items()}, torch.get_rng_state()
+    check_logits(model, (3, 16, 16), 10)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random)
+    with pytest.raises(ModelError, match=r"ResNet gives \(2, 10\) for two images, not logits of shape \(2, 7\)"):
+        check_logits(model, (3, 16, 16), 7)
+    features = create_model("resnet18", num_classes=10, features_only=True)
+    with pytest.raises(ModelError, match="FeatureListNet gives a list for two images"):
+        check_logits(features, (3, 64, 64), 10)
+    with pytest.raises(ModelError, match=r"does not take an image of shape \(1, 16, 16\)"):
+        check_logits(model, (1, 16, 16), 10)
 
 
 def test_multiply_adds_refuses_a_wrong_image():

@@ -63,6 +63,14 @@ def test_layer_decay_slows_the_first_layers() -> None:
         TrainSettings(layer_decay=2.0)
 
 
+def test_optimisers_that_cannot_be_used_are_named() -> None:
+    with pytest.raises(ConfigError, match="adahessian takes second derivatives; give another, as sgd"):
+        make_optimizer(torch.nn.Linear(1, 1), TrainSettings(optimizer="adahessian"))
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match=r"fusedadam cannot be used here: .*; give another"):
+            make_optimizer(torch.nn.Linear(1, 1), TrainSettings(optimizer="fusedadam"))
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

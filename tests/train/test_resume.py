@@ -106,6 +106,9 @@ def test_damaged_files_of_a_run_are_named(
         (run / name).write_text(text)
         assert main(arguments) == 2
         assert message in capsys.readouterr().err
+        for command in ("report", "export") if name == "summary.json" else ():
+            assert main([command, str(run)]) == 2
+            assert message in capsys.readouterr().err
         (run / name).write_bytes(whole)
     (run / "summary.json").unlink()
     (run / "metrics.jsonl").write_bytes(b"")

@@ -5,7 +5,6 @@ Shapes: B batch, C channels of the image, H and W its height and width, K classe
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from disk_kd.build import STUDENT, normalisation, read_about, trained_model
 from disk_kd.config import load_recipe
 from disk_kd.errors import CheckpointError, ModelError
-from disk_kd.summary import SUMMARY
+from disk_kd.summary import read_summary
 
 
 class Normalised(nn.Module):
@@ -103,12 +102,12 @@ def read_student(run: Path) -> Student:
         about["model"], about["options"], weights, len(about["classes"]), channels, about.get("hint")
     ).eval()
     mean, std = (_per_channel(values, channels) for values in normalisation(model))
-    summary, config = weights.parent / SUMMARY, weights.parent / "config.yaml"
+    config = weights.parent / "config.yaml"
     return Student(
         weights,
         model,
         about | {"mean": mean, "std": std},
-        json.loads(summary.read_text()) if summary.is_file() else {},
+        read_summary(weights.parent) or {},
         load_recipe(config).get("hint", {}).get("name") if config.is_file() else None,
     )
 

@@ -14,7 +14,7 @@ from typing import Any
 import timm
 import torch
 from timm.models import get_arch_name, get_pretrained_cfg, model_entrypoint
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from disk_kd.errors import ModelError, nearest
@@ -108,6 +108,41 @@ def multiply_adds(model: nn.Module, input_size: tuple[int, int, int]) -> int:
         for module, training in modes:
             module.training = training
     return counter.get_total_flops() // 2
+
+
+def check_logits(model: nn.Module, input_size: tuple[int, int, int], num_classes: int) -> None:
+    """See that the model, in the mode that it is in, gives a logit for each class.
+
+    Its buffers and the random numbers are left as they were.
+
+    Args:
+        model: any classifier.
+        input_size: (C, H, W).
+        num_classes: K.
+
+    Raises:
+        ModelError: the model does not take such images, or gives something else for B of them than (B, K).
+    """
+    parameter = next(model.parameters())
+    images = torch.zeros(2, *input_size, device=parameter.device, dtype=parameter.dtype)
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    devices = [parameter.device] if parameter.device.type == "cuda" else []
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices):
+            logits = model(images)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise ModelError(
+            f"{type(model).__name__} does not take an image of shape {tuple(input_size)} (C, H, W): {_one_line(error)}"
+        ) from error
+    finally:
+        for buffer, before in buffers:
+            buffer.copy_(before)
+    shape = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+    if shape != (2, num_classes):
+        raise ModelError(
+            f"{type(model).__name__} gives {shape} for two images, not logits of shape {(2, num_classes)}; leave out"
+            " options that make something else of it than a classifier"
+        )
 
 
 def _check_name(name: str) -> None:

@@ -82,9 +82,12 @@ def load_weights(model: nn.Module, path: StrPath, *, strict: bool = True) -> Non
             agree and at least one key must be shared.
 
     Raises:
-        CheckpointError: the file cannot be read, or its keys or shapes are not the model's.
+        CheckpointError: the file cannot be read, its keys or shapes are not the model's, or it holds NaN.
     """
     weights = load_state_dict(path)
+    for key, values in weights.items():
+        if values.isnan().any():
+            raise CheckpointError(f"{key} in {path} is not a number; give weights of a run that did not diverge")
     misfit = _misfit(model, weights, strict)
     if misfit:
         raise CheckpointError(f"{path} does not fit {type(model).__name__}: {misfit}")

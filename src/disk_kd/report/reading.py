@@ -16,7 +16,7 @@ from disk_kd.build import STUDENT
 from disk_kd.config import RunConfig, parse_run
 from disk_kd.errors import RunError
 from disk_kd.run import CONFIG
-from disk_kd.summary import SUMMARY
+from disk_kd.summary import read_summary
 
 _SEED_FOLDER = re.compile(r"seed\d+")
 _NO_RECIPE = {"seed", "compile", "compile_mode", "device", "log_every", "checkpoint_every_s"}
@@ -48,12 +48,12 @@ class Run:
         """
         if not (folder / CONFIG).is_file():
             raise RunError(f"{folder} is not a run directory (it has no {CONFIG}); give one that train or distill made")
-        summary = folder / SUMMARY
+        summary = read_summary(folder)
         try:
             run = cls(
                 folder,
                 (folder / CONFIG).read_text(encoding="utf-8"),
-                json.loads(summary.read_text(encoding="utf-8")) if summary.is_file() else None,
+                summary,
                 tuple(_json_lines(folder / "metrics.jsonl")),
             )
             run.seed  # noqa: B018 (what is no mapping of options shows now)

@@ -1,14 +1,14 @@
 """The loop, its step, its checkpoints and logs."""
 
 from disk_kd.train.compiling import compile_where_it_pays
-from disk_kd.train.display import Display, JsonConsole
+from disk_kd.train.display import Display, JsonConsole, json_line
 from disk_kd.train.log import Meter
 from disk_kd.train.loop import BEST, CHECKPOINT, DivergenceError, Position, evaluated, fit
 from disk_kd.train.optim import make_optimizer
 from disk_kd.train.parallel import prepare_ranks
 from disk_kd.train.settings import TrainSettings
 from disk_kd.train.step import TrainStep
-from disk_kd.train.stop import STOPPED, StoppedError
+from disk_kd.train.stop import STOPPED, StoppedError, StopSignal, stop_signals
 
 __all__ = [
     "BEST",
@@ -19,12 +19,15 @@ __all__ = [
     "JsonConsole",
     "Meter",
     "Position",
+    "StopSignal",
     "StoppedError",
     "TrainSettings",
     "TrainStep",
     "compile_where_it_pays",
     "evaluated",
     "fit",
+    "json_line",
     "make_optimizer",
     "prepare_ranks",
+    "stop_signals",
 ]

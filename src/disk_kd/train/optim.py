@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import torch
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2, get_optimizer_info
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from torch import Tensor, nn
@@ -22,24 +22,30 @@ def make_optimizer(module: nn.Module, settings: TrainSettings) -> Optimizer:
     """The optimiser that `settings` name, over the parameters of `module`, fused where torch has it so.
 
     Raises:
-        ConfigError: a layer decay for a module that is no timm model.
+        ConfigError: a layer decay for a module that is no timm model; an optimiser that takes second derivatives, or
+            needs a package or device that is not here.
     """
+    if get_optimizer_info(settings.optimizer).second_order:
+        raise ConfigError(f"train.optimizer {settings.optimizer} takes second derivatives; give another, as sgd")
     fused: dict[str, Any] = {"fused": True} if settings.optimizer in _FUSED else {}
     if settings.layer_decay is not None and not hasattr(module, "group_matcher"):
         raise ConfigError(
             f"train.layer_decay needs the layers of a timm model in order, {type(module).__name__} does not tell them; "
             "leave it out, or the hint or helper network beside the student"
         )
-    return create_optimizer_v2(
-        module,
-        opt=settings.optimizer,
-        lr=settings.lr,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-        filter_bias_and_bn=not settings.decay_norm_and_bias,
-        layer_decay=settings.layer_decay,
-        **fused,
-    )
+    try:
+        return create_optimizer_v2(
+            module,
+            opt=settings.optimizer,
+            lr=settings.lr,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+            filter_bias_and_bn=not settings.decay_norm_and_bias,
+            layer_decay=settings.layer_decay,
+            **fused,
+        )
+    except (AssertionError, ImportError) as error:
+        raise ConfigError(f"train.optimizer {settings.optimizer} cannot be used here: {error}; give another") from None
 
 
 def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -18,6 +20,32 @@ _KEY = "stop before step"
 
 class StoppedError(RunError):
     """The run was asked to stop, has saved itself, and can go on."""
+
+
+class StopSignal(KeyboardInterrupt):
+    """A signal asked a command to stop while it did something that need not be finished: all files are whole."""
+
+
+@contextmanager
+def stop_signals() -> Iterator[None]:
+    """Within the block a signal that asks to stop ends it, as Ctrl-C does, unless a `StopRequest` waits for it.
+
+    Raises:
+        StopSignal: such a signal came.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, _stop) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise StopSignal("asked to stop; go on with --resume (compare, store-teacher: the same command again)")
 
 
 class StopRequest:
