@@ -190,6 +190,11 @@ def test_without_a_named_method_distilling_is_kd(capsys: pytest.CaptureFixture[s
             "--model.options are of a model that --model.name",
         ),
         (["train", "--train.passes=many"], "train.passes.*many"),
+        (["train", "--train.passes=1000001"], "train.passes must be at most a million, not 1000001"),
+        (
+            ["distill", "--method=disk", "--method.budget={end: 0.1}"],
+            r"method.budget.*expected float or Cosine or null, not Cosine\(start=None, end=0.1, period=None\)",
+        ),
         (["train", "--train.passes=0"], "train.passes must be at least 1, not 0"),
         (["train", "--train.lr=-1"], "train.lr must be positive"),
         (["train", "--train.lr=.inf"], "train.lr must be positive and finite, not inf"),

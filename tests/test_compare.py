@@ -351,6 +351,12 @@ def test_an_unknown_option_of_a_row_stops_before_anything_runs(
     assert not (tmp_path / "runs").exists()
 
 
+def test_an_experiment_without_rows_is_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bad.yaml").write_text("seeds: 2")
+    assert main(["compare", str(tmp_path / "bad.yaml")]) == 2
+    assert "must have rows by name" in capsys.readouterr().err
+
+
 def test_settings_need_a_validation_split_to_be_chosen_by(tmp_path: Path) -> None:
     path = tmp_path / "unseen.yaml"
     path.write_text("all: {data: {validation: 0.0}}\nrows: {a: {recipe: digits/ce, grid: {train.lr: [0.1, 0.2]}}}")

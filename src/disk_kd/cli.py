@@ -284,6 +284,8 @@ def inspect_examples(arguments: Sequence[str]) -> None:
     run, output = Run.read(options.run), options.output or options.run / "inspect.csv"
     if not output.parent.is_dir():
         raise ConfigError(f"no folder {output.parent} to write {output.name} in; make it first")
+    if output.is_dir():
+        raise ConfigError(f"{output} is a folder; give --output a file")
     found = inspect_run(run, Outputs(options.device), views=options.views, most=options.limit, price=options.price)
     write_text(output, csv_text(found, options.by))
     print(f"Written: {output}, {len(found.split):,} examples; the helper has {found.settings.told()}")

@@ -46,6 +46,8 @@ _RECIPE_HELP = (
 
 _UNION = re.compile(r"Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] Errors:.*Given value: ")
 """How jsonargparse refuses a value for an option of several kinds: with each attempt, of which the kinds are kept."""
+_CLASS = re.compile(r"Namespace\(class_path='[\w.]*?(\w+)', init_args=Namespace\((.*?)\).*?\)")
+"""How it shows the arguments of a class."""
 
 _DESCRIPTIONS = {
     "train": f"Train a model with cross-entropy: a teacher, or a baseline. {_RECIPE_HELP}",
@@ -509,6 +511,7 @@ def _one_line_errors(parser: ArgumentParser) -> Iterator[None]:
     except (ArgumentError, ValueError, TypeError, KeyError) as error:
         text = " ".join(str(error).split())
         text = text.replace("Parser key", "option").replace("Expected a typing.Literal", "Expected one of ")
+        text = _CLASS.sub(r"\1(\2)", text)
         unknown = re.search(
             r"(?:Group '([\w.]+)' does not accept option|unrecognized arguments: --|Key) ?'?([\w.]+)", text
         )

@@ -85,7 +85,7 @@ def _execute(
     """`execute`, on a device of its own, as one of several ranks or alone."""
     config = ranks.from_main(lambda: _check_folder(config))
     folder, settings = config.output, config.train
-    done = ranks.from_main(lambda: read_summary(folder))
+    done = ranks.from_main(lambda: read_summary(folder) if (folder / STUDENT).exists() else None)
     if done:
         return done
     for part in ("student", "teacher"):

@@ -92,6 +92,16 @@ def test_a_finished_run_resumed_is_left_alone(tiny: Sequence[str], tmp_path: Pat
     assert outcome(run) == before
 
 
+def test_a_finished_run_that_lost_its_weights_gets_them_back(tiny: Sequence[str], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    arguments = ["train", *tiny, f"--output={run}", "--resume"]
+    assert main(arguments) == 0
+    before = outcome(run)
+    (run / "student.safetensors").unlink()
+    assert main(arguments) == 0
+    assert outcome(run) == before
+
+
 def test_damaged_files_of_a_run_are_named(
     tiny: Sequence[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,6 +13,8 @@ from disk_kd.errors import ConfigError, nearest
 from disk_kd.files import read_yaml
 
 _KEYS = {"description", "seeds", "tuning_seeds", "baseline", "all", "rows"}
+_OWN = _KEYS - {"description"}
+"""What no recipe has."""
 _OF_ROW = {"recipe", "start", "grid"}
 _OF_RUNS = {"train.seed", "output", "runs"}
 """What a comparison gives each run itself."""
@@ -104,7 +106,7 @@ def of_recipes(recipes: Sequence[str], seeds: int, baseline: str | None = None) 
 def is_experiment(name: str) -> bool:
     """Whether it is a file of rows, and no recipe."""
     path = Path(name)
-    return path.is_file() and path.suffix in (".yaml", ".yml") and "rows" in _mapping(path)
+    return path.is_file() and path.suffix in (".yaml", ".yml") and bool(_OWN & _mapping(path).keys())
 
 
 def read_experiment(path: Path, seeds: int | None = None) -> Experiment:

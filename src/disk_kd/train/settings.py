@@ -83,6 +83,8 @@ class TrainSettings:
     def __post_init__(self) -> None:
         for name in ("passes", "batch_size", "accumulate", "cycles", "log_every", "evaluate_every"):
             _at_least(name, getattr(self, name), 1)
+        if self.passes > 1_000_000:
+            raise ConfigError(f"train.passes must be at most a million, not {self.passes}")
         for name in ("momentum", "weight_decay", "warmup_passes", "min_lr", "checkpoint_every_s", "seed"):
             _at_least(name, getattr(self, name), 0)
         for name in ("momentum", "weight_decay", "warmup_passes", "min_lr"):
