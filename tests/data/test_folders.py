@@ -88,6 +88,17 @@ def test_an_empty_class_is_named(tmp_path: Path):
             class_samples(path)
 
 
+def test_links_are_followed_but_not_in_circles(tmp_path: Path):
+    for name in ("train/a/0.png", "train/b/0.png", "more/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    (tmp_path / "train/a/more").symlink_to(tmp_path / "more")
+    assert class_samples(tmp_path / "train").targets.tolist() == [0, 0, 1]
+    (tmp_path / "train/b/round").symlink_to("..")
+    with pytest.raises(DataError, match=r"train/b/round leads back to a folder around it, .*/train; remove the link"):
+        class_samples(tmp_path / "train")
+
+
 def test_what_holds_no_class_folders_is_refused(tmp_path: Path):
     write_image(tmp_path / "x" / "0.png", 1)
     for path in (tmp_path / "x", pack(tmp_path / "x", tmp_path / "x.tar", "")):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -105,13 +105,22 @@ def _folder_samples(path: Path) -> Samples:
     files = [
         (Path(folder) / name).relative_to(path).as_posix()
         for class_name in classes
-        for folder, _, names in os.walk(path / class_name, followlinks=True)
+        for folder, names in _walk(path / class_name)
         for name in names
         if _is_image(name)
     ]
     where = f"{path}/"
     names, of_class = _sorted(where, classes, files)
     return _listed(where, tuple(sorted(classes)), names, of_class, FolderFiles(path, tuple(names)))
+
+
+def _walk(top: Path) -> Iterator[tuple[str, list[str]]]:
+    """Folders in the folder and their files; links are followed, unless they would lead round in circles."""
+    for folder, inner, names in os.walk(top, followlinks=True):
+        for link in (os.path.join(folder, name) for name in inner):
+            if os.path.islink(link) and Path(folder).resolve().is_relative_to(Path(link).resolve()):
+                raise DataError(f"{link} leads back to a folder around it, {os.path.realpath(link)}; remove the link")
+        yield folder, names
 
 
 def _tar_samples(path: Path) -> Samples:
