@@ -140,7 +140,7 @@ def load_images(
             if reading.skip_unreadable:
                 warnings.warn(f"left out: {error}", stacklevel=2)
                 return None
-            raise
+            raise DataError(f"{error}; replace it, or give data.skip_unreadable=true") from None
         return as_array(image if size is None else centre_crop(image, size, reading.crop_pct))
 
     if size is not None:
