@@ -148,12 +148,12 @@ def gain_picture() -> Figure:
     gains_over(left, SIZES, "parameters of the student, 20 passes")
     gains_over(right, PASSES, "passes, the smallest student")
     left.set_ylabel("top-1 gain over KD, points")
-    right.legend(frameon=False, fontsize=9, loc="lower right")
+    right.legend(frameon=False, fontsize=9, loc="lower center")
     return picture
 
 
 def gains_over(axes: Axes, experiments: dict[str, int], label: str) -> None:
-    """Gains over KD paired by seed, with 95% intervals where there are several seeds."""
+    """Gains over KD paired by seed, with 95% intervals where there are three seeds."""
     for number, (method, (name, colour)) in enumerate(METHODS.items()):
         places, means, halves = [], [], []
         for experiment, place in experiments.items():
@@ -163,7 +163,7 @@ def gains_over(axes: Axes, experiments: dict[str, int], label: str) -> None:
                 mean, half = interval(gains)
                 places.append(place * 1.03 ** (number - 1))
                 means.append(mean)
-                halves.append(half or float("nan"))
+                halves.append(half if len(gains) > 2 else float("nan"))
         axes.errorbar(places, means, halves, fmt="o-", color=colour, capsize=4, label=name)
     axes.axhline(0, color="black", linewidth=1)
     axes.set(xscale="log", xlabel=label)
