@@ -69,7 +69,7 @@ def test_batches_are_mixed_and_a_pass_entered_late_goes_on():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Mix(mixup=-1.0), "data.mix.mixup is an alpha of at least 0, got -1.0"),
+        (lambda: Mix(mixup=-1.0), "data.mix.mixup is a finite alpha of at least 0, got -1.0"),
         (lambda: Mix(prob=2.0), r"data.mix.prob is a chance in \[0, 1\], got 2.0"),
         (
             lambda: make_loader(batch_size=3),
