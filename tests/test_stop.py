@@ -20,8 +20,11 @@ LIMIT_S = 120
 
 def stopped(command: Sequence[str], ready: Callable[[], object], number: signal.Signals) -> tuple[int, str]:
     """Exit code and messages of a command that gets a signal, it alone, when it is ready."""
+    # A shell lets what it starts in the background ignore interrupts, tests included.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); import runpy, sys;"
+    code += "runpy.run_module('disk_kd', run_name='__main__')"
     process = subprocess.Popen(
-        [sys.executable, "-m", "disk_kd", *command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, *command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + LIMIT_S
     while not ready():
