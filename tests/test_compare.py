@@ -15,12 +15,14 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 from rich.console import Console
 
 from disk_kd.cli import main
 from disk_kd.compare import Cell, cell_config, compare, of_recipes, plan_waves, read_experiment
+from disk_kd.compare.conditions import conditions, conditions_text
 from disk_kd.compare.run import interval
-from disk_kd.compare.table import conditions_text, markdown, table
+from disk_kd.compare.table import markdown, table
 from disk_kd.errors import ConfigError
 
 
@@ -185,11 +187,48 @@ def test_terminal_table_has_the_gain_and_leaves_out_what_all_rows_share(capsys: 
 
 def test_conditions_that_differ_are_told(tmp_path: Path) -> None:
     recipes = [f"cifar100/resnet10_s/{name}" for name in ("ce", "resnet10_l-kd", "resnet10_l-disk", "resnet18-kd")]
-    text = conditions_text({recipe: cell_config(Cell(recipe, 0), tmp_path) for recipe in recipes})
+    asked = {recipe: [conditions(cell_config(Cell(recipe, 0), tmp_path))] for recipe in recipes}
+    text = conditions_text(asked)
     assert "- teacher.name: cifar_resnet10_l; cifar_resnet18 in cifar100/resnet10_s/resnet18-kd" in text
     assert "data." not in text
-    same = conditions_text({recipe: cell_config(Cell(recipe, 0), tmp_path) for recipe in recipes[1:3]})
+    same = conditions_text({recipe: asked[recipe] for recipe in recipes[1:3]})
     assert same.startswith("All rows have the same data, augmentation, passes, start")
+
+
+SEEN = """
+seeds: 1
+all: {data: {views: null}}
+rows:
+  labels: {recipe: digits/ce}
+  stored: {recipe: digits/kd}
+  online: {recipe: digits/kd, teacher: {store: false}}
+"""
+
+
+def test_rows_with_and_without_a_store_see_the_same_images(tmp_path: Path, tiny: Sequence[str]) -> None:
+    """Each pass a new view, the same one for every row; the line below the table is read from the runs themselves."""
+    (tmp_path / "seen.yaml").write_text(SEEN)
+    options = [option for option in tiny if option.startswith(("--data", "--train"))]
+    command = ["compare", str(tmp_path / "seen.yaml"), f"--runs={tmp_path}", "--report=false", *options]
+    assert main(command) == 0
+    files = {row: tmp_path / f"seen/{row}/seed0/config.yaml" for row in ("labels", "stored", "online")}
+    configs = {row: yaml.safe_load(file.read_text()) for row, file in files.items()}
+    assert [config["data"]["views"] for config in configs.values()] == [2, 2, 2]
+    assert [configs[row]["teacher"]["store"] for row in ("stored", "online")] == [True, False]
+    assert "\nAll rows have the same data, augmentation" in (tmp_path / "seen.md").read_text()
+    # A run that an earlier version began with fewer views, or none of its own, is told of.
+    files["stored"].write_text(files["stored"].read_text().replace("  views: 2\n", "  views: 1\n"))
+    files["labels"].write_text(files["labels"].read_text().replace("# disk-kd ", "# disk-kd 0.0."))
+    assert main(command) == 0
+    text = (tmp_path / "seen.md").read_text()
+    assert "- data.views: 2; 1 in stored\n" in text
+    assert re.search(r"- disk-kd: ([\d.]+); 0\.0\.\1 in labels\n", text)
+
+
+def test_seeds_of_one_row_that_differ_are_told(tmp_path: Path) -> None:
+    row = [{"data.views": 4, "train.lr": 0.1}, {"data.views": None, "train.lr": 0.1}]
+    text = conditions_text({"kd": row, "ce": [{"data.views": 4, "train.lr": 0.1}] * 2})
+    assert text.splitlines()[2:] == ["- data.views: 4; null in kd (run 2)"]
 
 
 ROWS = """
@@ -257,7 +296,7 @@ def test_gain_is_paired_by_seed_and_what_differs_is_told(experiment: Path) -> No
     text = (experiment / "ways.md").read_text()
     assert "| best of | setting |" in text
     assert "- train.weight_decay: " in text
-    assert "- student.weights: None; of row plain in again\n" in text
+    assert "- student.weights: null; of row plain in again\n" in text
     assert re.search(r"\| kd \| KD; ce_weight=0\.2, temperature=[14]\.0 \|", text)
     assert "| 1+1 | 0 |" in text
 

@@ -23,6 +23,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -188,7 +189,9 @@ def page_folder(workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_a_page_runs(page: Path, page_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    names: dict[str, Any] = {"__name__": "docs"}
+    module = ModuleType("docs")
+    monkeypatch.setitem(sys.modules, "docs", module)  # timm looks a model's module up to register it
+    names = vars(module)
     for block in blocks(page):
         if block.file is not None:
             Path(block.file).write_text(block.text)
@@ -249,6 +252,28 @@ def test_published_numbers_are_those_of_the_recipes() -> None:
     assert {name: float(number) for name, number in rows} == {
         name: load_recipe(find_recipe(name))["published"] for name, _ in rows
     }
+
+
+def test_every_setting_of_the_papers_recipes_stands_beside_the_released_one() -> None:
+    """The tables are those that the recipes give today, and every recipe of the paper is in them."""
+    settings = runpy.run_path(str(ROOT / "docs/settings.py"))
+    page = (ROOT / "docs/paper.md").read_text(encoding="utf-8")
+    tables = page.split(settings["BEGIN"])[1].split(settings["END"])[0]
+    assert tables.strip() == settings["tables"]().strip(), "run: python docs/settings.py"
+    of_paper = {name for name in list_recipes() if name.startswith(("cifar100/", "tiny-imagenet/", "imagenet/"))}
+    ours = {name for name in of_paper if name.startswith("cifar100/pretrained-") or name.endswith("-simkd-disk-exact")}
+    assert set(re.findall(r"`((?:cifar100|tiny-imagenet|imagenet)/[\w./-]+)`", tables)) == of_paper - ours
+
+
+def test_a_difference_from_the_release_without_a_reason_is_refused() -> None:
+    settings = runpy.run_path(str(ROOT / "docs/settings.py"))
+    with pytest.raises(ValueError, match="train.lr is 0.2 in the release, 0.1 here; reason: None"):
+        settings["_table"]("t", ["cifar100/start-resnet10_s"], {"train.lr": 0.2})
+    with pytest.raises(ValueError, match="train.lr is 0.1 in the release, 0.1 here; reason: because"):
+        settings["_table"]("t", ["cifar100/start-resnet10_s"], {"train.lr": 0.1}, {"train.lr": "because"})
+    with pytest.raises(ValueError, match="train.weight_decay differs among its recipes"):
+        recipes = ["cifar100/start-resnet10_s", "cifar100/resnet10_s/ce"]
+        settings["_table"]("t", recipes, {"train.weight_decay": 1.0e-5})
 
 
 def test_the_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:

@@ -65,7 +65,7 @@ def pixels() -> Tensor:
 
 def student_of(weights: Path) -> nn.Module:
     about = read_about(weights)
-    return trained_model(about["model"], about["options"], weights, 10, 1, about.get("hint")).eval()
+    return trained_model(about["model"], about["options"], weights, 10, 1, about).eval()
 
 
 def normalised(pixels: Tensor) -> Tensor:

@@ -10,11 +10,12 @@ import pytest
 import disk_kd
 
 SOURCE = Path(disk_kd.__file__).parent
-LEAVES = {"errors", "files", "memory", "plugins", "ranks", "support"}
+LEAVES = {"errors", "files", "memory", "options", "plugins", "ranks", "support"}
 ALLOWED = {
     "errors": set(),
     "files": set(),
     "memory": set(),
+    "options": set(),
     "plugins": set(),
     "ranks": set(),
     "support": set(),

@@ -46,7 +46,7 @@ def decided(run: Path) -> tuple[bool, int | None]:
 def test_stored_and_online_runs_have_the_same_losses(method: str, options: list[str], tmp_path: Path) -> None:
     """To the precision of the stored half precision, in every step, views met anew and again."""
     for store in ("true", "false"):
-        command = ["distill", *options, *METHODS[method], "--views=2", "--train.passes=4", "--train.lr=0.02"]
+        command = ["distill", *options, *METHODS[method], "--views=2", "--train.passes=4", "--train.lr=0.002"]
         assert main([*command, f"--teacher.store={store}", f"--output={tmp_path / store}"]) == 0
     stored, online = losses(tmp_path / "true"), losses(tmp_path / "false")
     assert len(stored) >= 20
@@ -84,6 +84,17 @@ def test_auto_runs_the_teacher_where_views_are_too_large(
 ) -> None:
     monkeypatch.setattr("disk_kd.build.AFFORDABLE_BYTES", 100)
     share = [*options, f"--runs={tmp_path}", *METHODS["kd"]]
+    assert main(["distill", *share, f"--output={tmp_path / 'run'}"]) == 0
+    assert decided(tmp_path / "run") == (False, None)
+
+
+def test_auto_does_not_reduce_the_number_of_views(
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pass whose view had been met before would see other data than it does without a store."""
+    monkeypatch.setattr("disk_kd.build.view_bytes", lambda *_: 100)
+    monkeypatch.setattr("disk_kd.build.AFFORDABLE_BYTES", 1100)
+    share = [*options, f"--runs={tmp_path}", *METHODS["kd"], "--train.passes=12"]
     assert main(["distill", *share, f"--output={tmp_path / 'run'}"]) == 0
     assert decided(tmp_path / "run") == (False, None)
 

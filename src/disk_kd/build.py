@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,17 +30,26 @@ from disk_kd.config import (
 from disk_kd.data import AnySplit, Dataset, Loader, Split, check_labels, load_dataset
 from disk_kd.errors import CheckpointError, ConfigError, DataError, ModelError
 from disk_kd.hints import Context, Hint
-from disk_kd.models import check_logits, create_model, load_weights, read_metadata, shipped_weights
+from disk_kd.models import (
+    ResNet,
+    StagedNet,
+    check_logits,
+    create_model,
+    load_weights,
+    read_metadata,
+    set_normalisation,
+    shipped_weights,
+)
+from disk_kd.plugins import find_own, is_own
 from disk_kd.tasks import StudentTask
 from disk_kd.teacher import Teacher, TeacherStore, fixed_image_size, store_bytes, teacher_facts
+from disk_kd.teacher import normalisation as stated_normalisation
 from disk_kd.train import Display
 
 STUDENT = "student.safetensors"
 METADATA = "disk_kd"
 AFFORDABLE_BYTES = 2**30
-"""Of stored teacher outputs that nobody asked for."""
-LEAST_VIEWS = 8
-"""Fewest augmentations of a sample, where nobody said how many."""
+"""Most bytes of stored teacher outputs that one run makes unasked."""
 
 
 def pick_device(name: str) -> torch.device:
@@ -125,29 +135,81 @@ def load_data(data: DataConfig) -> Dataset:
     )
 
 
-def build_model(config: RunConfig, part: str, dataset: Dataset) -> nn.Module:
+def build_model(config: RunConfig, part: str, dataset: Dataset, say: Callable[[str], None] | None = None) -> nn.Module:
     """The student or the teacher, with its weights, for the classes and channels of the data.
 
+    How its images are normalised is told by the first of these that tells it: the options `mean` and `std`; the file of
+    its weights; for this package's models, fresh or with weights of another program, the dataset; the model. A fresh
+    model that no one tells it of takes mean 0.5 and std 0.5.
+
+    Args:
+        config: of the run.
+        part: "student" or "teacher".
+        dataset: of the run.
+        say: is told of such a model.
+
     Raises:
-        ModelError, CheckpointError: the name is unknown, or the weights do not fit it or the data.
+        ConfigError, ModelError, CheckpointError: the name is unknown, or the weights do not fit it or the data.
         DataError: the weights were trained with other classes, or in another order.
+        ModelError: nothing tells how the images of a trained model are normalised.
     """
     model: ModelConfig = getattr(config, part)
     weights = find_weights(config, part)
-    built = create_model(
+    about = {} if weights is None else read_about(weights)
+    options = with_recorded(model.options, about)
+    built: Any = create_model(
         model.name,
         num_classes=dataset.num_classes,
         in_chans=dataset.in_chans,
         weights=weights,
         pretrained=model.pretrained and (weights is None or model.weights is not None),
-        **model.options,
+        **options,
     )
-    about = {} if weights is None else read_about(weights)
+    if "mean" not in options and not model.pretrained and "model" not in about:
+        _take_usual(built, dataset.normalisation)
+    if stated_normalisation(built) is None:
+        if weights is not None or model.pretrained:
+            raise _untold(model.name, f"--{part}.options")
+        mean, std = dataset.normalisation or ((0.5,) * dataset.in_chans,) * 2
+        set_normalisation(built, mean, std)
+        if say is not None:
+            say(
+                f"{model.name} does not say how its images are normalised: it learns with mean {list(mean)} and std"
+                f" {list(std)}, which its weights will say; {part}.options may give others, as mean and std"
+            )
+    image = (dataset.in_chans, dataset.image_size, dataset.image_size)
+    built.pretrained_cfg = {"input_size": image} | built.pretrained_cfg
     if "classes" in about:
         check_labels(dataset.class_names, about["classes"])
     if part == "teacher" and weights is None:
         _check_pretrained_classes(built, dataset)
     return built
+
+
+def with_recorded(options: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
+    """Options of a model, with the mean and std that the file of its weights says, unless they have others.
+
+    Args:
+        options: as a user gives them; timm's `pretrained_cfg_overlay` may hold a mean and std too.
+        about: what `read_about` says of the file.
+    """
+    overlay = options.get("pretrained_cfg_overlay") or {}
+    told = next((source for source in (overlay, about) if {"mean", "std"} <= source.keys()), {})
+    return {name: told[name] for name in ("mean", "std") if name in told} | options
+
+
+def _take_usual(model: nn.Module, usual: tuple[tuple[float, ...], tuple[float, ...]] | None) -> None:
+    """Normalise the images of one of this package's models as is usual for the data, where that is known."""
+    if usual is not None and isinstance(unwrap_model(model), ResNet | StagedNet):
+        set_normalisation(model, *usual)
+
+
+def _untold(name: str, option: str) -> ModelError:
+    """The error for a trained model whose images may be normalised in any way."""
+    return ModelError(
+        f"neither {name} nor its weights say how its images were normalised in training; give {option}"
+        " '{mean: [...], std: [...]}', for pixels in [0, 1] and one number a channel"
+    )
 
 
 def _check_pretrained_classes(teacher: nn.Module, dataset: Dataset) -> None:
@@ -156,7 +218,9 @@ def _check_pretrained_classes(teacher: nn.Module, dataset: Dataset) -> None:
     A thousand classes are ImageNet's, in the order of their WordNet ids, unless the weights name others.
     """
     settings = unwrap_model(teacher).pretrained_cfg
-    theirs = settings.get("num_classes", dataset.num_classes)
+    theirs = settings.get("num_classes")
+    if theirs is None:  # a user's own model says nothing of its weights
+        return
     if theirs != dataset.num_classes:
         raise ModelError(
             f"the pretrained teacher has {theirs} classes, {dataset.name} has {dataset.num_classes}; "
@@ -181,11 +245,13 @@ def _same_classes(theirs: tuple[str, ...], ours: tuple[str, ...]) -> bool:
     return [name.partition(",")[0] for name in ours] == [word.partition(",")[0] for word in words]
 
 
-def build_task(config: RunConfig, dataset: Dataset, device: torch.device) -> StudentTask:
-    """The method with its student and teacher on the device, as the settings want them."""
+def build_task(
+    config: RunConfig, dataset: Dataset, device: torch.device, say: Callable[[str], None] | None = None
+) -> StudentTask:
+    """The method with its student and teacher on the device, as the settings want them; `say` as of `build_model`."""
     settings = config.train
     layout = torch.channels_last if settings.channels_last else torch.contiguous_format
-    student = build_model(config, "student", dataset).to(device).to(memory_format=layout)
+    student = build_model(config, "student", dataset, say).to(device).to(memory_format=layout)
     if settings.grad_checkpointing:
         recompute_activations(student)
     check_logits(student, (dataset.in_chans, dataset.image_size, dataset.image_size), dataset.num_classes)
@@ -260,12 +326,24 @@ def build_hint(config: RunConfig, student: nn.Module, teacher: Teacher, dataset:
     return hint(context, **config.hint_options)
 
 
-def settle_store(config: RunConfig, task: StudentTask, split: AnySplit, passes: int, console: Console) -> RunConfig:
-    """Decide whether to store the teacher's outputs, and for how many views, where the config leaves it open.
+def settle_views(config: RunConfig) -> RunConfig:
+    """Give a run of a comparison, where `data.views` is left open, one view for each of its student passes.
 
-    They are stored if views that were asked for are met again, or were stored before; or, where none were asked for,
-    if a view of its own for each pass takes at most `AFFORDABLE_BYTES`, or else `LEAST_VIEWS` do. Always only if they
-    take at most half of the free disk.
+    Each pass still meets a new augmentation. It is the same one in all runs of as many passes, so that rows with
+    and without a stored teacher see the same images, and can share the teacher's outputs.
+    """
+    if not config.shares_views or config.data.views is not None or _new_each_step(config):
+        return config
+    return settle(config, {"data.views": config.train.passes})
+
+
+def settle_store(config: RunConfig, task: StudentTask, split: AnySplit, passes: int, console: Console) -> RunConfig:
+    """Decide whether to store the teacher's outputs, where the config leaves it open.
+
+    The decision never changes the images of a run. Without `data.views` each pass has a new view, stored or not: the
+    outputs are then stored if all passes take at most `AFFORDABLE_BYTES`. With it, they are stored if views are met
+    again, or were stored before. A comparison shares them among its runs, so there they are stored if they take at
+    most a quarter of the free disk. Half of the free disk is the limit in each case.
 
     Args:
         config: of the run.
@@ -273,6 +351,9 @@ def settle_store(config: RunConfig, task: StudentTask, split: AnySplit, passes: 
         split: the training samples.
         passes: of the run, in the phase that has the most.
         console: is told why, where storing would not pay.
+
+    Raises:
+        ConfigError: outputs are to be stored of images that never come back.
     """
     if config.teacher is None or task.teacher is None or config.teacher.store is False:
         return config
@@ -280,21 +361,20 @@ def settle_store(config: RunConfig, task: StudentTask, split: AnySplit, passes: 
         if config.teacher.store is True:
             raise ConfigError(f"{new_each_step}, whose teacher outputs cannot be stored; give teacher.store=false")
         return settle(config, {"teacher.store": False})
-    views, wanted = config.data.views, config.teacher.store
-    per_view = view_bytes(config, task, split)
-    if wanted is True:
-        return config if views is not None else settle(config, {"data.views": passes})
-    there = views is not None and TeacherStore.holds(store_folder(config, task, split), task.needs, views)
-    if views is not None:
-        stored = views < passes or there
+    views = config.data.views or passes
+    if config.teacher.store is True:
+        return settle(config, {"data.views": views})
+    size, free = views * view_bytes(config, task, split), _free_bytes(config.runs)
+    there = config.data.views is not None and TeacherStore.holds(store_folder(config, task, split), task.needs, views)
+    if config.data.views is None:
+        stored = size <= AFFORDABLE_BYTES
     else:
-        views = min(passes, AFFORDABLE_BYTES // per_view)
-        stored = views >= min(passes, LEAST_VIEWS)
-    if stored and not there and views * per_view > _free_bytes(config.runs) // 2:
+        stored = views < passes or there or (config.shares_views and size <= free // 4)
+    if stored and not there and size > free // 2:
         stored = False
         console.print(
             f"The teacher runs at each step: the disk has no room for {views} views of its outputs,"
-            f" {views * per_view / 2**30:.1f} GiB",
+            f" {size / 2**30:.1f} GiB",
             soft_wrap=True,
         )
     return settle(config, {"teacher.store": stored} | ({"data.views": views} if stored else {}))
@@ -351,7 +431,7 @@ def store_facts(config: RunConfig, split: AnySplit) -> dict[str, Any]:
     """What stored outputs depend on beside the teacher."""
     return {
         "data_sha256": split.fingerprint(),
-        "augment": asdict(config.data.augment),
+        "augment": config.data.augment.facts(),
         "view_seed": config.data.view_seed,
     } | ({"timm": asdict(config.data.timm)} if config.data.timm.enabled else {})
 
@@ -403,13 +483,21 @@ def train_loader(config: RunConfig, task: StudentTask, split: AnySplit, **change
 
 
 def normalisation(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of a timm model's inputs, for values in [0, 1]."""
-    settings = unwrap_model(model).pretrained_cfg
-    return tuple(settings["mean"]), tuple(settings["std"])
+    """Mean and standard deviation of a model's inputs, for values in [0, 1].
+
+    Raises:
+        ModelError: its `pretrained_cfg` does not say.
+    """
+    stated = stated_normalisation(unwrap_model(model))
+    if stated is None:
+        raise ModelError(
+            f"{type(unwrap_model(model)).__name__} does not say how its images are normalised; give it mean and std"
+        )
+    return stated
 
 
-def student_metadata(config: RunConfig, dataset: Dataset) -> dict[str, str]:
-    """What a file of weights says of itself: enough to build the model and to read its outputs.
+def student_metadata(config: RunConfig, dataset: Dataset, student: nn.Module) -> dict[str, str]:
+    """What a file of weights says of itself: enough to build the model, to feed it and to read its outputs.
 
     One entry, because the order of several in a safetensors file differs from write to write.
     """
@@ -417,9 +505,10 @@ def student_metadata(config: RunConfig, dataset: Dataset) -> dict[str, str]:
         METADATA: json.dumps(
             {
                 "model": config.student.name,
-                "options": config.student.options,
+                "options": {key: value for key, value in config.student.options.items() if key not in ("mean", "std")},
                 "in_chans": dataset.in_chans,
                 "image_size": dataset.image_size,
+                **dict(zip(("mean", "std"), normalisation(student), strict=True)),
                 "classes": dataset.class_names,
                 **_grafted(config),
             }
@@ -436,7 +525,13 @@ def _grafted(config: RunConfig) -> dict[str, Any]:
 
 
 def trained_model(
-    name: str, options: dict[str, Any], weights: Path, num_classes: int, in_chans: int, hint: dict[str, Any] | None
+    name: str,
+    options: dict[str, Any],
+    weights: Path,
+    num_classes: int,
+    in_chans: int,
+    about: dict[str, Any],
+    usual: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
 ) -> nn.Module:
     """The model that a file of weights is for.
 
@@ -444,18 +539,51 @@ def trained_model(
         name, options: of the student.
         weights: the file.
         num_classes, in_chans: of the data.
-        hint: what `read_about` says of a hint that made another model of the student; None: none did.
+        about: what `read_about` says of it: of the normalisation, and of a hint that made another model of the student.
+        usual: `Dataset.normalisation` of the data, for this package's models where another program wrote the file.
 
     Raises:
-        ModelError, CheckpointError: the name is unknown, or the weights do not fit.
+        ConfigError, ModelError, CheckpointError: the name is unknown, or the weights do not fit.
+        ModelError: nothing tells how its images are normalised.
     """
     sizes: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_chans}
+    options, hint = with_recorded(options, about), about.get("hint")
     if hint is None:
-        return create_model(name, weights=weights, **sizes, **options)
-    teacher = create_model(hint["teacher"]["name"], **sizes, **hint["teacher"]["options"])
-    student = find_hint(hint["name"]).prepare(create_model(name, **sizes, **options), teacher, hint["options"])
-    load_weights(student, weights)
-    return student
+        model = create_model(name, weights=weights, **sizes, **options)
+    else:
+        teacher = create_model(hint["teacher"]["name"], **sizes, **hint["teacher"]["options"])
+        model = find_hint(hint["name"]).prepare(create_model(name, **sizes, **options), teacher, hint["options"])
+        load_weights(model, weights)
+    if "mean" not in options and "model" not in about:
+        _take_usual(model, usual)
+    if stated_normalisation(model) is None:
+        raise _untold(name, "--model.options")
+    return model
+
+
+def check_named(about: dict[str, Any], weights: Path, named: Collection[str]) -> None:
+    """Refuse a file of weights that says it is of a model or hint by my_module:name which the user did not name.
+
+    Importing a module runs it, and a file may come from anywhere.
+
+    Args:
+        about: what `read_about` says of the file.
+        weights: the file.
+        named: what the user, or the run's own configuration, named: my_module:name, or a module, of which what it
+            defines itself is allowed and what it imported is not.
+
+    Raises:
+        ModelError: the file names another.
+    """
+    hint = about.get("hint") or {}
+    said = (about.get("model"), hint.get("name"), hint.get("teacher", {}).get("name"))
+    for name in (name for name in map(str, said) if is_own(name) and name not in named):
+        module = name.partition(":")[0]
+        if module not in named or getattr(find_own(name, "model"), "__module__", None) != module:
+            raise ModelError(
+                f"{weights} says that it is of {name}, and a module is not imported because a file names it; if you"
+                f" know it, give --import {name}"
+            )
 
 
 def read_about(weights: Path) -> dict[str, Any]:

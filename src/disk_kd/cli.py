@@ -27,6 +27,7 @@ from disk_kd.files import write_text
 from disk_kd.hints import HINTS
 from disk_kd.memory import keep_memory
 from disk_kd.models import convert, create_model, multiply_adds
+from disk_kd.plugins import IMPORT_HELP, import_modules
 from disk_kd.run import evaluate_weights, execute, store_teacher
 from disk_kd.tasks import METHODS
 from disk_kd.teacher import TeacherStore
@@ -191,8 +192,10 @@ def compare_recipes(arguments: Sequence[str]) -> None:
     parser.add_argument("--baseline", metavar="RECIPE", help="one of RECIPES: show the others' gain over it")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the run directories and the table")
     parser.add_argument("--jobs", type=count, default=1, help="runs at a time, which share the cores")
+    _add_import(parser)
     _add_output_options(parser)
     options, rest = parser.parse_known_args(arguments)
+    rest += [f"--import={name}" for name in options.imports]
     first, *others = options.recipes
     name = "compare"
     if is_experiment(first):
@@ -214,6 +217,10 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--report", choices=("true", "false"), default="true", help="whether a page compares the runs")
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors and, at the end, what was made")
     parser.add_argument("--log-json", action="store_true", help="print events as lines of JSON, nothing else")
+
+
+def _add_import(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--import", action="append", default=[], dest="imports", metavar="MODULE", help=IMPORT_HELP)
 
 
 def _reporter(rows: Mapping[str, Sequence[Path]], baseline: str | None, output: Path) -> None:
@@ -261,7 +268,9 @@ def write_report(arguments: Sequence[str]) -> None:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run directory, or a folder of them")
     parser.add_argument("--output", type=Path, help="the file; default: report.html in the one RUN")
     parser.add_argument("--device", default="auto", help="where students and teachers run once more")
+    _add_import(parser)
     options = parser.parse_args(arguments)
+    import_modules(options.imports)
     print(f"Written: {report(options.runs, output=options.output, device=options.device)}")
 
 
@@ -278,7 +287,9 @@ def inspect_examples(arguments: Sequence[str]) -> None:
     price = "of help; default: that of RUN at its end if its helper was exact, else 0"
     parser.add_argument("--price", type=float, help=price)
     parser.add_argument("--device", default="auto", help="where student and teacher run once more")
+    _add_import(parser)
     options = parser.parse_args(arguments)
+    import_modules(options.imports)
     if options.price is not None and not 0 <= options.price < math.inf:
         raise ConfigError(f"--price is a number from 0 on, not {options.price}")
     run, output = Run.read(options.run), options.output or options.run / "inspect.csv"
@@ -318,6 +329,7 @@ def export_student(arguments: Sequence[str]) -> None:
     inside = "torch.export, onnx: the exported model takes pixels in [0, 1]"
     parser.add_argument("--with-normalisation", action="store_true", help=inside)
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
+    _add_import(parser)
     options = vars(parser.parse_args(arguments))
     done = export(options.pop("run"), options.pop("format"), options.pop("output"), **options)
     print(f"{done.path}: logits within {done.difference:.1e} of the student's ({done.allowed:.1e} allowed)")

@@ -23,7 +23,8 @@ from disk_kd.data import Augment, Mix, TimmAugment
 from disk_kd.errors import ConfigError, DiskKDError, nearest
 from disk_kd.files import read_yaml
 from disk_kd.hints import HINTS, Hint
-from disk_kd.plugins import find_class
+from disk_kd.options import dotted, environment, environment_names
+from disk_kd.plugins import IMPORT_HELP, find_class, import_modules
 from disk_kd.tasks import METHODS, StudentTask
 from disk_kd.train.settings import TrainSettings
 
@@ -88,7 +89,7 @@ class DataConfig:
     name: str = "digits"
     root: Path | None = None
     image_size: int | None = None
-    download: bool = False
+    download: bool = environment(False)
     validation: float = 0.1
     limit_train: int | None = None
     label_noise: float = 0.0
@@ -97,9 +98,9 @@ class DataConfig:
     view_seed: int = 0
     augment: Augment = field(default_factory=Augment)
     crop_pct: float = 1.0
-    stream: Literal["auto"] | bool = "auto"
+    stream: Literal["auto"] | bool = environment("auto")
     timm: TimmAugment = field(default_factory=TimmAugment)
-    workers: int | None = None
+    workers: int | None = environment(None)
     skip_unreadable: bool = False
     mix: Mix = field(default_factory=Mix)
 
@@ -114,14 +115,16 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A timm model.
+    """A model.
 
     Args:
-        name: a model of timm or of this package (`disk-kd list models`).
+        name: a model of timm or of this package (`disk-kd list models`), or my_module:make, a function or class of
+            yours that makes one.
         weights: a file of weights, a run directory, or recipe:NAME for the result of that recipe.
         pretrained: let timm load, and if need be download, its pretrained weights; those of cifar_resnet10_l and
             cifar_resnet10_s, for CIFAR-100, are part of this package.
-        options: further keywords for timm.create_model.
+        options: further keywords of the model; mean and std, a number a channel, say that it takes (x - mean) / std of
+            pixels x in [0, 1], in the place of what it says itself.
     """
 
     name: str
@@ -138,6 +141,8 @@ class ModelConfig:
                     f"options of a model must be keywords of its own, not {key!r}; the data gives num_classes and"
                     " in_chans, weights and pretrained stand beside options"
                 )
+        if ("mean" in self.options) != ("std" in self.options):
+            raise ConfigError(f"options of a model must give mean and std, or neither, not {self.options}")
 
 
 @dataclass(frozen=True)
@@ -166,13 +171,21 @@ class TeacherConfig(ModelConfig):
     name: str = "cifar_resnet10_l"
     image_size: int | None = None
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    store: Literal["auto"] | bool = "auto"
+    store: Literal["auto"] | bool = environment("auto")
     store_top_k: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.image_size is not None and self.image_size < 1:
             raise ConfigError(f"teacher.image_size must be at least 1 or null, not {self.image_size}")
+
+
+ENVIRONMENT = frozenset(
+    f"{part}.{name}"
+    for part, settings in (("data", DataConfig), ("teacher", TeacherConfig), ("train", TrainSettings))
+    for name in environment_names(settings)
+)
+"""Dotted names of the options that do not change a run's result."""
 
 
 @dataclass(frozen=True)
@@ -197,6 +210,8 @@ class RunConfig:
     log_json: bool
     text: str
     """The resolved recipe, as `config.yaml` holds it."""
+    shares_views: bool = False
+    """Whether it is a run of a comparison, whose rows see the same images (`disk_kd.build.settle_views`)."""
 
 
 def parse_run(command: str, arguments: Sequence[str]) -> RunConfig:
@@ -214,17 +229,28 @@ def parse_run(command: str, arguments: Sequence[str]) -> RunConfig:
         arguments = [re.sub(rf"^{short}(?=$|=)", option, argument) for argument in arguments]
     recipe_path = find_recipe(arguments.pop(0)) if arguments and not arguments[0].startswith("-") else None
     recipe = {} if recipe_path is None else load_recipe(recipe_path)
-    method = part_name("method", recipe, arguments) or ("ce" if command == "train" else DEFAULT_METHOD)
-    hint = part_name("hint", recipe, arguments)
+    imports, arguments = take_imports(arguments)
+    recipe["import"] = list(dict.fromkeys([*imports_of(recipe), *imports]))
+    import_modules(recipe["import"])
+    own_method = "ce" if command == "train" else DEFAULT_METHOD
+    named = {part: (part_name(part, recipe, []), part_name(part, recipe, arguments)) for part in ("method", "hint")}
+    method, hint = named["method"][1] or own_method, named["hint"][1]
+    others = {"method": method != (named["method"][0] or own_method), "hint": hint != named["hint"][0]}
     if command == "train" and (method != "ce" or hint is not None):
         raise ConfigError(f"disk-kd train is for cross-entropy; run {hint or method} with disk-kd distill")
     lost = [a.partition("=")[0] for a in arguments if a.startswith("--hint.") and not a.startswith("--hint.name")]
     if hint is None and lost:
         raise ConfigError(f"{lost[0]} is an option of a feature method; give --hint NAME too: {', '.join(HINTS)}")
+    for part in (part for part, other in others.items() if other and part in recipe):
+        recipe = recipe | {part: {"name": named[part][1]}}  # it brings its own defaults, not another's settings
+    if hint is None and not has_teacher(find_method(method)):
+        recipe.pop("teacher", None)
     parser = run_parser(command, method, hint)
     with _one_line_errors(parser):
-        parsed = parser.parse_object(recipe, defaults=True)
-        parsed = parser.parse_args(list(arguments), namespace=parsed)
+        recipes_own = parser.parse_object(recipe, defaults=True)
+        parsed = parser.parse_args(list(arguments), namespace=recipes_own.clone())
+        if parsed.published == recipes_own.published and (any(others.values()) or _changes(recipes_own, parsed)):
+            parsed.published = None
         values = parser.instantiate(parsed)
     output = _output(parsed, recipe_path, method)
     parsed.output = output
@@ -266,6 +292,62 @@ def parse_run(command: str, arguments: Sequence[str]) -> RunConfig:
     )
 
 
+def _changes(before: Namespace, after: Namespace) -> bool:
+    """Whether options make another experiment of a recipe, so that the number published for it is not theirs.
+
+    The seed, the place of the data, and other weights where the recipe has some leave it what it is.
+    """
+    old, new = (dotted(namespace.as_dict()) for namespace in (before, after))
+    same = {"train.seed", "data.root", *ENVIRONMENT}
+    same |= {name for name in ("student.weights", "teacher.weights") if old.get(name) and new.get(name)}
+    return any(
+        old.get(name) != new.get(name)
+        for name in old.keys() | new.keys()
+        if name.partition(".")[0] in _PARTS and name not in same
+    )
+
+
+def take_imports(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What --import names, once or several times, as a module or a list of them; and the other arguments.
+
+    Raises:
+        ConfigError: it names nothing.
+    """
+    imports, others, rest = [], [], iter(arguments)
+    for argument in rest:
+        option, equals, value = argument.partition("=")
+        if option != "--import":
+            others.append(argument)
+            continue
+        value = value if equals else next(rest, "")
+        if not value or value.startswith("-"):
+            raise ConfigError("--import needs a module of yours: --import my_module")
+        try:
+            imports += imports_of({"import": yaml.safe_load(value)})
+        except yaml.YAMLError:
+            raise ConfigError(f"--import must be a module or a list of modules, not {value}") from None
+    return imports, others
+
+
+def imports_of(recipe: Mapping[str, Any]) -> list[str]:
+    """The modules that a recipe has imported.
+
+    Raises:
+        ConfigError: its key `import` holds something else.
+    """
+    value = recipe.get("import") or []
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"import must be a module or a list of modules, not {value!r}")
+    return names
+
+
+def named_in(recipe: Mapping[str, Any]) -> set[str]:
+    """All that a recipe names which may be a user's own: models, the hint and modules."""
+    parts = (recipe.get(part) or {} for part in ("student", "teacher", "hint"))
+    return {*imports_of(recipe), *(str(part["name"]) for part in parts if part.get("name"))}
+
+
 def _plain_resume(arguments: list[str]) -> list[str]:
     """--resume auto, as batch scripts know it, is --resume, which begins a run that was not begun."""
     pairs = zip(["", *arguments], arguments, strict=False)
@@ -296,9 +378,9 @@ def settle(config: RunConfig, decisions: Mapping[str, Any]) -> RunConfig:
 def undecided(config: RunConfig) -> list[str]:
     """Dotted names of the options that a run decides on as it begins."""
     names = ["train.compile"] if config.train.compile == "auto" else []
-    if config.teacher is not None and config.teacher.store is not False:
-        names += ["teacher.store"] if config.teacher.store == "auto" else []
-        names += ["data.views"] if config.data.views is None else []
+    stores = config.teacher is not None and config.teacher.store is not False
+    names += ["teacher.store"] if config.teacher is not None and config.teacher.store == "auto" else []
+    names += ["data.views"] if config.data.views is None and (stores or config.shares_views) else []
     return names
 
 
@@ -312,6 +394,8 @@ class EvaluationConfig:
     split: str
     device: str
     json: bool
+    named: frozenset[str] = frozenset()
+    """What a file of weights may say it is of, among what is a user's own (`disk_kd.build.check_named`)."""
 
 
 def parse_evaluation(arguments: Sequence[str]) -> EvaluationConfig:
@@ -332,22 +416,32 @@ def parse_evaluation(arguments: Sequence[str]) -> EvaluationConfig:
     parser.add_argument("weights", type=Path, help="a run directory, a file, or cifar_resnet10_l or _s")
     parser.add_class_arguments(DataConfig, "data")
     parser.add_argument("--model.name", type=str | None, default=None, help="needed where the weights do not say it")
-    parser.add_argument("--model.options", type=dict[str, Any], default={}, help="further keywords for timm")
+    parser.add_argument("--model.options", type=dict[str, Any], default={}, help="its options, as of a student")
     parser.add_argument(
         "--split", type=Literal["test", "validation", "train"], default="test", help="what to measure on"
     )
     parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, ...")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
+    _add_import(parser)
+    imports, arguments = take_imports(arguments)
+    named = set(imports)
     with _one_line_errors(parser):
         weights = parser.parse_args(list(arguments)).weights
         run = weights if weights.is_dir() else weights.parent
         if (run / "config.yaml").is_file():
-            parser.set_defaults(_flat({"data": load_recipe(run / "config.yaml").get("data", {})}))
+            recipe = load_recipe(run / "config.yaml")
+            parser.set_defaults(dotted({"data": recipe.get("data", {})}))
+            if weights.is_dir():  # the user gave the run, not a file that lies there
+                imports, named = imports + imports_of(recipe), named | named_in(recipe)
         values = parser.instantiate(parser.parse_args(list(arguments)))
+    import_modules(imports)
     if values.model.options and not values.model.name:
         raise ConfigError("--model.options are of a model that --model.name names; give both, or neither")
     model = ModelConfig(values.model.name, options=values.model.options) if values.model.name else None
-    return EvaluationConfig(values.weights, values.data, model, values.split, values.device, values.json)
+    named |= {model.name} if model else set()
+    return EvaluationConfig(
+        values.weights, values.data, model, values.split, values.device, values.json, frozenset(named)
+    )
 
 
 def parse_settings(settings: type[Settings], prog: str, description: str, arguments: Sequence[str]) -> Settings:
@@ -366,14 +460,6 @@ def parse_settings(settings: type[Settings], prog: str, description: str, argume
     parser.add_class_arguments(settings, None)
     with _one_line_errors(parser):
         return settings(**vars(parser.parse_args(list(arguments))))
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested options by their dotted names."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
 
 
 def recipe_of(weights: str | None) -> str | None:
@@ -443,6 +529,7 @@ def run_parser(command: str, method: str, hint: str | None = None) -> ArgumentPa
     if hint is not None:
         parser.add_class_arguments(find_hint(hint), "hint", skip={"context"}, instantiate=False)
     parser.add_class_arguments(TrainSettings, "train")
+    _add_import(parser)
     parser.add_argument("--description", type=str, default="", help="what the run is for")
     parser.add_argument("--published", type=float | None, default=None, help="top-1 that a paper reports, percent")
     parser.add_argument("--output", type=Path | None, default=None, help="run directory; default: RUNS/RECIPE/seedN")
@@ -455,6 +542,11 @@ def run_parser(command: str, method: str, hint: str | None = None) -> ArgumentPa
     log = "print the log as lines of JSON, and nothing else (docs/report.md)"
     parser.add_argument("--log-json", action="store_true", help=log)
     return parser
+
+
+def _add_import(parser: ArgumentParser) -> None:
+    """Tell of --import, which `take_imports` reads."""
+    parser.add_argument("--import", type=list[str], default=[], metavar="MODULE", help=IMPORT_HELP)
 
 
 def has_teacher(task: type[StudentTask]) -> bool:
@@ -576,7 +668,9 @@ def load_recipe(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     base = content.pop("base", None)
     if base is None:
         return content
-    return _merge(load_recipe(path.parent / str(base), (*above, path.resolve())), content)
+    below = load_recipe(path.parent / str(base), (*above, path.resolve()))
+    below.pop("published", None)  # it was published for the base
+    return _merge(below, content)
 
 
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

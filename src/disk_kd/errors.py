@@ -34,6 +34,11 @@ class RunError(DiskKDError, RuntimeError):
     """A run cannot start, go on, or be written."""
 
 
+def one_line(error: BaseException) -> str:
+    """What an error says, in one line of at most 300 characters; its kind where it says nothing."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
 def nearest(name: str, valid: Iterable[str], n: int = 3) -> str:
     """Names the valid names nearest to `name`, for the end of an error message.
 

@@ -1,23 +1,38 @@
-"""Classes by name: this package's own, or a user's by module:Class."""
+"""What a user brings: methods, hints and models by my_module:name, and modules that register models with timm.
+
+Modules are looked for where Python looks, and in the working directory. Only what the user names, on the command line
+or in a recipe, is imported; what a file of weights names never is.
+"""
 
 from __future__ import annotations
 
 import importlib
 import os
 import sys
-from collections.abc import Mapping
-from typing import TypeVar
+from collections.abc import Iterable, Mapping
+from types import ModuleType
+from typing import Any, TypeVar
 
-from disk_kd.errors import ConfigError
+from disk_kd.errors import ConfigError, one_line
 
 Base = TypeVar("Base")
+
+IMPORT_HELP = "a module of yours to import first, such as one that registers models with timm; may be given again"
+"""Of the option --import."""
+TIMM_SOURCES = ("hf-hub:", "local-dir:")
+"""What stands before a colon in names of timm's."""
+
+
+def is_own(name: str) -> bool:
+    """Whether a name is one of a user's own, my_module:name."""
+    return ":" in name and not name.startswith(TIMM_SOURCES)
 
 
 def find_class(name: str, known: Mapping[str, type[Base]], base: type[Base], what: str) -> type[Base]:
     """The class of that name.
 
     Args:
-        name: one of `known`, or `my_package.my_module:MyClass`, which is imported, also from the working directory.
+        name: one of `known`, or `my_package.my_module:MyClass`, which is imported.
         known: this package's own.
         base: what the class must derive from.
         what: it is, for messages.
@@ -27,15 +42,44 @@ def find_class(name: str, known: Mapping[str, type[Base]], base: type[Base], wha
     """
     if name in known:
         return known[name]
-    module_name, colon, class_name = name.partition(":")
-    if not colon:
+    if not is_own(name):
         raise ConfigError(f"unknown {what} {name!r}; give one of {', '.join(known)}, or your own: my_module:MyClass")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    try:
-        found = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError, ValueError, TypeError, SyntaxError, SystemExit) as error:
-        raise ConfigError(f"no {what} {name!r} ({error}); give a module and a class of it") from None
+    found = find_own(name, what)
     if not (isinstance(found, type) and issubclass(found, base)):
         raise ConfigError(f"the {what} {name!r} must be a class that derives from {base.__name__}")
     return found
+
+
+def find_own(name: str, what: str) -> Any:
+    """What `my_package.my_module:name` stands for; the module is imported.
+
+    Raises:
+        ConfigError: there is no such module, importing it fails, or it has no such name.
+    """
+    module_name, _, attribute = name.partition(":")
+    try:
+        return getattr(_imported(module_name), attribute)
+    except (Exception, SystemExit) as error:  # a user's module can fail in any way at all
+        raise ConfigError(f"no {what} {name!r} ({one_line(error)}); give a module and a name in it") from error
+
+
+def import_modules(names: Iterable[str]) -> None:
+    """Import modules for what they do then, such as registering models with timm.
+
+    Args:
+        names: of modules, or my_module:name, of which the module is imported.
+
+    Raises:
+        ConfigError: there is no such module, or importing it fails.
+    """
+    for name in names:
+        try:
+            _imported(name.partition(":")[0])
+        except (Exception, SystemExit) as error:
+            raise ConfigError(f"cannot import {name!r} ({one_line(error)}); give --import my_module") from error
+
+
+def _imported(name: str) -> ModuleType:
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    return importlib.import_module(name)

@@ -21,6 +21,7 @@ from disk_kd import ranks
 from disk_kd.build import (
     STUDENT,
     build_task,
+    check_named,
     find_weights,
     inference_batch,
     load_data,
@@ -30,6 +31,7 @@ from disk_kd.build import (
     place,
     read_about,
     settle_store,
+    settle_views,
     student_metadata,
     train_loader,
     trained_model,
@@ -92,11 +94,11 @@ def _execute(
         find_weights(config, part)
     dataset = load(config.data)
     torch.manual_seed(settings.seed)
-    task = build_task(config, dataset, device)
+    task = build_task(config, dataset, device, lambda text: console.print(text, markup=False, soft_wrap=True))
     plan = plan_passes(task.phases, settings.passes)
     train = place(dataset.train, device)
     views = max(map(plan.count, plan))
-    config = ranks.from_main(lambda: settle_store(config, task, train, views, console))
+    config = ranks.from_main(lambda: settle_store(settle_views(config), task, train, views, console))
     loader = train_loader(config, task, train, rank=ranks.rank(), ranks=ranks.size())
     task.steps_per_pass = loader.steps_per_pass * settings.accumulate
     task.micro_batches = settings.accumulate
@@ -144,7 +146,8 @@ def _execute(
             chosen["test"] |= temperature_scaled(evaluated(task), validation, test, device, settings.channels_last)
 
         def keep() -> dict[str, Any]:
-            save_tensors(folder / STUDENT, evaluated(task).state_dict(), student_metadata(config, dataset))
+            student = evaluated(task)
+            save_tensors(folder / STUDENT, student.state_dict(), student_metadata(config, dataset, student))
             summary = (
                 summarise(config, task, dataset, end) | sizes | {"end": last_metrics(folder), "last": last} | chosen
             )
@@ -212,6 +215,7 @@ def evaluate_weights(config: EvaluationConfig) -> dict[str, Any]:
     name = config.model.name if config.model else about.get("model")
     if name is None:
         raise ModelError(f"{path} does not say which model it is for; give --model.name")
+    check_named(about | {"model": name}, path, config.named)
     options = config.model.options if config.model else about.get("options", {})
     device = pick_device(config.device)
     data = config.data
@@ -221,7 +225,8 @@ def evaluate_weights(config: EvaluationConfig) -> dict[str, Any]:
     split: AnySplit | None = getattr(dataset, config.split)
     if split is None:
         raise DataError(f"{config.data.name} has no {config.split} split")
-    model = trained_model(name, options, path, dataset.num_classes, dataset.in_chans, about.get("hint"))
+    sizes = dataset.num_classes, dataset.in_chans
+    model = trained_model(name, options, path, *sizes, about, dataset.normalisation)
     if "classes" in about:
         check_labels(dataset.class_names, about["classes"])
     return evaluate_split(model.to(device), place(split, device), device).as_dict()
@@ -300,8 +305,9 @@ def _check_folder(config: RunConfig) -> RunConfig:
         raise RunError(f"{folder / CONFIG} holds no options; give another --output")
     decided = {name: _at(begun, name) for name in undecided(config)}
     config = settle(config, {name: value for name, value in decided.items() if value is not _MISSING})
+    config = replace(config, shares_views=False)  # a run goes on with the images that it began with
     now = yaml.safe_load(config.text)
-    differing = _differences(begun, now) - {"output", "description", "published"}
+    differing = _differences(begun, now) - {"output", "description", "published", "import"}
     differing -= _came_later(
         begun, now, run_parser(config.command, config.method, config.hint).get_defaults().as_dict()
     )

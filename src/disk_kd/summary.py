@@ -82,10 +82,11 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
 
 
 def last_metrics(folder: Path) -> dict[str, Any]:
-    """The last training line of a run's log; its losses, its budget and the help are means over the whole last pass."""
+    """The last line of a run's log from a student pass; losses, budget and help are means over that whole pass."""
     logged = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     lines = [line for line in logged if line["kind"] == "train"]
-    last, before = lines[-1], [0, *(line["step"] for line in lines[:-1])]
+    last = next(line for line in reversed(lines) if line["phase"] != "helper")
+    before = [0, *(line["step"] for line in lines[:-1])]
     # A line is the mean over the steps since the one before, None where that is not finite.
     weighed = [(line, line["step"] - start) for line, start in zip(lines, before, strict=True)]
     weighed = [(line, steps) for line, steps in weighed if line["train_pass"] == last["train_pass"]]

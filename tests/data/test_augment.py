@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import asdict, replace
+
 import pytest
 import torch
 from torch.nn import functional
@@ -9,6 +11,7 @@ from disk_kd.data.seeds import sample_seeds
 from disk_kd.errors import ConfigError
 
 PAPER = Augment(crop_padding=4, crop_fill=128, flip=True, auto_augment="cifar10", cutout=16)
+RELEASED = replace(PAPER, auto_augment="cifar10-released", cutout_fill=0)
 
 
 def noise(count: int, channels: int = 3, height: int = 32, width: int = 32) -> torch.Tensor:
@@ -25,7 +28,9 @@ def test_default_does_nothing():
     assert torch.equal(augment(images, seeds_of(4), Augment()), images)
 
 
-@pytest.mark.parametrize("settings", [Augment(crop_padding=3), Augment(crop_padding=2, flip=True), PAPER], ids=str)
+@pytest.mark.parametrize(
+    "settings", [Augment(crop_padding=3), Augment(crop_padding=2, flip=True), PAPER, RELEASED], ids=str
+)
 def test_is_a_function_of_image_and_seed(settings: Augment):
     images, seeds = noise(50), seeds_of(50)
     whole = augment(images, seeds, settings)
@@ -37,10 +42,11 @@ def test_is_a_function_of_image_and_seed(settings: Augment):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_keeps_shape_and_type_and_input(channels: int):
+@pytest.mark.parametrize("settings", [PAPER, RELEASED], ids=str)
+def test_keeps_shape_and_type_and_input(channels: int, settings: Augment):
     images = noise(20, channels, 8, 12)
     before = images.clone()
-    result = augment(images, seeds_of(20), PAPER)
+    result = augment(images, seeds_of(20), settings)
     assert result.shape == images.shape
     assert result.dtype == torch.uint8
     assert result.is_contiguous()
@@ -98,6 +104,24 @@ def test_cutout_without_a_colour_takes_that_of_the_crop():
     assert cut.unique().tolist() == [0, 50]
 
 
+@pytest.mark.parametrize("level", [0, 255])
+def test_cutout_of_a_grey_level_ignores_the_mean_and_leaves_the_rest(level: int):
+    images, mean = noise(20), torch.tensor([1, 2, 3], dtype=torch.uint8)
+    plain = augment(images, seeds_of(20), Augment(cutout=8), mean)
+    grey = augment(images, seeds_of(20), Augment(cutout=8, cutout_fill=level), mean)
+    hidden = augment(torch.zeros_like(images), seeds_of(20), Augment(cutout=8, cutout_fill=255)) == 255
+    assert (grey[hidden] == level).all()
+    assert torch.equal(grey[~hidden], plain[~hidden])
+
+
+def test_settings_at_their_defaults_are_the_facts_of_older_stores():
+    older = ["crop_padding", "crop_fill", "flip", "auto_augment", "cutout"]
+    assert list(PAPER.facts()) == older
+    assert PAPER.facts() == {name: value for name, value in asdict(PAPER).items() if name in older}
+    assert RELEASED.facts()["cutout_fill"] == 0
+    assert Augment(lighting=0.1).facts()["lighting"] == 0.1
+
+
 def test_no_global_random_state_is_touched():
     torch.manual_seed(5)
     before = torch.get_rng_state()
@@ -111,6 +135,10 @@ def test_no_global_random_state_is_touched():
         ({"crop_padding": -1}, "augment.crop_padding is a number of pixels >= 0, got -1"),
         ({"cutout": -2}, "augment.cutout is a number of pixels >= 0, got -2"),
         ({"crop_fill": 256}, "augment.crop_fill is a grey level 0 … 255, got 256"),
+        ({"cutout_fill": 256}, "augment.cutout_fill is mean or a grey level 0 … 255, got 256"),
+        ({"cutout_fill": "black"}, "augment.cutout_fill is mean or a grey level 0 … 255, got 'black'"),
+        ({"lighting": -0.1}, "augment.lighting is a finite standard deviation >= 0, got -0.1"),
+        ({"lighting": float("inf")}, "augment.lighting is a finite standard deviation >= 0, got inf"),
         ({"auto_augment": "cifar"}, "augment.auto_augment names a policy, got 'cifar'; nearest: cifar10"),
     ],
 )
@@ -121,7 +149,8 @@ def test_settings_out_of_range_are_refused(options: dict, message: str):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no accelerator")
-def test_accelerator_gives_the_same_pixels():
+@pytest.mark.parametrize("settings", [PAPER, RELEASED], ids=str)
+def test_accelerator_gives_the_same_pixels(settings: Augment):
     images, seeds = noise(500), seeds_of(500)
-    on_device = augment(images.cuda(), seeds.cuda(), PAPER)
-    assert torch.equal(on_device.cpu(), augment(images, seeds, PAPER))
+    on_device = augment(images.cuda(), seeds.cuda(), settings)
+    assert torch.equal(on_device.cpu(), augment(images, seeds, settings))

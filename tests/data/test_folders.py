@@ -196,6 +196,23 @@ def test_tiny_imagenet_with_sorted_validation_images(tmp_path: Path):
     assert parts.test.targets.tolist() == [0, 1, 2]
 
 
+def test_tiny_imagenet_is_shown_in_words(tmp_path: Path):
+    write_tiny_imagenet(tmp_path)
+    (tmp_path / "words.txt").write_text("n00\tother\nn01\tgoldfish, Carassius auratus\nno line\n", encoding="utf-8")
+    parts = tiny_imagenet_parts(tmp_path)
+    assert parts.test is not None
+    train = parts.train.split(Reading())
+    for split in (train, train.subset([1]), parts.test.split(Reading()), parts.train.stream(Reading(4))):
+        assert split.class_names == ("n01", "n02")
+        assert split.shown_names == ("goldfish, Carassius auratus", "n02")
+    (tmp_path / "words.txt").write_text("n01\tcrane\nn02\tcrane\n")
+    assert tiny_imagenet_parts(tmp_path).train.class_words == ("crane (n01)", "crane (n02)")
+    (tmp_path / "words.txt").unlink()
+    plain = tiny_imagenet_parts(tmp_path).train.split(Reading())
+    assert plain.shown_names == ("n01", "n02")
+    assert plain.fingerprint() == train.fingerprint()
+
+
 def test_tiny_imagenet_of_another_layout_is_refused(tmp_path: Path):
     with pytest.raises(DataError, match="tiny-imagenet-200 with train and val; train is missing"):
         tiny_imagenet_parts(tmp_path)

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import random
 import threading
+from dataclasses import replace
 from itertools import islice
 
 import pytest
 import torch
 
 from disk_kd.data.augment import Augment, augment
+from disk_kd.data.lighting import lighting
 from disk_kd.data.loader import Batch, Loader
 from disk_kd.data.seeds import sample_seeds
 from disk_kd.data.split import Split
@@ -171,6 +173,41 @@ def test_cutout_is_zero_after_normalisation():
     hidden = images.abs() < 0.5 / 255 / min(STD) + 1e-6
     assert hidden.flatten(1).any(1).all()
     assert (images[~hidden] > 1).all()
+
+
+def test_cutout_can_be_black():
+    white = replace(make_split(), images=torch.full_like(make_split().images, 255))
+    images = next(make_loader(white, augment=Augment(cutout=4, cutout_fill=0)).batches(0)).images
+    black = torch.tensor([-mean / std for mean, std in zip(MEAN, STD, strict=True)]).view(1, 3, 1, 1)
+    hidden = (images - black).abs() < 1e-6
+    assert hidden.flatten(1).any(1).all()
+    assert (images[~hidden] > 1).all()
+
+
+def test_lighting_shifts_the_colours_of_a_sample_in_a_view():
+    plain, lit = make_loader(shuffle=False), make_loader(shuffle=False, augment=replace(AUGMENT, lighting=0.1))
+    std = torch.tensor(STD).view(1, 3, 1, 1)
+    shifts = []
+    for view in (0, 1):
+        before, after = next(plain.batches(view)), next(lit.batches(view))
+        # no other draw moves, and the shift is that of the sample in [0, 1]
+        seeds = sample_seeds(before.ids, view, 0)
+        expected = lighting(seeds, 0.1, 10)[:, :, None, None].expand_as(before.images)
+        torch.testing.assert_close((after.images - before.images).double() * std, expected, rtol=0, atol=1e-6)
+        shifts.append(expected)
+    assert (shifts[0] - shifts[1]).abs().flatten(1).amax(1).min() > 0
+
+
+def test_lighting_does_not_depend_on_the_batch_and_leaves_evaluation():
+    lit = {"augment": Augment(lighting=0.1)}
+    assert_equal(list(make_loader(**lit, group=1).batches(1)), list(make_loader(**lit).batches(1)))
+    small = next(make_loader(make_split().subset([3]), **lit, shuffle=False).batches(1))
+    assert torch.equal(small.images[0], next(make_loader(**lit, shuffle=False).batches(1)).images[3])
+
+
+def test_lighting_is_for_colour_images():
+    with pytest.raises(ConfigError, match=r"augment\.lighting needs images of 3 channels, these have 1; give 0"):
+        make_loader(make_split(channels=1), augment=Augment(lighting=0.1))
 
 
 def test_three_channel_statistics_are_averaged_for_grey_images():

@@ -119,6 +119,18 @@ def test_folder_without_held_out_splits(tmp_path: Path):
     assert not set(dataset.train.paths) & set(dataset.validation.paths or ())
 
 
+def test_tiny_imagenet_has_a_usual_normalisation(tmp_path: Path):
+    for part in ("train", "val"):
+        write_split(tmp_path / part)
+    (tmp_path / "words.txt").write_text("a\tant\nb\tbee\n")
+    dataset = load_dataset("tiny-imagenet", root=tmp_path)
+    assert dataset.normalisation == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert (dataset.class_names, dataset.shown_names) == (("a", "b"), ("ant", "bee"))
+    assert load_dataset("folder", root=tmp_path).normalisation is None
+    assert load_dataset("digits").normalisation is None
+    assert load_dataset("digits").shown_names == load_dataset("digits").class_names
+
+
 def test_torchvisions_folder_is_ours(tmp_path: Path):
     for part in ("train", "test"):
         write_split(tmp_path / part)

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import ColorJitter
 
+from disk_kd.config import parse_run
 from disk_kd.data import Augment, Loader, Mix, StreamedSplit, TimmAugment, load_dataset
 from disk_kd.data.decode import Reading
 from disk_kd.data.folders import class_samples
@@ -88,6 +90,40 @@ def test_without_timm_pixels_are_those_of_memory(jpegs: Path):
     rows = torch.tensor([3, 0])
     assert torch.equal(stream.validation.pictures(rows), in_memory.validation.pictures(rows))
     assert stream.validation.paths == in_memory.validation.paths
+
+
+def test_lighting_is_that_of_images_in_memory(jpegs: Path):
+    in_memory, stream = (load_dataset("folder", root=jpegs, image_size=16, stream=on) for on in (False, True))
+    augment = Augment(flip=True, lighting=0.1)
+    lit = list(loader(stream.train, augment=augment).batches(1))  # type: ignore[arg-type]
+    assert_equal(lit, list(loader(in_memory.train, augment=augment).batches(1)))  # type: ignore[arg-type]
+    plain = next(loader(stream.train, augment=Augment(flip=True)).batches(1))  # type: ignore[arg-type]
+    assert (lit[0].images - plain.images).std((2, 3)).max() < 1e-6
+    assert (lit[0].images - plain.images).abs().amax((2, 3)).min() > 0
+
+
+@pytest.mark.parametrize("strengths", [0.4, (0.4, 0.3, 0.2), (0.4, 0.4, 0.4, 0.2)], ids=str)
+def test_color_jitter_is_timms(strengths: float | tuple[float, ...]):
+    jitter = next(
+        t
+        for t in TimmAugment(enabled=True, color_jitter=strengths).transform(8).transforms
+        if isinstance(t, ColorJitter)
+    )
+    given = (strengths,) * 3 if isinstance(strengths, float) else strengths
+    ranges = [(1 - s, 1 + s) for s in given[:3]] + [(-s, s) for s in given[3:]]
+    assert [jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue][: len(ranges)] == ranges
+
+
+def test_color_jitter_is_read_from_options_and_recipes(tmp_path: Path):
+    on = ["--data.timm.enabled=true"]
+    for given, expected in (("0.3", 0.3), ("[0.4,0.4,0.4,0.2]", (0.4, 0.4, 0.4, 0.2)), ("[1,1,1]", (1.0, 1.0, 1.0))):
+        config = parse_run("distill", [*on, f"--data.timm.color_jitter={given}"])
+        assert config.data.timm.color_jitter == expected
+        recipe = tmp_path / "recipe.yaml"
+        recipe.write_text(config.text)
+        assert parse_run("distill", [str(recipe)]).data == config.data
+        recipe.write_text(f"data: {{timm: {{enabled: true, color_jitter: {given}}}}}")
+        assert parse_run("distill", [str(recipe)]).data == config.data
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -309,6 +345,9 @@ def test_settings_that_do_not_fit_are_refused(jpegs: Path, name: str, options: d
         ({"hflip": 2.0}, r"data.timm.hflip is a chance in \[0, 1\], got 2.0"),
         ({"repeats": 0}, "data.timm.repeats is a number of at least 1, got 0"),
         ({"color_jitter": -1.0}, "data.timm.color_jitter is a strength of at least 0"),
+        ({"color_jitter": (0.4, 0.4)}, r"three or four of them, the fourth at most 0.5, got \(0.4, 0.4\)"),
+        ({"color_jitter": (0.4, -0.4, 0.4)}, r"data.timm.color_jitter is .*, got \(0.4, -0.4, 0.4\)"),
+        ({"color_jitter": (0.4, 0.4, 0.4, 0.6)}, r"data.timm.color_jitter is .*, got \(0.4, 0.4, 0.4, 0.6\)"),
         ({"auto_augment": "nonsense"}, "timm refuses data.timm"),
     ],
 )

@@ -68,6 +68,20 @@ def test_parameters_and_outputs_are_the_released_ones(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", HELPERS)
+def test_fresh_linear_layers_are_drawn_as_released(name: str) -> None:
+    """Xavier's uniform and biases of 0.01 in the helpers of CIFAR, torch's default in those of ImageNet."""
+    linear = [module for module in make(name).modules() if isinstance(module, nn.Linear)]
+    assert linear
+    for layer in linear:
+        fan_out, fan_in = layer.weight.shape
+        xavier = name in {"teacher-pooled", "teacher-map", "student-map", "both-maps"}
+        bound = math.sqrt(6 / (fan_in + fan_out)) if xavier else 1 / math.sqrt(fan_in)
+        assert (1 - 5 / layer.weight.numel()) * bound < layer.weight.abs().max().item() <= bound
+        assert layer.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=3 / math.sqrt(fan_in * fan_out))
+        assert (layer.bias == 0.01).all() if xavier else (layer.bias.abs() <= bound).all()
+
+
+@pytest.mark.parametrize("name", HELPERS)
 def test_reads_what_it_needs_and_sends_no_gradient_back(name: str) -> None:
     helper = make(name).double()
     outputs = {key: value.requires_grad_() for key, value in golden_outputs().items() if key in helper.needs}

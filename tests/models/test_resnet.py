@@ -251,12 +251,26 @@ def test_group_matcher_puts_every_parameter_in_order(coarse, groups):
     assert len(matched) == 1 + groups + 1
 
 
-def test_convolutions_start_at_he_scale():
+@pytest.mark.parametrize("name", ["cifar_resnet10_m", "cifar_resnet18", "cifar_resnet50"])
+def test_fresh_layers_are_torchs(name):
     torch.manual_seed(0)
-    model = timm.create_model("cifar_resnet18")
-    weight = model.layer3[1].conv1.weight
-    assert weight.std().item() == pytest.approx(math.sqrt(2 / (9 * weight.shape[0])), rel=0.01)
+    model = timm.create_model(name)
     assert isinstance(model, ResNet)
+    assert_torchs_default(model)
+
+
+def assert_torchs_default(model):
+    """Uniform within 1 / sqrt(fan_in), which its largest weight comes near and its spread confirms."""
+    for module in model.modules():
+        if not isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
+            continue
+        bound = 1 / math.sqrt(module.weight[0].numel())
+        weights = module.weight.detach()
+        tolerance = 3 / math.sqrt(weights.numel())
+        assert (1 - tolerance) * bound < weights.abs().max().item() <= bound
+        assert weights.std().item() == pytest.approx(bound / math.sqrt(3), rel=tolerance)
+        if module.bias is not None:
+            assert module.bias.abs().max().item() <= bound
 
 
 def test_a_step_of_sgd_lowers_the_loss():

@@ -11,14 +11,18 @@ from disk_kd import Cosine, DiSKTask
 from disk_kd.errors import ConfigError, ModelError
 from disk_kd.helpers import HELPERS, exact_helper
 from disk_kd.losses import budget_penalty, kd_loss, scaffolded_kl, scaffolded_nll, standardise
+from disk_kd.models.staged import he_normal
 from disk_kd.tasks import VARIANTS
 
 CLASSES = 12
 
 
 def model(name: str = "cifar_resnet10_xxs", seed: int = 0) -> nn.Module:
+    """A fresh model with weights so large that its outputs differ from image to image."""
     torch.manual_seed(seed)
-    return timm.create_model(name, num_classes=CLASSES)
+    made = timm.create_model(name, num_classes=CLASSES)
+    he_normal(made)
+    return made
 
 
 def batch(size: int = 16) -> tuple[Tensor, Tensor]:
@@ -248,14 +252,36 @@ def test_evaluation_moves_no_state() -> None:
     assert t.price.item() == 0
 
 
-def test_schedules_run_on_student_passes() -> None:
-    t = task(helper="teacher-pooled", variant="paper", budget=Cosine(0.6, 0.4, 4), steps_per_pass=2)
+@pytest.mark.parametrize("student_passes", [1, 2, 3])
+def test_an_alternation_keeps_the_schedules_of_the_round_s_beginning(student_passes: int) -> None:
+    t = task(helper="teacher-pooled", budget=Cosine(0.6, 0.4, 12), student_passes=student_passes, steps_per_pass=2)
     x, y = batch()
-    seen = []
-    for phase in ("student", "helper", "student", "student", "student", "student"):
+    a_round = ["student"] * 2 * student_passes + ["helper"] * 2
+    times, seen = [0] * 3, []
+    for phase in ["helper"] * 3 + a_round * 2 + ["student"] * 2:
         t.set_phase(phase)
         seen.append(t(x, y)["budget"].item())
-    assert seen == pytest.approx([Cosine(0.6, 0.4, 4).at(torch.tensor(n / 2)).item() for n in (0, 1, 1, 2, 3, 4)])
+    for number in (0, 1):
+        times += [number * student_passes] * len(a_round)
+    times += [2 * student_passes] * 2
+    assert seen == pytest.approx([Cosine(0.6, 0.4, 12).at(torch.tensor(float(n))).item() for n in times])
+
+
+@pytest.mark.parametrize(
+    ("settings", "phase"),
+    [
+        ({"helper": "teacher-pooled"}, None),
+        ({"variant": "imagenet"}, "joint"),
+        ({"variant": "paper", "helper": 1.0}, "student"),
+        ({}, "student"),
+    ],
+)
+def test_without_an_alternation_the_schedules_go_on_by_the_step(settings: dict[str, Any], phase: str | None) -> None:
+    t = task(budget=Cosine(0.6, 0.4, 4), steps_per_pass=2, **settings)
+    t.set_phase(phase)
+    x, y = batch()
+    seen = [t(x, y)["budget"].item() for _ in range(4)]
+    assert seen == pytest.approx([Cosine(0.6, 0.4, 4).at(torch.tensor(n / 2)).item() for n in range(4)])
 
 
 def test_state_is_in_the_state_dict_and_the_student_is_plain() -> None:
@@ -277,8 +303,8 @@ def test_stored_outputs_stand_in_for_the_teacher() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"top_k": 13}, r"top_k must be from 0 to the number of classes, 12, not 13"),
-        ({"top_k": -1}, "top_k must be from 0"),
+        ({"top_k": -1}, "top_k must be at least 0, not -1"),
+        ({"top_k": 0, "variant": "paper"}, "top_k must be at least 1, not 0"),
         ({"student_temperature": 0.0}, "student_temperature must be a positive number, not 0.0"),
         ({"teacher_temperature": float("nan")}, "teacher_temperature must be a positive number"),
         ({"helper": 1.5}, "a constant helper must be from 0 to 1, not 1.5"),
@@ -318,10 +344,18 @@ def test_models_that_are_not_timms_do_for_logits() -> None:
         DiSKTask(plain(), plain(), helper="teacher-map")
 
 
-def test_variants_cut_top_k_to_few_classes() -> None:
-    few = timm.create_model("cifar_resnet10_xxs", num_classes=3)
-    assert DiSKTask(few, timm.create_model("cifar_resnet10_xs", num_classes=3)).settings.top_k == 3
-    assert VARIANTS["normalised"].top_k == 10
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_top_k_above_the_classes_means_all_of_them(variant: str) -> None:
+    few = {"num_classes": 3}
+    student, teacher = (timm.create_model(f"cifar_resnet10_{size}", **few) for size in ("xxs", "xs"))
+    assert DiSKTask(student, teacher, variant=variant).settings.top_k == 3 < VARIANTS[variant].top_k
+    found, whole = (task(variant=variant, top_k=k, helper=0.3) for k in (20, CLASSES))
+    x, y = batch()
+    assert torch.equal(found(x, y)["loss"], whole(x, y)["loss"])
+
+
+def test_all_classes_as_support_take_any_top_k_that_means_them() -> None:
+    assert task(support="all", top_k=20).settings.top_k == task(support="all").settings.top_k == CLASSES
 
 
 @pytest.mark.parametrize(

@@ -17,16 +17,23 @@ def test_one_phase_is_as_many_passes() -> None:
     assert names((Phase("s"),), 4) == "ssss"
 
 
-def test_alternation_counts_student_passes_and_ends_with_one() -> None:
+def test_a_round_that_the_budget_cuts_short_ends_with_a_student_pass() -> None:
     assert names((STUDENT, HELPER), 7) == "hh" + "sss" + "hhh" + "sss" + "hhh" + "s"
 
 
-def test_a_budget_of_whole_rounds_trains_no_helper_in_vain() -> None:
-    assert names((STUDENT, HELPER), 3) == "hhsss"
+def test_whole_rounds_are_done_to_their_end() -> None:
+    assert names((STUDENT, HELPER), 3) == "hh" + "ssshhh"
+    assert names((STUDENT, HELPER), 6) == "hh" + "ssshhh" * 2
 
 
 def test_a_helper_that_comes_first_in_the_round() -> None:
     assert names((Phase("h", "helper", False), Phase("s")), 2) == "hshs"
+    assert names((Phase("h", "helper", False), Phase("s", passes=2)), 3) == "hsshs"
+
+
+def test_warm_up_passes_of_the_student_count() -> None:
+    assert names((Phase("s", warmup_passes=2),), 3) == "sss"
+    assert names((Phase("s", warmup_passes=2),), 1) == "s"
 
 
 def test_a_method_that_never_trains_the_student_is_refused() -> None:

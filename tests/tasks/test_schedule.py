@@ -38,6 +38,20 @@ def test_a_restart_comes_back_to_the_start_every_time() -> None:
     assert [Cosine(0.6, 0.4, 20).at(time(20 * n)).item() for n in range(12)] == [0.6] * 12
 
 
+def test_a_start_that_decays_falls_below_the_end_and_turns_the_curve_over() -> None:
+    curve = Cosine(0.6, 0.4, 20, start_decay=0.9)
+    starts = [0.6, 0.54, 0.486, 0.4374, 0.39366, 0.354294]
+    assert [curve.at(time(20 * n)).item() for n in range(6)] == pytest.approx(starts, abs=1e-12)
+    assert [curve.at(time(20 * n + 10)).item() for n in range(6)] == pytest.approx([(s + 0.4) / 2 for s in starts])
+    assert curve.at(time(79)) > 0.4 > curve.at(time(99)) > curve.at(time(90))
+
+
+@pytest.mark.parametrize("decay", [0, 1.1, -0.9, float("nan")])
+def test_a_decay_lies_above_zero_and_up_to_one(decay: float) -> None:
+    with pytest.raises(ConfigError, match=f"start_decay must be above 0 and at most 1, not {decay}"):
+        Cosine(1, 0, 5, decay)
+
+
 def test_a_number_is_constant() -> None:
     assert scheduled(0.25, time(7)).item() == 0.25
 

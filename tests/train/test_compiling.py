@@ -15,7 +15,7 @@ import timm
 import torch
 import yaml
 
-from disk_kd import DiSKTask
+from disk_kd import Cosine, DiSKTask
 from disk_kd.cli import main
 from disk_kd.data import Loader, load_dataset
 from disk_kd.hints import HINTS, Context
@@ -142,7 +142,7 @@ def test_a_compiled_run_follows_the_eager_one_and_resumes_as_it_was(
         assert (broken / name).read_bytes() == (tmp_path / "true" / name).read_bytes()
 
 
-def make_task(method: str, hint: str | None, **options: Any) -> StudentTask:
+def make_task(method: str, hint: str | None, phase: str | None = None, **options: Any) -> StudentTask:
     torch.manual_seed(0)
     student, teacher = (timm.create_model(f"cifar_resnet10_{s}", num_classes=10, in_chans=1) for s in ("xxxs", "xxs"))
     if hint is not None:
@@ -153,6 +153,7 @@ def make_task(method: str, hint: str | None, **options: Any) -> StudentTask:
             student, teacher, in_chans=1, image_size=8, teacher_image_size=8, targets=torch.arange(2000) % 10
         )
         task.add_hint(HINTS[hint](context, **HINT_OPTIONS[hint]), teacher)
+    task.set_phase(phase)
     return task.train()
 
 
@@ -163,11 +164,13 @@ HINT_OPTIONS: dict[str, dict[str, Any]] = {
     "simkd": {},
 }
 """Of the hints with buffers, which a step changes."""
+SCHEDULED = {"variant": "paper", "student_passes": 1, "budget": Cosine(0.6, 0.4, 4), "price": Cosine(1.0, 5.0, 4)}
 CASES: list[tuple[str, str | None, dict[str, Any]]] = [
     *((name, None, {}) for name in METHODS if name != "timm-token"),
     *(("ce", hint, {}) for hint in HINT_OPTIONS),
     ("disk", None, {"helper": "teacher-map", "price": 1.0}),
     ("disk", None, {"variant": "imagenet"}),
+    *(("disk", None, {**SCHEDULED, "phase": phase}) for phase in ("student", "helper")),
 ]
 
 

@@ -8,14 +8,16 @@ from typing import Any
 import pytest
 import timm
 import torch
+from timm.scheduler import create_scheduler_v2
 
 from disk_kd.errors import ConfigError
+from disk_kd.tasks import Phase
 from disk_kd.train import TrainSettings
-from disk_kd.train.optim import make_optimizer, make_scheduler
+from disk_kd.train.optim import make_optimizer, make_schedule, make_scheduler
 
 
 def rates(passes: int, steps_per_pass: int, **settings: Any) -> list[float]:
-    chosen = TrainSettings(lr=1.0, optimizer="momentum", **settings)
+    chosen = TrainSettings(passes=passes, lr=1.0, optimizer="momentum", **settings)
     optimizer = make_optimizer(torch.nn.Linear(1, 1), chosen)
     scheduler = make_scheduler(optimizer, chosen, passes, steps_per_pass)
     found = []
@@ -43,6 +45,67 @@ def test_cosine_falls_to_its_end_and_begins_again() -> None:
     assert found[0] == found[20] == 1.0
     assert found[:20] == pytest.approx(found[20:])
     assert all(a > b for a, b in itertools.pairwise(found[:20]))
+
+
+@pytest.mark.parametrize(("lr", "warmup_lr"), [(0.05, 1e-4), (1e-4, 1e-6)])
+def test_cosine_warm_up_and_cooldown_are_timms_over_a_hundred_epochs(lr: float, warmup_lr: float) -> None:
+    steps_per_pass = 7
+    shape = {"warmup_lr": warmup_lr, "min_lr": 1e-6}
+    settings = TrainSettings(passes=100, lr=lr, warmup_passes=3, cooldown_passes=10, **shape)
+    ours, theirs = (make_optimizer(torch.nn.Linear(1, 1), settings) for _ in range(2))
+    set_rate = make_schedule(ours, settings, Phase("student"), 100, steps_per_pass)
+    scheduler, epochs = create_scheduler_v2(
+        theirs, sched="cosine", num_epochs=90, cooldown_epochs=10, warmup_epochs=3, **shape
+    )
+    assert epochs == 100
+    found, expected = [], []
+    for epoch in range(100):
+        set_rate(epoch * steps_per_pass)
+        scheduler.step(epoch)
+        found.append(ours.param_groups[0]["lr"])
+        expected.append(theirs.param_groups[0]["lr"])
+    assert found == pytest.approx(expected, rel=1e-9)
+    assert (found[0], found[90:]) == (warmup_lr, [1e-6] * 10)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "tanh", "linear"])
+def test_cycles_share_the_passes_before_the_cooldown(schedule: str) -> None:
+    found = rates(10, 4, schedule=schedule, cycles=2, cooldown_passes=2.5, min_lr=0.1)
+    assert found[0] == found[15] == pytest.approx(1.0, abs=0.01)
+    assert min(found[:30]) > 0.1
+    assert found[30:] == [0.1] * 10
+
+
+def test_a_cooldown_is_at_most_half_of_a_run() -> None:
+    """So that a recipe of a hundred passes can be tried for two."""
+    found = rates(2, 4, cooldown_passes=10, min_lr=0.1)
+    assert found[4:] == [0.1] * 4
+    assert min(found[:4]) > 0.1
+
+
+def test_a_phase_with_more_passes_cools_down_in_as_large_a_share() -> None:
+    settings = TrainSettings(passes=10, lr=1.0, cooldown_passes=2, min_lr=0.1)
+    optimizer = make_optimizer(torch.nn.Linear(1, 1), settings)
+    set_rate = make_schedule(optimizer, settings, Phase("helper"), 20, 3)
+    found = []
+    for update in range(60):
+        set_rate(update)
+        found.append(optimizer.param_groups[0]["lr"])
+    assert found[47] > 0.1
+    assert found[48:] == [0.1] * 12
+
+
+def test_warm_up_passes_of_a_phase_follow_half_a_cosine_before_its_schedule() -> None:
+    settings = TrainSettings(passes=4, optimizer="adamw", lr=0.1, layer_decay=0.5)
+    optimizer = make_optimizer(timm.create_model("test_vit"), settings)
+    slowest = min(optimizer.param_groups, key=lambda group: group["lr_scale"])
+    for end, expected in ((0.3, [0.1, 0.065]), (1.0, [0.1, 0.1])):
+        set_rate = make_schedule(optimizer, settings, Phase("helper", warmup_passes=2, warmup_end=end), 6, 3)
+        found = []
+        for update in (-6, -3, 0, 6):
+            set_rate(update)
+            found.append(slowest["lr"] / slowest["lr_scale"])
+        assert found == pytest.approx([*expected, 0.1, 0.05])
 
 
 @pytest.mark.parametrize(("schedule", "middle"), [("cosine", 0.5), ("linear", 0.5), ("tanh", 0.99), ("constant", 1.0)])
@@ -77,6 +140,14 @@ def test_optimisers_that_cannot_be_used_are_named() -> None:
         ({"schedule": "multistep"}, "multistep needs train.milestones"),
         ({"schedule": "multistep", "milestones": (0, 3)}, r"passes from 1 on, not \[0, 3\]"),
         ({"decay": 0.0}, "train.decay must be above 0"),
+        ({"min_lr": 0.2}, "train.min_lr must be at most train.lr, 0.1, not 0.2"),
+        ({"warmup_lr": 0.2}, "train.warmup_lr must be from 0 to train.lr, 0.1, or null, not 0.2"),
+        ({"warmup_lr": -0.1}, "train.warmup_lr must be from 0 to train.lr, 0.1, or null, not -0.1"),
+        ({"cooldown_passes": -1}, "cooldown_passes must be at least 0, not -1"),
+        (
+            {"cooldown_passes": 1, "schedule": "constant"},
+            "cooldown_passes is of the schedules cosine, .* not of constant",
+        ),
     ],
 )
 def test_bad_schedules_are_named(settings: dict[str, Any], message: str) -> None:

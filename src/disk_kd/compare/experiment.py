@@ -11,6 +11,7 @@ from typing import Any
 
 from disk_kd.errors import ConfigError, nearest
 from disk_kd.files import read_yaml
+from disk_kd.options import dotted
 
 _KEYS = {"description", "seeds", "tuning_seeds", "baseline", "all", "rows"}
 _OWN = _KEYS - {"description"}
@@ -154,13 +155,13 @@ def _settings(path: Path, group: str, about: Any, common: dict[str, Any]) -> Ite
     if not isinstance(grid, dict) or not all(isinstance(values, list) and values for values in grid.values()):
         raise ConfigError(f"grid of row {group!r} of {path} must give a list of values by dotted option, not {grid!r}")
     own = {key: value for key, value in about.items() if key not in _OF_ROW}
-    options = {**dict(_dotted(common)), **dict(_dotted(own))}
+    options = _given(common) | _given(own)
     for key in _OF_RUNS & (options.keys() | grid.keys()):
         raise ConfigError(f"row {group!r} of {path} gives {key}, which a comparison sets for each run; leave it out")
     if "start" in about and "student.weights" in options.keys() | grid.keys():
         raise ConfigError(f"row {group!r} of {path} has both start and student.weights; leave one out")
     for values in itertools.product(*grid.values()):
-        tried = dict(_dotted(dict(zip(grid, values, strict=True))))
+        tried = _given(dict(zip(grid, values, strict=True)))
         name = ",".join(f"{key.split('.')[-1]}={_text(value)}" for key, value in tried.items())
         given = tuple(f"--{key}={_text(value)}" for key, value in (options | tried).items())
         folder = "/".join(filter(None, (path.stem, group, name.replace("/", "_"))))
@@ -168,12 +169,9 @@ def _settings(path: Path, group: str, about: Any, common: dict[str, Any]) -> Ite
         yield Row(group, about["recipe"], given, folder, None if start is None else str(start))
 
 
-def _dotted(options: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in options.items():
-        if isinstance(value, dict):
-            yield from _dotted(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    """Options by dotted name, without parts that give none."""
+    return {name: value for name, value in dotted(options).items() if value != {}}
 
 
 def _text(value: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -43,7 +43,7 @@ def cell_config(cell: Cell, runs: Path) -> RunConfig:
         own.append(f"--output={runs / cell.folder / f'seed{cell.seed}'}")
     if cell.start is not None:
         own.append(f"--student.weights={cell_config(cell.start, runs).output}")
-    return parse_run("distill", [cell.recipe, *cell.own, *cell.options, *own])
+    return replace(parse_run("distill", [cell.recipe, *cell.own, *cell.options, *own]), shares_views=True)
 
 
 def plan_waves(cells: Sequence[Cell], runs: Path) -> list[list[Cell]]:
@@ -83,11 +83,11 @@ def _sources(config: RunConfig, cell: Cell) -> list[Cell]:
 
 
 def shared_options(options: Sequence[str]) -> tuple[str, ...]:
-    """The options that also hold for the runs that weights come from: --data... and --train..., with their values."""
+    """The options that also hold for the runs that weights come from: --data..., --train... and --import."""
     shared, take = [], False
     for token in options:
         if token.startswith("--"):
-            take = token.startswith(("--data", "--train"))
+            take = token.startswith(("--data", "--train", "--import"))
         if take:
             shared.append(token)
     return tuple(shared)

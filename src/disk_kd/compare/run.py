@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
@@ -21,10 +21,11 @@ from scipy.special import stdtrit
 
 from disk_kd import ranks
 from disk_kd.build import load_data
+from disk_kd.compare.conditions import conditions_text, settled
 from disk_kd.compare.experiment import Experiment, Row
 from disk_kd.compare.plan import Cell, cell_config, plan_waves
-from disk_kd.compare.table import conditions_text, csv_text, markdown, table
-from disk_kd.config import DataConfig, RunConfig
+from disk_kd.compare.table import csv_text, markdown, table
+from disk_kd.config import DataConfig
 from disk_kd.data import Dataset
 from disk_kd.errors import ConfigError, DiskKDError, RunError
 from disk_kd.files import write_text
@@ -101,17 +102,18 @@ def compare(
         pool.run(cell for row, seeds in tuning.items() for cell in cells[row][:seeds])
         chosen = [_best(group, cells, pool.outcomes) for group in groups]
         pool.run(cell for row in chosen for cell in cells[row])
-    rows = [_row(row, cells[row], pool.outcomes) for row in experiment.rows]
+    rows = [_row(row, cells[row], pool.outcomes, runs) for row in experiment.rows]
     for row, about in zip(experiment.rows, rows, strict=True):
         about |= {"chosen": row in chosen, "tried": len(experiment.groups[row.group])}
     _against_baseline(experiment, rows, {row: cells[row] for row in chosen}, pool.outcomes)
-    differing = conditions_text({row.group: _shown_config(row, cells[row][0], runs) for row in chosen})
     if not any(row["n"] for row in rows):  # the tables of a comparison before this one stay
         raise RunError(f"no run of the comparison succeeded; {rows[0]['recipe']}: {rows[0]['failed']}")
+    finished = {row.group: _finished(cells[row], pool.outcomes, runs) for row in chosen}
+    starts = {row.group: row.start for row in chosen if row.start is not None}
+    differing = conditions_text({row: list(map(settled, folders)) for row, folders in finished.items()}, starts)
     written = _write(rows, differing, runs / name)
     _tell(rows, differing, console)
     if report is not None:
-        finished = {row.group: _finished(cells[row], pool.outcomes, runs) for row in chosen}
         written += _reported(report, finished, experiment.baseline, Path(f"{runs / name}.html"), console)
     if isinstance(console, JsonConsole):
         console.event("end", rows=rows, written=list(map(str, written)))
@@ -303,15 +305,7 @@ def _said(outcome: dict[str, Any] | str) -> str:
     return f"{split} top-1 {outcome[split]['top1']:.2f}%, {outcome['train_s']:.0f} s of training"
 
 
-def _shown_config(row: Row, cell: Cell, runs: Path) -> RunConfig:
-    """The configuration of a row's first run; a start in the comparison by the name of its row."""
-    config = cell_config(cell, runs)
-    if row.start is None:
-        return config
-    return replace(config, student=replace(config.student, weights=f"of row {row.start}"))
-
-
-def _row(row: Row, cells: Sequence[Cell], outcomes: Outcomes) -> dict[str, Any]:
+def _row(row: Row, cells: Sequence[Cell], outcomes: Outcomes, runs: Path) -> dict[str, Any]:
     """Mean and sample standard deviation over the seeds that finished, and the conditions."""
     found = [outcomes[cell] for cell in cells if cell in outcomes]
     finished = [outcome for outcome in found if not isinstance(outcome, str)]
@@ -327,6 +321,8 @@ def _row(row: Row, cells: Sequence[Cell], outcomes: Outcomes) -> dict[str, Any]:
             about[name] = statistics.fmean(values)
             about[f"{name}_std"] = statistics.stdev(values) if len(values) > 1 else None
     about |= {name: first[name] for name in _CONDITIONS}
+    # A run made before an option was changed back, or by an earlier version, does not bring its number along.
+    about["published"] = first["published"] if cell_config(cells[0], runs).published is not None else None
     return about | {"description": "; ".join(filter(None, (first["description"], row.changed)))}
 
 

@@ -1,19 +1,16 @@
-"""What a comparison says: a table for the terminal, Markdown, CSV, and where the conditions of its rows differ."""
+"""What a comparison says: a table for the terminal, Markdown and CSV."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
-
-from disk_kd.config import RunConfig
 
 _COLUMNS: dict[str, tuple[str, int]] = {
     "top1": ("top-1 %", 2),
@@ -68,7 +65,7 @@ def _title(common: str, alike: dict[str, Any] | None, gains: bool) -> str:
 
 
 def markdown(rows: Sequence[dict[str, Any]], differing: str = "") -> str:
-    """The comparison as a Markdown table, with all conditions; `differing` is what `conditions_text` says."""
+    """The comparison as a Markdown table, with all conditions; `differing` is what `compare.conditions` says."""
     cells = [_cells(row) for row in rows]
     titles = [title for title in cells[0] if any(row[title] for row in cells)]
     lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
@@ -107,44 +104,6 @@ division of the logits by the temperature with the least NLL on validation. budg
 the last pass, in nats, in the unit of the method's variant. seconds: of training, without evaluation
 and without making a teacher store. parameters: of what runs at inference, SimKD's projector and classifier included.
 """
-
-
-def conditions_text(configs: Mapping[str, RunConfig]) -> str:
-    """Where the runs of a comparison differ in more than their method: a line an option, the usual value first.
-
-    Args:
-        configs: by row.
-    """
-    flat = {row: _conditions(config) for row, config in configs.items()}
-    lines = []
-    for option in dict.fromkeys(option for options in flat.values() for option in options):
-        rows: dict[str, list[str]] = {}
-        for row, options in flat.items():
-            if option in options:
-                rows.setdefault(str(options[option]), []).append(row)
-        usual, *others = sorted(rows, key=lambda value: -len(rows[value]))
-        if others:
-            lines.append(
-                f"- {option}: {usual}; " + "; ".join(f"{value} in {', '.join(rows[value])}" for value in others)
-            )
-    if not lines:
-        return "All rows have the same data, augmentation, passes, start, optimiser, weight decay and teacher."
-    return "\n".join(["Apart from their methods the rows differ in:", "", *lines])
-
-
-_NO_CONDITION = {"seed", "store", "compile", "compile_mode", "device", "log_every", "checkpoint_every_s"}
-"""Options that change where and how fast a run computes, and what it writes."""
-
-
-def _conditions(config: RunConfig) -> dict[str, Any]:
-    """Options of a run, but for the method's, by dotted name."""
-    parts = {name: asdict(part) for name in ("data", "student", "teacher", "train") if (part := getattr(config, name))}
-    return {
-        f"{name}.{key}": value
-        for name, part in parts.items()
-        for key, value in part.items()
-        if key not in _NO_CONDITION
-    }
 
 
 def csv_text(rows: Sequence[dict[str, Any]]) -> str:

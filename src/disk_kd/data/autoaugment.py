@@ -4,7 +4,8 @@ Cubuk, Zoph, Mane, Vasudevan, Le: "AutoAugment: Learning Augmentation Strategies
 table 7. A sub-policy is two operations (name, probability, level 0 … 9); an image draws one of the 25,
 then each operation happens with its probability. Levels mean what they mean in
 `torchvision.transforms.AutoAugment`, and every operation gives torchvision's pixels (nearest neighbour,
-to one grey level where torchvision's float32 rounding is at stake).
+to one grey level where torchvision's float32 rounding is at stake). `autoaugment_pillow` has the same
+policy with Pillow's pixels.
 
 Blends are done in tenths, in float32 that holds whole numbers exactly, and table values replace sines:
 the result does not depend on the batch an image is in.
@@ -15,7 +16,8 @@ Shapes: B images, C channels (1 or 3), H rows, W columns.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -54,12 +56,31 @@ CIFAR10_POLICY = (
 )
 FILL = 128
 
+Operation = Callable[[Tensor, Tensor], Tensor]
+"""uint8 images (B, C, H, W) and int64 levels (B,) to new images."""
+Blend = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Images, what they are blended with, and levels to new images."""
 
-def _per_image(level_B: Tensor) -> Tensor:
-    return level_B.view(-1, 1, 1, 1)
+
+@dataclass(frozen=True, eq=False)
+class Policy:
+    """How the sub-policies of `CIFAR10_POLICY` become pixels.
+
+    Attributes:
+        operations: by name.
+        signed: names of those whose level is negative half of the time.
+    """
+
+    operations: Mapping[str, Operation]
+    signed: frozenset[str]
 
 
-def _grid(images: Tensor) -> tuple[Tensor, Tensor]:
+def per_image(values_B: Tensor) -> Tensor:
+    """One value an image, (B, 1, 1, 1)."""
+    return values_B.view(-1, 1, 1, 1)
+
+
+def grid(images: Tensor) -> tuple[Tensor, Tensor]:
     """Row numbers (1, H, 1) and column numbers (1, 1, W)."""
     height, width = images.shape[-2:]
     rows = torch.arange(height, device=images.device).view(1, -1, 1)
@@ -71,21 +92,21 @@ def _shift(level_B: Tensor, size: int) -> Tensor:
     return torch.div(level_B * (150 * size), 9 * 331, rounding_mode="trunc").view(-1, 1, 1)
 
 
-def translate_x(images: Tensor, level_B: Tensor) -> Tensor:
+def translate_x(images: Tensor, level_B: Tensor, shift: Callable[[Tensor, int], Tensor] = _shift) -> Tensor:
     """Shifts to the right by level/9 of 150/331 of the width."""
-    rows, columns = _grid(images)
-    return remap(images, rows, columns - _shift(level_B, images.shape[-1]), FILL)
+    rows, columns = grid(images)
+    return remap(images, rows, columns - shift(level_B, images.shape[-1]), FILL)
 
 
-def translate_y(images: Tensor, level_B: Tensor) -> Tensor:
+def translate_y(images: Tensor, level_B: Tensor, shift: Callable[[Tensor, int], Tensor] = _shift) -> Tensor:
     """Shifts down by level/9 of 150/331 of the height."""
-    rows, columns = _grid(images)
-    return remap(images, rows - _shift(level_B, images.shape[-2]), columns, FILL)
+    rows, columns = grid(images)
+    return remap(images, rows - shift(level_B, images.shape[-2]), columns, FILL)
 
 
 def shear_y(images: Tensor, level_B: Tensor) -> Tensor:
     """Shears along y about the left upper corner by 0.3 level/9 pixels a pixel."""
-    rows, columns = _grid(images)
+    rows, columns = grid(images)
     # in 60ths of a pixel, so that the nearest row is found in whole numbers
     offset = level_B.view(-1, 1, 1) * (2 * columns + 1)
     return remap(images, rows + torch.div(offset + 30, 60, rounding_mode="floor"), columns, FILL)
@@ -97,7 +118,7 @@ def rotate(images: Tensor, level_B: Tensor) -> Tensor:
     angles = [math.radians(30 * level / 9) for level in range(-9, 10)]
     table = torch.tensor([[math.cos(a), math.sin(a)] for a in angles], device=images.device)
     cosine, sine = table[level_B + 9].T.reshape(2, -1, 1, 1)
-    rows, columns = _grid(images)
+    rows, columns = grid(images)
     y, x = rows - (height - 1) / 2, columns - (width - 1) / 2
     source_y = (sine * x + cosine * y) + (height - 1) / 2
     source_x = (cosine * x - sine * y) + (width - 1) / 2
@@ -106,7 +127,7 @@ def rotate(images: Tensor, level_B: Tensor) -> Tensor:
 
 def _blend(images: Tensor, degenerate: Tensor, level_B: Tensor) -> Tensor:
     """degenerate + (1 + level/10) (image - degenerate), clipped and truncated to uint8."""
-    level = _per_image(level_B).float()
+    level = per_image(level_B).float()
     tenths = images.float().mul_(10 + level).sub_(degenerate * level)
     return tenths.mul_(0.1).clamp_(0, 255).to(torch.uint8)
 
@@ -121,13 +142,13 @@ def _gray(images: Tensor) -> Tensor:
 
 def brightness(images: Tensor, level_B: Tensor) -> Tensor:
     """Blend with black."""
-    level = _per_image(level_B).float()
+    level = per_image(level_B).float()
     return images.float().mul_(10 + level).mul_(0.1).clamp_(0, 255).to(torch.uint8)
 
 
-def color(images: Tensor, level_B: Tensor) -> Tensor:
+def color(images: Tensor, level_B: Tensor, gray: Callable[[Tensor], Tensor] = _gray, blend: Blend = _blend) -> Tensor:
     """Blend with the grey image; grey images stay as they are."""
-    return images if images.shape[1] == 1 else _blend(images, _gray(images), level_B)
+    return images if images.shape[1] == 1 else blend(images, gray(images), level_B)
 
 
 def contrast(images: Tensor, level_B: Tensor) -> Tensor:
@@ -136,7 +157,7 @@ def contrast(images: Tensor, level_B: Tensor) -> Tensor:
     return _blend(images, mean, level_B)
 
 
-def sharpness(images: Tensor, level_B: Tensor) -> Tensor:
+def sharpness(images: Tensor, level_B: Tensor, blend: Blend = _blend) -> Tensor:
     """Blend with the image smoothed by [1 1 1; 1 5 1; 1 1 1] / 13; the outermost pixels stay."""
     if min(images.shape[-2:]) < 3:
         return images
@@ -146,7 +167,7 @@ def sharpness(images: Tensor, level_B: Tensor) -> Tensor:
     inner = whole[..., 1:-1, 1:-1]
     smooth = (box + 4 * inner).float().div_(13).round_()
     out = images.clone()
-    out[..., 1:-1, 1:-1] = _blend(inner, smooth, level_B)
+    out[..., 1:-1, 1:-1] = blend(inner, smooth, level_B)
     return out
 
 
@@ -154,13 +175,13 @@ def posterize(images: Tensor, level_B: Tensor) -> Tensor:
     """Keeps the upper 8 - round(4 level/9) bits."""
     dropped = (level_B * (4 / 9)).round().long()
     mask = 256 - torch.pow(2, dropped)
-    return images & _per_image(mask).to(torch.uint8)
+    return images & per_image(mask).to(torch.uint8)
 
 
-def solarize(images: Tensor, level_B: Tensor) -> Tensor:
-    """Inverts the pixels at or above 255 (1 - level/9)."""
-    threshold = torch.div(255 * (9 - level_B) + 8, 9, rounding_mode="floor")
-    return torch.where(images >= _per_image(threshold), 255 - images, images)
+def solarize(images: Tensor, level_B: Tensor, highest: int = 255) -> Tensor:
+    """Inverts the pixels at or above `highest` (1 - level/9)."""
+    threshold = torch.div(highest * (9 - level_B) + 8, 9, rounding_mode="floor")
+    return torch.where(images >= per_image(threshold), 255 - images, images)
 
 
 def autocontrast(images: Tensor, level_B: Tensor) -> Tensor:
@@ -178,60 +199,62 @@ def invert(images: Tensor, level_B: Tensor) -> Tensor:
     return F.invert(images)
 
 
-OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+OPERATIONS: dict[str, Operation] = {
     function.__name__: function
     for function in (
         translate_x, translate_y, shear_y, rotate, brightness, color, contrast, sharpness,
         posterize, solarize, autocontrast, equalize, invert,
     )
 }  # fmt: skip
-_SIGNED = ("translate_x", "translate_y", "shear_y", "rotate", "brightness", "color", "contrast", "sharpness")
+SIGNED = frozenset(("translate_x", "translate_y", "shear_y", "rotate", "brightness", "color", "contrast", "sharpness"))
+CIFAR10 = Policy(OPERATIONS, SIGNED)
 SLOTS = 5  # draws of one image: the sub-policy, then for each operation whether it happens and its sign
 
 
 @cache
-def _tables(device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _tables(policy: Policy, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(25, 2) each: number of the operation, its probability, its level, whether the level has a sign."""
-    names = list(OPERATIONS)
+    names = list(policy.operations)
     operation = [[names.index(name) for name, _, _ in pair] for pair in CIFAR10_POLICY]
     probability = [[chance for _, chance, _ in pair] for pair in CIFAR10_POLICY]
     level = [[level for _, _, level in pair] for pair in CIFAR10_POLICY]
-    signed = [[name in _SIGNED for name, _, _ in pair] for pair in CIFAR10_POLICY]
+    signed = [[name in policy.signed for name, _, _ in pair] for pair in CIFAR10_POLICY]
     operation_table, probability_table, level_table, signed_table = (
         torch.tensor(table, device=device) for table in (operation, probability, level, signed)
     )
     return operation_table, probability_table, level_table, signed_table
 
 
-def _apply(images: Tensor, operation_B: Tensor, level_B: Tensor) -> Tensor:
+def _apply(images: Tensor, operation_B: Tensor, level_B: Tensor, operations: Mapping[str, Operation]) -> Tensor:
     """Applies to each image its operation; the number after the last operation leaves it as it is."""
-    counts = operation_B.bincount(minlength=len(OPERATIONS) + 1).tolist()
+    counts = operation_B.bincount(minlength=len(operations) + 1).tolist()
     order = operation_B.argsort()
     *groups, untouched = order.split(counts)
     parts = [
         function(images.index_select(0, rows), level_B[rows]) if len(rows) else images[:0]
-        for function, rows in zip(OPERATIONS.values(), groups, strict=True)
+        for function, rows in zip(operations.values(), groups, strict=True)
     ]
     return torch.cat([*parts, images.index_select(0, untouched)]).index_select(0, order.argsort())
 
 
-def auto_augment(images: Tensor, seeds: Tensor, first_slot: int) -> Tensor:
+def auto_augment(images: Tensor, seeds: Tensor, first_slot: int, policy: Policy = CIFAR10) -> Tensor:
     """Applies to each image a sub-policy of CIFAR-10 drawn from its seed.
 
     Args:
         images: uint8 (B, C, H, W) with 1 or 3 channels.
         seeds: int64 (B,) of `sample_seeds`.
         first_slot: the first of the `SLOTS` draws taken from each seed.
+        policy: whose pixels the operations give.
 
     Returns:
         uint8 (B, C, H, W).
     """
-    operation, probability, level, signed = _tables(images.device)
+    operation, probability, level, signed = _tables(policy, images.device)
     policy_B = integers(seeds, first_slot, len(CIFAR10_POLICY))
     for stage in (0, 1):
         happens_B = uniform(seeds, first_slot + 1 + 2 * stage) < probability[policy_B, stage]
         minus_B = signed[policy_B, stage] & (uniform(seeds, first_slot + 2 + 2 * stage) < 0.5)
         level_B = torch.where(minus_B, -level[policy_B, stage], level[policy_B, stage])
-        operation_B = torch.where(happens_B, operation[policy_B, stage], len(OPERATIONS))
-        images = _apply(images, operation_B, level_B)
+        operation_B = torch.where(happens_B, operation[policy_B, stage], len(policy.operations))
+        images = _apply(images, operation_B, level_B, policy.operations)
     return images

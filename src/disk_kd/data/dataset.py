@@ -18,6 +18,8 @@ class Dataset:
     Attributes:
         name: the name it was loaded by.
         train, validation, test: `validation` selects, `test` is read once, at the end.
+        normalisation: mean and standard deviation of each channel, for values in [0, 1], that models for these images
+            usually take; None where the data does not say.
 
     Raises:
         DataError: when the splits differ in classes or image size, or images are not square.
@@ -27,6 +29,7 @@ class Dataset:
     train: AnySplit
     validation: AnySplit | None
     test: AnySplit | None
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
     def __post_init__(self) -> None:
         channels, height, width = self.train.shape
@@ -46,6 +49,11 @@ class Dataset:
     def class_names(self) -> tuple[str, ...]:
         """The name of each label, in label order."""
         return self.train.class_names
+
+    @property
+    def shown_names(self) -> tuple[str, ...]:
+        """What to call each label to a person, in label order."""
+        return self.train.shown_names
 
     @property
     def num_classes(self) -> int:

@@ -10,7 +10,7 @@ import mmap
 import os
 import tarfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import torch
@@ -162,7 +162,8 @@ def _listed(where: str, classes: tuple[str, ...], names: Iterable[str], of_class
 def tiny_imagenet_parts(root: Path) -> Parts:
     """Tiny-ImageNet-200 as its archive unpacks, or with its `val` sorted into class folders.
 
-    Its labelled `val` is the test split: the archive's test images have no labels.
+    Its labelled `val` is the test split: the archive's test images have no labels. The words of the archive's
+    `words.txt` are what people call the classes, where that file is there.
 
     Raises:
         DataError: when the layout is another, or an annotation names an unknown class.
@@ -173,12 +174,30 @@ def tiny_imagenet_parts(root: Path) -> Parts:
         if not (base / part).is_dir():
             raise DataError(f"{root} is expected to hold tiny-imagenet-200 with train and val; {part} is missing")
     train, annotations = class_samples(base / "train"), base / "val" / "val_annotations.txt"
+    words = _words(base / "words.txt", train.class_names)
+    train = replace(train, class_words=words)
     if not annotations.is_file():
-        return Parts(train, None, class_samples(base / "val"))
+        return Parts(train, None, replace(class_samples(base / "val"), class_words=words))
     fields = sorted(line.split("\t")[:2] for line in annotations.read_text().splitlines() if line)
     names, of_class = [name for name, _ in fields], [label for _, label in fields]
     if unknown := sorted(set(of_class) - set(train.class_names)):
         raise DataError(f"{annotations} names class {unknown[0]}, which has no folder in train")
     images = base / "val" / "images"
     test = _listed(f"{images}/", train.class_names, names, of_class, FolderFiles(images, tuple(names)))
-    return Parts(train, None, test)
+    return Parts(train, None, replace(test, class_words=words))
+
+
+def _words(path: Path, class_names: tuple[str, ...]) -> tuple[str, ...] | None:
+    """The words of each class, from lines "n01443537<TAB>goldfish, Carassius auratus"; None without the file.
+
+    A class that has no line is called by its name. Words that several classes have are followed by the name.
+    """
+    if not path.is_file():
+        return None
+    pairs = (line.split("\t", 1) for line in path.read_text(encoding="utf-8").splitlines() if "\t" in line)
+    lines = {name: words.strip() for name, words in pairs}
+    found = [lines.get(name) or name for name in class_names]
+    return tuple(
+        words if found.count(words) == 1 else f"{words} ({name})"
+        for words, name in zip(found, class_names, strict=True)
+    )

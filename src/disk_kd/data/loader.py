@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from disk_kd.data.augment import Augment, augment
+from disk_kd.data.augment import Augment, augment, lighting_shift
 from disk_kd.data.dataset import AnySplit
 from disk_kd.data.mix import Mix, mix
 from disk_kd.data.prefetch import Parts, gather, prefetch
@@ -56,7 +56,8 @@ class Loader:
         batch_size: samples a step; the whole split when it is smaller and `drop_last` is set.
         mean, std: of each channel, for pixels in [0, 1]; three values are averaged for grey images.
         augment: what is done to an image, after timm's augmentation of a streamed split; None for nothing at all.
-            Cutout paints the mean.
+            The mean colour that cutout may paint is `mean`, to half a grey level. Lighting is added in float32, to
+            the normalised image.
         mix: what is done to pairs of images of a batch, or of this rank's part of it.
         seed: of the order, and of the augmentation unless `augment_seed` is given.
         augment_seed: of the augmentation, so that runs of several seeds meet the same views.
@@ -72,7 +73,7 @@ class Loader:
             are gathered one group ahead by a thread, into pinned memory for CUDA; the batches are the same.
 
     Raises:
-        ConfigError: for sizes below one, or a mean or std that does not fit the channels.
+        ConfigError: for sizes below one, or a mean, std or lighting that does not fit the channels.
         DataError: for an empty split.
     """
 
@@ -136,7 +137,9 @@ class Loader:
         if not bool((std_C > 0).all()):
             raise ConfigError(f"std is expected to be above 0, got {tuple(std)}")
         self._scale, self._shift = (x.view(1, -1, 1, 1) for x in (1 / (255 * std_C), -mean_C / std_C))
-        self._cutout_fill = (mean_C * 255).round().clamp(0, 255).to(torch.uint8)
+        self._std_C, self._mean_colour = std_C, (mean_C * 255).round().clamp(0, 255).to(torch.uint8)
+        if augment is not None and augment.lighting and len(std_C) != 3:
+            raise ConfigError(f"augment.lighting needs images of 3 channels, these have {len(std_C)}; give 0")
 
     def _per_channel(self, name: str, values: Sequence[float]) -> Tensor:
         channels = self.split.shape[0]
@@ -207,7 +210,11 @@ class Loader:
     def _prepare(self, parts: Parts, view: int) -> Parts:
         """The same with the images augmented and normalised."""
         images, targets, ids = parts
+        shift = self._shift
         if self.augment is not None:
-            images = augment(images, sample_seeds(ids, view, self.augment_seed), self.augment, self._cutout_fill)
+            seeds = sample_seeds(ids, view, self.augment_seed)
+            images = augment(images, seeds, self.augment, self._mean_colour)
+            if self.augment.lighting:
+                shift = shift + (lighting_shift(seeds, self.augment) / self._std_C).float()[:, :, None, None]
         images = images.contiguous(memory_format=self._memory_format)
-        return images.float().mul_(self._scale).add_(self._shift), targets, ids
+        return images.float().mul_(self._scale).add_(shift), targets, ids

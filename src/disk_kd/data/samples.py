@@ -27,6 +27,7 @@ class Samples:
         files: the images' files; None: they are `images` already.
         paths: where each sample comes from, for messages; needed with `files`.
         images: uint8 (N, C, S, S), in their final size.
+        class_words: what people call each class, where its name is an id.
     """
 
     class_names: tuple[str, ...]
@@ -34,6 +35,7 @@ class Samples:
     files: Files | None = None
     paths: tuple[str, ...] | None = None
     images: Tensor | None = None
+    class_words: tuple[str, ...] | None = None
 
     def split(self, reading: Reading, ids: Tensor | None = None) -> Split:
         """Loads the samples `ids`, all of them without.
@@ -49,7 +51,7 @@ class Samples:
             assert self.paths is not None
             images, ids = load_images(self.files, self.paths, ids, reading)
         paths = None if self.paths is None else tuple(self.paths[i] for i in ids.tolist())
-        return Split(images, self.targets[ids], self.class_names, ids, paths)
+        return Split(images, self.targets[ids], self.class_names, ids, paths, self.class_words)
 
     def stream(self, reading: Reading, ids: Tensor | None = None, workers: int = 0) -> StreamedSplit:
         """The samples `ids`, all of them without, read as they are needed.
@@ -63,7 +65,16 @@ class Samples:
             raise DataError("streamed images need data.image_size, the side in pixels that they are brought to")
         assert self.paths is not None
         ids = torch.arange(len(self.targets)) if ids is None else ids
-        return StreamedSplit(self.files, self.targets[ids], self.class_names, ids, self.paths, reading, workers=workers)
+        return StreamedSplit(
+            self.files,
+            self.targets[ids],
+            self.class_names,
+            ids,
+            self.paths,
+            reading,
+            workers=workers,
+            class_words=self.class_words,
+        )
 
 
 class Parts(NamedTuple):

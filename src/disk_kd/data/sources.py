@@ -14,6 +14,7 @@ import psutil
 import torch
 from PIL import Image
 from sklearn.datasets import load_digits
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
 from disk_kd.data.dataset import AnySplit, Dataset
@@ -38,6 +39,7 @@ DATASETS: dict[str, str] = {
     "tfds/NAME": "a TensorFlow dataset; needs the package tensorflow-datasets",
     "wds/NAME": "a WebDataset; needs the package webdataset",
 }
+_NORMALISATION = {"tiny-imagenet": (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)}
 
 
 def load_dataset(
@@ -116,7 +118,8 @@ def load_dataset(
     if label_noise:
         noisy = flip_labels(train.targets, train.ids, label_noise, len(train.class_names), seed)
         train = replace(train, targets=noisy)
-    return Dataset(name, train, held_out, None if parts.test is None else part(parts.test, cropped))
+    test = None if parts.test is None else part(parts.test, cropped)
+    return Dataset(name, train, held_out, test, _NORMALISATION.get(name))
 
 
 def _streams(name: str, parts: Parts, image_size: int | None, wanted: bool, auto: bool) -> bool:

@@ -30,6 +30,7 @@ class Split:
         ids: int64 (N,): each sample's number in its original split. Seeds and stored teacher outputs hang
             on it, so a subset keeps it.
         paths: where each sample came from, for messages and reports.
+        class_words: what people call each class, where its name is an id; None: nothing else than its name.
 
     Raises:
         DataError: when types, lengths or labels do not fit together.
@@ -40,6 +41,7 @@ class Split:
     class_names: tuple[str, ...]
     ids: Tensor
     paths: tuple[str, ...] | None = None
+    class_words: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4 or not self.images.is_contiguous():
@@ -59,6 +61,11 @@ class Split:
     def __repr__(self) -> str:
         size = "x".join(str(side) for side in self.images.shape[1:])
         return f"Split({len(self)} images of {size}, {len(self.class_names)} classes, {self.images.device})"
+
+    @property
+    def shown_names(self) -> tuple[str, ...]:
+        """What to call each label to a person, in label order."""
+        return self.class_words or self.class_names
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -55,8 +55,8 @@ class TimmAugment:
         ratio: the crop's width over its height, from and to.
         hflip: chance of a mirrored image.
         vflip: chance of one upside down.
-        color_jitter: strength of changes of brightness, contrast and saturation; without effect where `auto_augment`
-            is given.
+        color_jitter: strength of changes of brightness, contrast and saturation, or one for each of them and, as a
+            fourth, that of the hue, at most 0.5; without effect where `auto_augment` is given.
         auto_augment: a policy such as rand-m9-mstd0.5-inc1; null: none.
         interpolation: of the crop: bilinear, bicubic or random.
         reprob: chance of random erasing, in timm's normalisation of ImageNet.
@@ -74,7 +74,7 @@ class TimmAugment:
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     hflip: float = 0.5
     vflip: float = 0.0
-    color_jitter: float = 0.4
+    color_jitter: float | tuple[float, ...] = 0.4
     auto_augment: str | None = None
     interpolation: Literal["random", "bilinear", "bicubic"] = "random"
     reprob: float = 0.0
@@ -97,8 +97,13 @@ class TimmAugment:
         for name in ("recount", "repeats"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"data.timm.{name} is a number of at least 1, got {getattr(self, name)}")
-        if self.color_jitter < 0:
-            raise ConfigError(f"data.timm.color_jitter is a strength of at least 0, got {self.color_jitter}")
+        jitter = self.color_jitter
+        strengths = (jitter,) * 3 if isinstance(jitter, int | float) else jitter
+        if len(strengths) not in (3, 4) or min(strengths) < 0 or max(strengths[3:], default=0) > 0.5:
+            raise ConfigError(
+                "data.timm.color_jitter is a strength of at least 0, or three or four of them, the fourth at most 0.5,"
+                f" got {jitter}"
+            )
         try:
             self.transform(32)
         except Exception as error:  # timm asserts
@@ -148,6 +153,7 @@ class StreamedSplit:
         reading: how files become pixels; it has an image size.
         timm: augmentation of training views; where it is off they are as for evaluation.
         workers: processes that decode; 0: none but this one.
+        class_words: what people call each class, where its name is an id; None: nothing else than its name.
     """
 
     files: Files
@@ -158,12 +164,18 @@ class StreamedSplit:
     reading: Reading
     timm: TimmAugment = NO_AUGMENT
     workers: int = 0
+    class_words: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def __repr__(self) -> str:
         return f"StreamedSplit({len(self)} files, {len(self.class_names)} classes)"
+
+    @property
+    def shown_names(self) -> tuple[str, ...]:
+        """What to call each label to a person, in label order."""
+        return self.class_words or self.class_names
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -24,6 +24,7 @@ from disk_kd.errors import ModelError
 from disk_kd.export.card import model_card
 from disk_kd.export.student import Normalised, Student
 from disk_kd.models import convert, save_state_dict
+from disk_kd.plugins import is_own
 
 EXTRA_FILE = f"{METADATA}.json"
 """Name of the description in a torch.export archive."""
@@ -67,10 +68,10 @@ def write_half(student: Student, path: Path, traced: nn.Module) -> None:
 
 def _load_safetensors(student: Student, path: Path) -> Classifier:
     about, options = student.about, student.timm_options()
-    if "hint" not in about:
+    if "hint" not in about and not is_own(about["model"]):
         return timm.create_model(about["model"], checkpoint_path=path, **options).eval()
     classes = options["num_classes"]
-    return trained_model(about["model"], about["options"], path, classes, about["in_chans"], about["hint"]).eval()
+    return trained_model(about["model"], about["options"], path, classes, about["in_chans"], about).eval()
 
 
 def _write_timm(student: Student, path: Path, traced: nn.Module) -> None:

@@ -52,6 +52,7 @@ def export(
     half: bool = False,
     with_normalisation: bool = False,
     overwrite: bool = False,
+    imports: Sequence[str] = (),
 ) -> Exported:
     """Write a run's student, RUN/student.safetensors, in another format, if what was written gives the same logits.
 
@@ -65,6 +66,8 @@ def export(
         half: keep weights of convolutions and linear layers in half precision, as `disk_kd.models.convert` does.
         with_normalisation: put the normalisation into the graph, which then takes pixels in [0, 1].
         overwrite: replace what is at `output`.
+        imports: modules, or my_module:make, to import for a model of your own; those that a run directory's
+            configuration names are.
 
     Raises:
         ConfigError: an unknown format, an option that the format has not, or a package that it needs is missing.
@@ -73,7 +76,12 @@ def export(
         RunError: `output` exists, or may not be replaced.
     """
     _check_options(kind, half, with_normalisation)
-    student = read_student(run)
+    student = read_student(run, imports)
+    if kind == "timm" and "architecture" not in student.settings:
+        raise ModelError(
+            f"{student.about['model']} has no configuration of timm's, which a timm folder holds; "
+            "give --format safetensors, torch.export or onnx"
+        )
     if kind == "timm" and "hint" in student.about:
         raise ModelError(
             f"the student of the hint {student.about['hint']['name']} keeps the teacher's classifier, which no timm "

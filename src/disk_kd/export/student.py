@@ -5,7 +5,7 @@ Shapes: B batch, C channels of the image, H and W its height and width, K classe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from disk_kd.build import STUDENT, normalisation, read_about, trained_model
-from disk_kd.config import load_recipe
+from disk_kd.build import STUDENT, check_named, normalisation, read_about, trained_model
+from disk_kd.config import imports_of, load_recipe, named_in
 from disk_kd.errors import CheckpointError, ModelError
+from disk_kd.plugins import import_modules
 from disk_kd.summary import read_summary
 
 
@@ -67,8 +68,8 @@ class Student:
 
     @property
     def architecture(self) -> str:
-        """timm's name of the student, without a tag or source."""
-        return self.settings.get("architecture") or self.about["model"]
+        """timm's name of the student, without a tag or source; of a user's own what follows its module."""
+        return self.settings.get("architecture") or self.about["model"].rpartition(":")[2]
 
     @property
     def input_size(self) -> tuple[int, int, int]:
@@ -84,12 +85,17 @@ class Student:
         return Normalised(self.model, self.about["mean"], self.about["std"]).eval()
 
 
-def read_student(run: Path) -> Student:
+def read_student(run: Path, imports: Iterable[str] = ()) -> Student:
     """The trained model of a run directory or of a file of weights.
+
+    Args:
+        run: either. What the configuration in a run directory names of a user's own is imported; what a file of
+            weights names is not.
+        imports: modules, or my_module:name, that are imported too.
 
     Raises:
         CheckpointError: there are no weights, or they do not fit.
-        ModelError: the file does not say which model it is for.
+        ModelError: the file does not say which model it is for, or one that it may not import.
     """
     weights = run / STUDENT if run.is_dir() else run
     if not weights.is_file():
@@ -97,18 +103,20 @@ def read_student(run: Path) -> Student:
     about = read_about(weights)
     if not about.keys() >= {"model", "options", "in_chans", "image_size", "classes"}:
         raise ModelError(f"{weights} does not say its model and classes; give a run directory, or a file that it wrote")
-    channels = about["in_chans"]
-    model = trained_model(
-        about["model"], about["options"], weights, len(about["classes"]), channels, about.get("hint")
-    ).eval()
-    mean, std = (_per_channel(values, channels) for values in normalisation(model))
     config = weights.parent / "config.yaml"
+    recipe = load_recipe(config) if config.is_file() else {}
+    allowed = recipe if run.is_dir() else {}
+    import_modules([*imports, *imports_of(allowed)])
+    check_named(about, weights, {*imports, *named_in(allowed)})
+    channels = about["in_chans"]
+    model = trained_model(about["model"], about["options"], weights, len(about["classes"]), channels, about).eval()
+    mean, std = (_per_channel(values, channels) for values in normalisation(model))
     return Student(
         weights,
         model,
         about | {"mean": mean, "std": std},
         read_summary(weights.parent) or {},
-        load_recipe(config).get("hint", {}).get("name") if config.is_file() else None,
+        recipe.get("hint", {}).get("name"),
     )
 
 

@@ -2,7 +2,8 @@
 
 Legend: B batch, C channels, H and W a map's sides, F features. Names and shapes of the parameters are those
 of the method's released helpers (Kag et al., ICLR 2023), so their weights load; the release's name of each
-stands in its docstring.
+stands in its docstring. Fresh weights are the release's too: the linear layers of its four CIFAR helpers (b23 to b26)
+are drawn from Xavier's uniform, at most sqrt(6 / (fan_in + fan_out)), with biases of 0.01; all else is torch's default.
 
 Each network is called with a dict of outputs, of which it `needs` some:
 "student_map" and "teacher_map" (B, C, H, W), "teacher_pooled" (B, F), "teacher_logits" (B, classes).
@@ -34,6 +35,7 @@ class TeacherPooledHelper(nn.Module):
     def __init__(self, *, teacher_features: int) -> None:
         super().__init__()
         self.routing = _mlp(teacher_features, 64, 128)
+        self.apply(_xavier)
 
     def forward(self, outputs: dict[str, Tensor]) -> Tensor:
         return _probability(self.routing(_read(outputs, "teacher_pooled", self)))
@@ -49,6 +51,7 @@ class TeacherMapHelper(nn.Module):
         super().__init__()
         self.ft_convs = _map_reader(teacher_channels, teacher_features)
         self.routing = _mlp(teacher_features, num_classes)
+        self.apply(_xavier)
 
     def forward(self, outputs: dict[str, Tensor]) -> Tensor:
         return _probability(self.routing(self.ft_convs(_read(outputs, "teacher_map", self))))
@@ -64,6 +67,7 @@ class StudentMapHelper(nn.Module):
         super().__init__()
         self.ft_convs = _map_reader(student_channels, student_features)
         self.routing = _mlp(student_features, num_classes)
+        self.apply(_xavier)
 
     def forward(self, outputs: dict[str, Tensor]) -> Tensor:
         return _probability(self.routing(self.ft_convs(_read(outputs, "student_map", self))))
@@ -94,6 +98,7 @@ class BothMapsHelper(nn.Module):
         self.s_ft_convs = _map_reader(student_channels, student_features)
         self.t_ft_convs = _map_reader(teacher_channels, teacher_features)
         self.routing = _mlp(teacher_features + student_features, num_classes)
+        self.apply(_xavier)
 
     def forward(self, outputs: dict[str, Tensor]) -> Tensor:
         teacher_BF = self.t_ft_convs(_read(outputs, "teacher_map", self))
@@ -184,6 +189,13 @@ def make_helper(name: str, **sizes: int) -> HelperNetwork:
     if missing:
         raise ConfigError(f"helper {name!r} needs {', '.join(missing)}, got {', '.join(sizes) or 'nothing'}")
     return helper(**{size: sizes[size] for size in helper.sizes})
+
+
+def _xavier(module: nn.Module) -> None:
+    """A fresh linear layer of a CIFAR helper: weights of Xavier's uniform, biases of 0.01."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        nn.init.constant_(module.bias, 0.01)
 
 
 def _hidden(*widths: int) -> list[nn.Module]:

@@ -6,7 +6,7 @@ Importing this package registers the ``cifar_*`` names, so `timm.create_model` k
 from __future__ import annotations
 
 from disk_kd.models import cifar_resnet, mobilenetv2, shufflenetv2, vgg, wide_resnet
-from disk_kd.models.factory import check_logits, create_model, multiply_adds, shipped_weights
+from disk_kd.models.factory import check_logits, create_model, multiply_adds, set_normalisation, shipped_weights
 from disk_kd.models.resnet import ResNet
 from disk_kd.models.staged import StagedNet
 from disk_kd.models.weights import convert, load_state_dict, load_weights, read_metadata, save_state_dict
@@ -24,6 +24,7 @@ __all__ = [
     "multiply_adds",
     "read_metadata",
     "save_state_dict",
+    "set_normalisation",
     "shipped_weights",
     "shufflenetv2",
     "vgg",

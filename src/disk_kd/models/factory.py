@@ -6,21 +6,25 @@ Shapes: C channels of the image, H and W its height and width.
 from __future__ import annotations
 
 import inspect
+import math
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 from timm.models import get_arch_name, get_pretrained_cfg, model_entrypoint
+from timm.utils import unwrap_model
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from disk_kd.errors import ModelError, nearest
+from disk_kd.errors import ModelError, nearest, one_line
 from disk_kd.models.weights import StrPath, load_weights
+from disk_kd.plugins import TIMM_SOURCES, find_own, is_own
 
-_SOURCES = ("hf-hub:", "local-dir:")
+_SIZES = {"num_classes", "in_chans"}
 _LOCAL_FILE = "give a local file as weights=FILE, or pretrained=False"
 
 
@@ -31,21 +35,28 @@ def create_model(
     in_chans: int = 3,
     weights: StrPath | None = None,
     pretrained: bool = False,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     **model_kwargs: Any,
 ) -> nn.Module:
-    """Create a timm model, ours (``cifar_*``) or any of timm's.
+    """Create a model: ours (``cifar_*``), any of timm's, or a user's own.
 
     Args:
-        name: a name of `timm.list_models`, with a tag (``resnet18.a1_in1k``) or without, or
-            ``hf-hub:owner/model`` or ``local-dir:folder``.
+        name: a name of `timm.list_models`, with a tag (``resnet18.a1_in1k``) or without, ``hf-hub:owner/model``,
+            ``local-dir:folder``, or ``my_module:make``, a function or class that is called with `model_kwargs`, and
+            with `num_classes`, `in_chans` and `pretrained` as far as its signature takes them.
         num_classes: outputs of the classifier; 0 for none.
         in_chans: channels of the image.
         weights: a local file to load (`load_weights`).
         pretrained: let timm fetch its weights. Only this, and a ``hf-hub:`` name, use the network.
+        mean, std: a value for each channel: the model takes (x - mean) / std of pixels x in [0, 1], which its
+            `pretrained_cfg` then says. None: as the model says itself.
         model_kwargs: further options of the model, such as ``drop_rate``.
 
     Raises:
-        ModelError: an unknown name or option, or pretrained weights that cannot be had.
+        ModelError: an unknown name or option, pretrained weights that cannot be had, a mean or std of other channels,
+            or `my_module:make` fails or makes no `torch.nn.Module`.
+        ConfigError: there is no `my_module:make`.
         CheckpointError: `weights` cannot be read or do not fit.
     """
     if weights is not None and pretrained:
@@ -54,19 +65,67 @@ def create_model(
         raise ModelError(
             f"expected num_classes >= 0 and in_chans >= 1, not num_classes={num_classes}, in_chans={in_chans}"
         )
-    if not name.startswith(_SOURCES):
-        _check_name(name)
     options = {"num_classes": num_classes, "in_chans": in_chans, **model_kwargs}
-    try:
-        model = timm.create_model(name, pretrained=pretrained, **options)
-    except OSError as error:
-        raise ModelError(f"{name}: pretrained weights cannot be fetched ({_one_line(error)}); {_LOCAL_FILE}") from error
-    except (TypeError, ValueError, KeyError, RuntimeError, AssertionError) as error:
-        advice = _LOCAL_FILE if pretrained else _nearest_option(name, error)
-        raise ModelError(f"{name} cannot be built with {options}: {_one_line(error)}; {advice}") from error
+    model = _make(name, options, pretrained) if is_own(name) else _create(name, options, pretrained)
     if weights is not None:
         load_weights(model, weights)
+    if (mean, std) != (None, None):
+        _check_normalisation(mean, std, in_chans)
+        set_normalisation(model, mean, std)  # type: ignore[arg-type]
     return model
+
+
+def _create(name: str, options: dict[str, Any], pretrained: bool) -> nn.Module:
+    """A timm model."""
+    if not name.startswith(TIMM_SOURCES):
+        _check_name(name)
+    try:
+        return timm.create_model(name, pretrained=pretrained, **options)
+    except OSError as error:
+        raise ModelError(f"{name}: pretrained weights cannot be fetched ({one_line(error)}); {_LOCAL_FILE}") from error
+    except Exception as error:  # a model that a user registered can fail in any way at all
+        advice = _LOCAL_FILE if pretrained else _nearest_option(name, error)
+        raise ModelError(f"{name} cannot be built with {options}: {one_line(error)}; {advice}") from error
+
+
+def _make(name: str, options: dict[str, Any], pretrained: bool) -> nn.Module:
+    """The model that a user's function or class makes."""
+    make = find_own(name, "model")
+    if not callable(make) or isinstance(make, nn.Module):
+        raise ModelError(f"{name} is a {type(make).__name__}; give a function or class that makes the model")
+    try:
+        parameters = inspect.signature(make).parameters
+        anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+        given = {key: value for key, value in options.items() if anything or key in parameters or key not in _SIZES}
+        if "pretrained" in parameters or (pretrained and anything):
+            given["pretrained"] = pretrained
+        elif pretrained:
+            raise TypeError("it takes no 'pretrained'; give weights")
+        model = make(**given)
+    except Exception as error:  # a user's function can fail in any way at all
+        said = f"{type(error).__name__}: {one_line(error)}"
+        raise ModelError(f"{name} cannot be called with {options} ({said}); correct it, or the options") from error
+    if not isinstance(model, nn.Module) or next(model.parameters(), None) is None:
+        raise ModelError(f"{name} gives a {type(model).__name__}, not a torch.nn.Module with parameters; correct it")
+    return model
+
+
+def set_normalisation(model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+    """Let a model's `pretrained_cfg` say that it takes (x - mean) / std of pixels x in [0, 1]."""
+    plain: Any = unwrap_model(model)
+    own = getattr(plain, "pretrained_cfg", None) or {}
+    plain.pretrained_cfg = {**own, "mean": tuple(mean), "std": tuple(std)}
+
+
+def _check_normalisation(mean: Any, std: Any, in_chans: int) -> None:
+    for values in (mean, std):
+        numbers = isinstance(values, Sequence) and all(type(value) in (int, float) for value in values)
+        if not numbers or len(values) not in ((1, 3) if in_chans == 1 else (in_chans,)):
+            raise ModelError(
+                f"mean and std must be two lists of {in_chans} numbers, one a channel, not mean={mean} and std={std}"
+            )
+    if not all(map(math.isfinite, mean)) or not all(0 < value < math.inf for value in std):
+        raise ModelError(f"mean must be finite and std above 0, not mean={mean} and std={std}")
 
 
 def shipped_weights(name: str) -> Path | None:
@@ -100,9 +159,9 @@ def multiply_adds(model: nn.Module, input_size: tuple[int, int, int]) -> int:
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             model(image)
-    except (RuntimeError, AssertionError, ValueError) as error:
+    except Exception as error:  # a user's own model can fail in any way at all
         raise ModelError(
-            f"{type(model).__name__} does not take an image of shape {tuple(input_size)} (C, H, W): {_one_line(error)}"
+            f"{type(model).__name__} does not take an image of shape {tuple(input_size)} (C, H, W): {one_line(error)}"
         ) from error
     finally:
         for module, training in modes:
@@ -130,9 +189,9 @@ def check_logits(model: nn.Module, input_size: tuple[int, int, int], num_classes
     try:
         with torch.no_grad(), torch.random.fork_rng(devices):
             logits = model(images)
-    except (RuntimeError, AssertionError, ValueError) as error:
+    except Exception as error:  # a user's own model can fail in any way at all
         raise ModelError(
-            f"{type(model).__name__} does not take an image of shape {tuple(input_size)} (C, H, W): {_one_line(error)}"
+            f"{type(model).__name__} does not take an image of shape {tuple(input_size)} (C, H, W): {one_line(error)}"
         ) from error
     finally:
         for buffer, before in buffers:
@@ -149,7 +208,8 @@ def _check_name(name: str) -> None:
     architecture = get_arch_name(name)
     if not timm.is_model(architecture):
         raise ModelError(
-            f"no model is named {name!r}; {nearest(architecture, timm.list_models())}; see timm.list_models()"
+            f"no model is named {name!r}; {nearest(architecture, timm.list_models())}; see timm.list_models(), or give"
+            " one of your own: my_module:make, or --import the module that registers it with timm"
         )
     valid = [architecture, *timm.list_models(f"{architecture}.*", include_tags=True)]
     if name not in valid:
@@ -159,12 +219,8 @@ def _check_name(name: str) -> None:
 def _nearest_option(name: str, error: Exception) -> str:
     """Name the options nearest to one that the model's class does not know."""
     unknown = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
-    if unknown and not name.startswith(_SOURCES):
+    if unknown and not name.startswith(TIMM_SOURCES):
         module = sys.modules[model_entrypoint(get_arch_name(name)).__module__]
         if model_class := getattr(module, unknown[1], None):
             return nearest(unknown[2], inspect.signature(model_class).parameters)
     return "correct the options"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

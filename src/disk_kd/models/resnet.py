@@ -17,7 +17,8 @@ stage; any other size works. The map before the last stage (``feature_info[-2]``
 | cifar_resnet50       | 3-4-6-3 bottleneck| 64-128-256-512 (x4)  | 23,705,252 |    1298.014 M |
 
 Counted for 100 classes and one 3x32x32 image (`disk_kd.models.multiply_adds`). The state-dict keys
-(``conv1``, ``layer1.0.conv1``, ``shortcut.0``, ``linear``) are those of the checkpoints released with DiSK.
+(``conv1``, ``layer1.0.conv1``, ``shortcut.0``, ``linear``) are those of the checkpoints released with DiSK. Fresh
+weights are torch's default, as the release's are, not He's normal.
 The networks: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016 (arXiv:1512.03385).
 
 Shapes: B batch, C channels of the image, D channels of a map, H and W its height and width, K classes.
@@ -171,13 +172,6 @@ class ResNet(nn.Module):
         self.num_features = outs[-1]
         self.global_pool, self.linear = create_classifier(outs[-1], num_classes, pool_type=global_pool)
         self.head_hidden_size = outs[-1] * self.global_pool.feat_mult()
-        self.init_weights()
-
-    def init_weights(self) -> None:
-        """Draw convolutions from He's normal (fan out); BatchNorm and classifier keep torch's defaults."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def _forward_maps(self, x: Tensor, taken: Collection[int] = (), last: int = 4) -> tuple[Tensor, list[Tensor]]:
         """Return the map of stage `last` (0 is the stem), and those of the stages in `taken`, in order."""

@@ -9,7 +9,8 @@ Three stages of 4, 8 and 4 blocks, each of which halves the map once, between a 
 
 Counted for 100 classes and one 3x32x32 image (`disk_kd.models.multiply_adds`). The state-dict keys
 (``layer1.0.conv1``, ``conv2``, ``linear``) are those of the checkpoints released with DiSK. Departure from the
-paper, the benchmark's: the stem is a 1x1 convolution at stride 1, and no pooling follows it.
+paper, the benchmark's: the stem is a 1x1 convolution at stride 1, and no pooling follows it. Fresh weights are
+torch's default, as the release's are.
 The network: Ma et al., "ShuffleNet V2: Practical Guidelines for Efficient CNN Architecture Design", ECCV 2018
 (arXiv:1807.11164), at width 1.
 
@@ -116,4 +117,5 @@ default_cfgs = generate_default_cfgs(
 def cifar_shufflenetv2(pretrained: bool = False, in_chans: int = 3, **kwargs: Any) -> StagedNet:
     """ShuffleNetV2 at width 1."""
     final = Stage(_conv_norm_act(2, conv(_WIDTHS[-1], _END, 1)), _END, reduction=8)
-    return build("cifar_shufflenetv2", pretrained, _stages(in_chans), "linear", in_chans, final=final, **kwargs)
+    stages = _stages(in_chans)
+    return build("cifar_shufflenetv2", pretrained, stages, "linear", in_chans, final=final, init=None, **kwargs)

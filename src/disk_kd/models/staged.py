@@ -9,7 +9,7 @@ K classes.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,15 @@ class Stage:
     reduction: int
 
 
+def he_normal(model: nn.Module) -> None:
+    """Draw convolutions from He's normal (fan out), biases zero; BatchNorm and classifier keep torch's defaults."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
 class StagedNet(nn.Module):
     """A chain of stages and a linear classifier, with the interface of a timm model.
 
@@ -48,6 +57,7 @@ class StagedNet(nn.Module):
         in_chans: C, channels of the image, for which the stages were built.
         global_pool: timm's pooling name (``avg``, ``max``, ``avgmax``, ``catavgmax``); empty for none.
         drop_rate: dropout before the classifier.
+        init: draws the weights of the whole model; None: they stay as torch drew them.
     """
 
     map_output = "last"
@@ -62,6 +72,7 @@ class StagedNet(nn.Module):
         in_chans: int = 3,
         global_pool: str = "avg",
         drop_rate: float = 0.0,
+        init: Callable[[nn.Module], None] | None = he_normal,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
@@ -80,15 +91,8 @@ class StagedNet(nn.Module):
         ]
         self.num_features = chain[-1].num_chs
         self._new_head(global_pool)
-        self.init_weights()
-
-    def init_weights(self) -> None:
-        """Draw convolutions from He's normal (fan out), biases zero; BatchNorm and classifier keep torch's defaults."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        if init is not None:
+            init(self)
 
     def _new_head(self, global_pool: str, **place: Any) -> None:
         self.global_pool, classifier = create_classifier(

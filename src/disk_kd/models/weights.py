@@ -13,7 +13,9 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+import timm
 import torch
+from timm.models import model_entrypoint
 from torch import Tensor, nn
 
 from disk_kd.errors import CheckpointError
@@ -230,7 +232,25 @@ def _misfit(model: nn.Module, weights: dict[str, Tensor], strict: bool) -> str:
             _first_of("unknown to the model: ", [repr(key) for key in weights if key not in own]),
         ]
     found = "; ".join(filter(None, parts))
-    return f"{found}; give weights of this architecture" if found else ""
+    if not found:
+        return ""
+    owner = _owner(weights, getattr(model, "in_chans", 3))
+    return f"{found}; {f'these weights are of {owner}' if owner else 'give weights of this architecture'}"
+
+
+def _owner(weights: dict[str, Tensor], in_chans: int) -> str | None:
+    """The model of this package that has these keys and shapes, of any number of classes; None where none has."""
+
+    def layout(tensors: dict[str, Tensor]) -> dict[str, torch.Size]:
+        return {key: value.shape[1:] for key, value in tensors.items()}  # a classifier's first size is its classes
+
+    wanted = layout(weights)
+    for name in timm.list_models("cifar_*"):
+        if model_entrypoint(name).__module__.startswith("disk_kd."):
+            with torch.device("meta"):
+                if layout(timm.create_model(name, in_chans=in_chans).state_dict()) == wanted:
+                    return name
+    return None
 
 
 def _classifier_prefixes(model: nn.Module) -> tuple[str, ...]:

@@ -70,7 +70,7 @@ def _told(found: Inspection, chosen: Group) -> str:
 
 
 def _picture(found: Inspection, at: int) -> Picture:
-    names, index = found.split.class_names, int(found.split.ids[at])
+    names, index = found.split.shown_names, int(found.split.ids[at])
     label = names[int(found.split.targets[at])]
     lines = [("label", label + (" (flipped)" if found.flipped is not None and bool(found.flipped[at]) else ""), False)]
     for who in ("teacher", "student"):

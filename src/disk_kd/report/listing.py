@@ -29,7 +29,7 @@ def csv_rows(inspection: Inspection, by: Ranking = "help") -> Iterator[dict[str,
 
     `index` is the sample's number in the data's own training split, `path` its file where it has one.
     """
-    split, names = inspection.split, inspection.split.class_names
+    split, names = inspection.split, inspection.split.shown_names
     for rank, at in enumerate(inspection.ranked(by), start=1):
         path = "" if split.paths is None else split.paths[at]
         guesses = [names[int(getattr(inspection, f"{who}_guess")[at])] for who in ("teacher", "student")]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from disk_kd.compare.table import conditions_text
+from disk_kd.compare.conditions import conditions_text, settled
 from disk_kd.report.drawing import Series
 from disk_kd.report.figures import accuracy_over_cost
 from disk_kd.report.items import Figure, Figures, Item, Note, Points, Section, Table, Text
@@ -40,8 +40,8 @@ def runs(subject: Subject) -> Section:
     items += dict.fromkeys([*subject.lost, *(facts for _, facts in subject.taught if isinstance(facts, Note))])
     items += [_every_run(subject)] if several else []
     if len(subject.candidates) > 1:
-        configs = {group.name: group.chosen.config for group in subject.candidates}
-        first, *lines = conditions_text(configs).splitlines()
+        found = {group.name: [settled(run.folder) for run in group.runs] for group in subject.candidates}
+        first, *lines = conditions_text(found).splitlines()
         points = [line.removeprefix("- ") for line in lines if line]
         items += [Note(first), *([Points(points)] if points else [])]
     return Section("runs", "The runs" if len(subject.candidates) > 1 else "The run", items)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from disk_kd.build import (
     build_model,
+    check_named,
     find_weights,
     inference_batch,
     load_data,
@@ -21,7 +22,7 @@ from disk_kd.build import (
     read_about,
     trained_model,
 )
-from disk_kd.config import RunConfig
+from disk_kd.config import RunConfig, named_in
 from disk_kd.data import AnySplit, Dataset, Loader, check_labels
 from disk_kd.errors import CheckpointError, DataError, DiskKDError
 from disk_kd.evaluate import Metrics, evaluate, predict
@@ -64,7 +65,8 @@ class Outputs:
         if "classes" in about:
             check_labels(dataset.class_names, about["classes"])
         student, sizes = run.config.student, (dataset.num_classes, dataset.in_chans)
-        model = trained_model(student.name, student.options, run.weights, *sizes, about.get("hint"))
+        check_named(about | {"model": student.name}, run.weights, named_in(run.tree))
+        model = trained_model(student.name, student.options, run.weights, *sizes, about, dataset.normalisation)
         return model.to(self.device).eval()
 
     def teacher(self, config: RunConfig, student: nn.Module) -> Teacher:

@@ -129,7 +129,7 @@ def teacher(subject: Subject) -> Section:
     of_teacher = subject.attempt(lambda: _of_teacher(subject, chosen))
     if isinstance(of_teacher, Note):
         return Section("teacher", title, list(dict.fromkeys([*items, of_teacher])))
-    names = subject.outputs.dataset(chosen.chosen.config).class_names
+    names = subject.outputs.dataset(chosen.chosen.config).shown_names
     items += _classes(subject, found, names)
     items.append(_confusions(found[subject.series[chosen.name]], of_teacher, names, chosen.name))
     return Section("teacher", title, items)

@@ -13,14 +13,15 @@ from typing import Any
 import yaml
 
 from disk_kd.build import STUDENT
-from disk_kd.config import RunConfig, parse_run
+from disk_kd.config import ENVIRONMENT, RunConfig, parse_run
 from disk_kd.errors import RunError
+from disk_kd.options import dotted
 from disk_kd.run import CONFIG
 from disk_kd.summary import read_summary
 
 _SEED_FOLDER = re.compile(r"seed\d+")
-_NO_RECIPE = {"seed", "compile", "compile_mode", "device", "log_every", "checkpoint_every_s"}
-"""Options of training that change where and how fast a run computes, and its chance, not what it is."""
+_NOT_COMPARED = {"train.seed", "output", "description", "published", *ENVIRONMENT}
+"""Options in which runs of one group may differ."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,17 +94,17 @@ class Run:
     @property
     def written_key(self) -> str:
         """The same for runs that differ in their seed alone, as far as their files are of one version."""
-        tree = {name: part for name, part in self.tree.items() if name not in ("output", "description", "published")}
-        tree["train"] = {name: value for name, value in tree["train"].items() if name not in _NO_RECIPE}
-        return _SEED_FOLDER.sub("seed", json.dumps(tree, sort_keys=True))
+        options = {name: value for name, value in dotted(self.tree).items() if name not in _NOT_COMPARED}
+        return _SEED_FOLDER.sub("seed", json.dumps(options, sort_keys=True))
 
     @property
     def key(self) -> str:
         """The same for runs that differ in their seed alone, options that one file leaves out at their defaults."""
         config = self.config
-        train = sorted((name, value) for name, value in asdict(config.train).items() if name not in _NO_RECIPE)
-        parts = (config.data, config.student, config.teacher, config.method, sorted(config.method_options.items()))
-        return _SEED_FOLDER.sub("seed", repr((*parts, config.hint, sorted(config.hint_options.items()), train)))
+        names = ("data", "student", "teacher", "method", "method_options", "hint", "hint_options", "train")
+        options = dotted({name: part for name, part in asdict(config).items() if name in names})
+        shown = sorted((name, repr(value)) for name, value in options.items() if name not in _NOT_COMPARED)
+        return _SEED_FOLDER.sub("seed", repr(shown))
 
     @cached_property
     def student_lines(self) -> list[dict[str, Any]]:

@@ -33,6 +33,9 @@ RELATIVE_RATE = 0.02
 HIGHEST_PRICE = 1e6
 """Where the ascent ends for a budget that no finite price meets."""
 
+HELPER_WARMUP_END = 0.3
+"""Share of the peak learning rate that a helper network's warm-up passes end with, as in the release."""
+
 HELPED = 1e-3
 """In the log an example counts as helped above this g."""
 
@@ -58,7 +61,9 @@ class DiSKTask(StudentTask):
     left at None takes the variant's value from `VARIANTS`.
 
     In a plain loop a helper network and the student move at once, each by its own loss. `phases` alternates them
-    as the paper does, and the project's loop follows it. In variant "imagenet" one loss always moves both.
+    as the paper does, and the project's loop follows it: helper passes first, then rounds of student passes and
+    helper passes, each round at the budget and price of its beginning. In variant "imagenet" one loss always moves
+    both.
 
     Sources: Kag et al., "Scaffolding a Student to Instill Knowledge", ICLR 2023; the normalised form and the
     exact helper are this project's (docs/math.md).
@@ -68,7 +73,7 @@ class DiSKTask(StudentTask):
         teacher: a trained model of the same classes; it is frozen.
         variant: which form of the method.
         helper: "exact" (normalised only), the name of a network (`disk_kd.helpers.HELPERS`), or a constant g.
-        top_k: K of the support M, from 0 to the number of classes; the variant's K is cut down to that.
+        top_k: K of the support M, at least 0 (released forms: 1); above the number of classes it means all of them.
         support: whether M is the teacher's top K, all classes, or those outside the student's own top K; the label
             always belongs to it (normalised only).
         support_mass: of the teacher's top K those until its probability reaches this (normalised only).
@@ -90,11 +95,11 @@ class DiSKTask(StudentTask):
         label_smoothing: of the cross-entropy on the labels, in [0, 1).
         student_passes: student passes in one round of the alternation (networks only).
         helper_passes: helper passes in one round.
-        helper_warmup_passes: helper passes before the first round.
+        helper_warmup_passes: helper passes before the first round, at a learning rate that falls to 0.3 of its peak.
         steps_per_pass: batches in a pass, which turns steps into passes for the schedules.
 
     Raises:
-        ConfigError: an unknown variant or helper, a constant outside [0, 1], `top_k` above the number of classes,
+        ConfigError: an unknown variant or helper, a constant outside [0, 1], a negative `top_k`,
             a temperature that is not positive, a negative weight, an option that the form does not have, "exact" with a
             released form.
         ModelError: teacher and student differ in their number of classes.
@@ -135,7 +140,7 @@ class DiSKTask(StudentTask):
         label_smoothing: float = 0.0,
         student_passes: int = 3,
         helper_passes: int = 3,
-        helper_warmup_passes: int = 15,
+        helper_warmup_passes: int = 5,
         steps_per_pass: int = 1,
     ) -> None:
         classes = _classes(student, teacher)
@@ -181,6 +186,7 @@ class DiSKTask(StudentTask):
         self.standardise = standardise
         self.label_smoothing = fraction("label_smoothing", label_smoothing)
         self.steps_per_pass = steps_per_pass
+        self.student_passes = student_passes
         start = settings.price.start if isinstance(settings.price, Cosine) else settings.price
         self.register_buffer("price", torch.tensor(float(start), device=self.device))
         # Help beyond the budget so far in a step of several micro-batches, and the calls that count them.
@@ -234,7 +240,7 @@ class DiSKTask(StudentTask):
             `budget_used` (in `budget_unit`), `price`, `helped` (share of examples with g above 0.001), `helper_mean`.
         """
         teacher = self.teach(input, teacher)
-        passes = snapshot(self.step) / self.steps_per_pass
+        passes = self.clock()
         budget = scheduled(self.settings.budget, passes)
         price = snapshot(self.price) if self.settings.price_rate else scheduled(self.settings.price, passes)
         logits_BC, helper_B, hint_loss = self._student_and_helper(input, target, teacher, price)
@@ -270,6 +276,18 @@ class DiSKTask(StudentTask):
             helped=(helper_B > HELPED).float().mean(),
             helper_mean=helper_B.mean(),
         )
+
+    def clock(self) -> Tensor:
+        """The time of the schedules in student passes, a 0-dim tensor.
+
+        In an alternation's phases it is the beginning of the round, which helper passes share with the student passes
+        before them; the warm-up is at 0. Elsewhere it is the student passes so far, by the step.
+        """
+        step = snapshot(self.step)
+        if self.phase is None or len(self.phases) == 1:
+            return step / self.steps_per_pass
+        done = step if self.phase == "student" else (step - 1).clamp(min=0)
+        return done // (self.student_passes * self.steps_per_pass) * float(self.student_passes)
 
     def _student_and_helper(
         self, input: Tensor, target: Tensor, teacher: dict[str, Tensor], price: Tensor
@@ -389,7 +407,7 @@ def _every_class(top_k: int | None, classes: int | None) -> int:
         raise ConfigError(
             "support all needs a model that says its num_classes; give top_k, the number of classes, instead"
         )
-    if top_k not in (None, classes):
+    if top_k is not None and top_k < classes:
         raise ConfigError(f"support all takes all {classes} classes, not {top_k}; leave out top_k, or support")
     return classes
 
@@ -398,7 +416,7 @@ def _alternation(student_passes: int, helper_passes: int, helper_warmup_passes: 
     """The paper's rounds: passes of the student with the helper fixed, then of the helper with the student fixed."""
     return (
         Phase("student", passes=student_passes),
-        Phase("helper", "helper", False, helper_passes, helper_warmup_passes),
+        Phase("helper", "helper", False, helper_passes, helper_warmup_passes, HELPER_WARMUP_END),
     )
 
 

@@ -77,18 +77,18 @@ def disk_settings(variant: str, classes: int | None, **given: Any) -> DiSKSettin
     Args:
         variant: a key of `VARIANTS`.
         classes: how many there are; None where neither model says, and the losses check `top_k` later.
-        given: settings by name; None stands for the variant's own.
+        given: settings by name; None stands for the variant's own. A `top_k` above the classes means all of them.
 
     Raises:
         ConfigError: as `DiSKTask`.
     """
     start = _start(variant, given["helper"])
-    if classes is not None:
-        start = replace(start, top_k=min(start.top_k, classes))
     settings = replace(start, **{name: value for name, value in given.items() if value is not None})
+    if classes is not None:
+        settings = replace(settings, top_k=min(settings.top_k, classes))
     least = 0 if variant == "normalised" else 1
-    if settings.top_k < least or (classes is not None and settings.top_k > classes):
-        raise ConfigError(f"top_k must be from {least} to the number of classes, {classes}, not {settings.top_k}")
+    if settings.top_k < least:
+        raise ConfigError(f"top_k must be at least {least}, not {settings.top_k}")
     for name in ("student_temperature", "teacher_temperature", "max_ce"):
         positive(name, getattr(settings, name))
     for name in ("kd_weight", "ce_weight"):

@@ -20,7 +20,7 @@ from disk_kd.tasks import Phase, StudentTask
 from disk_kd.train.checkpoint import load_checkpoint, random_state, save_checkpoint, seed_draws, set_random_state
 from disk_kd.train.display import Display
 from disk_kd.train.log import Meter, MetricsLog
-from disk_kd.train.optim import load_optimizer, make_optimizer, make_scheduler
+from disk_kd.train.optim import load_optimizer, make_optimizer, make_schedule
 from disk_kd.train.state import load_task_state, task_state
 from disk_kd.train.step import TrainStep
 from disk_kd.train.stop import StoppedError, StopRequest
@@ -85,13 +85,12 @@ def fit(
     phases = {phase.name: phase for phase in plan}
     modules = {name: unwrap_model(getattr(task, phase.module)) for name, phase in phases.items()}
     optimizers = {name: make_optimizer(module, settings) for name, module in modules.items()}
-    schedulers = {
-        name: make_scheduler(
-            optimizer, settings, plan.count(phases[name]) - phases[name].warmup_passes, loader.steps_per_pass
-        )
+    schedules = {
+        name: make_schedule(optimizer, settings, phases[name], plan.count(phases[name]), loader.steps_per_pass)
         for name, optimizer in optimizers.items()
     }
-    # A phase's warm-up passes come before its schedule, at the peak rate.
+    student_passes = sum(phase.trains_student for phase in plan)
+    # A phase's warm-up passes come before its schedule begins.
     updates = {name: -phase.warmup_passes * loader.steps_per_pass for name, phase in phases.items()}
     at, meter, log_bytes, clock = Position(), Meter(), 0, time.monotonic()
 
@@ -135,7 +134,7 @@ def fit(
     with display, StopRequest(settings.log_every if task.device.type == "cuda" else 1) as stop:
         for phase in plan[at.passes :]:
             task.set_phase(phase.name)
-            optimizer, scheduler, module = optimizers[phase.name], schedulers[phase.name], modules[phase.name]
+            optimizer, set_rate, module = optimizers[phase.name], schedules[phase.name], modules[phase.name]
             # Counted by phase: passes of the student meet every view, whatever the rounds and the number of views.
             view = plan[: at.passes].count(phase)
             for batch in loader.batches(at.passes, start=at.step, view=view):
@@ -144,8 +143,7 @@ def fit(
                     raise StoppedError(f"asked to stop after {at.steps} steps; saved, go on with --resume")
                 if ranks.size() > 1:
                     seed_draws(settings.seed, at.steps)
-                update = updates[phase.name]
-                scheduler.step(scheduler.warmup_t if update < 0 else update)  # type: ignore[attr-defined]
+                set_rate(updates[phase.name])
                 meter.add(step(batch, optimizer, module))
                 updates[phase.name] += 1
                 if phase.trains_student:
@@ -169,8 +167,9 @@ def fit(
 
             at.passes, at.step = at.passes + 1, 0
             at.student_passes += phase.trains_student
-            last = at.passes == len(plan)
-            due = last or (phase.trains_student and at.student_passes % settings.evaluate_every == 0)
+            # Passes that leave the student alone need no evaluation.
+            last = at.student_passes == student_passes
+            due = phase.trains_student and (last or at.student_passes % settings.evaluate_every == 0)
             if validate is not None and due:
                 metrics = validate()
                 clock = time.monotonic()  # evaluation is not training

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from disk_kd.errors import ConfigError
+from disk_kd.tasks import Phase
 from disk_kd.train.settings import TrainSettings
 
 _FUSED = {"momentum", "sgd", "nesterov", "adam", "adamw"}
@@ -60,16 +62,46 @@ def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
                 values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
+def make_schedule(
+    optimizer: Optimizer, settings: TrainSettings, phase: Phase, passes: int, steps_per_pass: int
+) -> Callable[[int], None]:
+    """What sets the learning rate of a phase before each of its updates.
+
+    Args:
+        optimizer: of the phase.
+        settings: as of `make_scheduler`.
+        phase: how many warm-up passes it has, and where their rate ends.
+        passes: of the phase in the whole run, with its warm-up passes.
+        steps_per_pass: optimiser steps in a pass.
+
+    Returns:
+        A function of the update's number: below 0 in the warm-up passes, from 0 on in the schedule that follows.
+    """
+    warmup = phase.warmup_passes * steps_per_pass
+    scheduler = make_scheduler(optimizer, settings, passes - phase.warmup_passes, steps_per_pass)
+
+    def set_rate(update: int) -> None:
+        if update >= 0:
+            scheduler.step(update)
+        else:
+            left = (1 + math.cos(math.pi * (1 + update / warmup))) / 2
+            scheduler.update_groups(settings.lr * (phase.warmup_end + (1 - phase.warmup_end) * left))
+
+    return set_rate
+
+
 def make_scheduler(optimizer: Optimizer, settings: TrainSettings, passes: int, steps_per_pass: int) -> Scheduler:
     """timm's schedule of that name, with warm-up: a function of the step alone.
 
     Args:
         optimizer: whose learning rate it sets.
-        settings: kind, peak, warm-up, cycles or milestones, and least learning rate.
-        passes: length of all cycles together. A warm-up that is longer than half a cycle, or than half of
-            multistep's and constant's passes, is cut to that.
+        settings: kind, peak, warm-up, cycles or milestones, least learning rate and cooldown.
+        passes: length of all cycles and the cooldown together. A warm-up that is longer than half a cycle, or than
+            half of multistep's and constant's passes, is cut to that. The cooldown has the same share of these
+            passes as of `settings.passes`, at most half.
         steps_per_pass: optimiser steps in a pass.
     """
+    warmup_lr = settings.lr / 100 if settings.warmup_lr is None else settings.warmup_lr
     if settings.schedule in ("multistep", "constant"):
         scheduler, _ = create_scheduler_v2(
             optimizer,
@@ -79,18 +111,20 @@ def make_scheduler(optimizer: Optimizer, settings: TrainSettings, passes: int, s
             decay_milestones=[milestone * steps_per_pass + 1 for milestone in settings.milestones],
             decay_rate=settings.decay,
             warmup_epochs=round(min(settings.warmup_passes, passes / 2) * steps_per_pass),
-            warmup_lr=settings.lr / 100,
+            warmup_lr=warmup_lr,
             step_on_epochs=True,
         )
         return scheduler
-    cycle = max(1, math.ceil(passes * steps_per_pass / settings.cycles))
+    steps = passes * steps_per_pass
+    cooldown = round(steps * min(settings.cooldown_passes / settings.passes, 0.5))
+    cycle = max(1, math.ceil((steps - cooldown) / settings.cycles))
     scheduler, _ = create_scheduler_v2(
         optimizer,
         sched="poly" if settings.schedule == "linear" else settings.schedule,
         decay_rate=1.0,  # of "poly" the power
         num_epochs=cycle,
         warmup_epochs=round(min(settings.warmup_passes * steps_per_pass, cycle / 2)),
-        warmup_lr=settings.lr / 100,
+        warmup_lr=warmup_lr,
         min_lr=settings.min_lr,
         cycle_limit=settings.cycles,
         cycle_decay=1.0,

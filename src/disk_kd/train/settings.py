@@ -9,6 +9,7 @@ from typing import Literal
 from timm.optim import list_optimizers
 
 from disk_kd.errors import ConfigError, nearest
+from disk_kd.options import environment
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,10 @@ class TrainSettings:
         decay_norm_and_bias: whether weight decay covers norms and biases too.
         layer_decay: factor on the learning rate from each layer of a timm model to the one before it; null: none.
         warmup_passes: passes of linear warm-up, part of the first cycle (or of all passes), at most half of it.
+        warmup_lr: learning rate at the beginning of the warm-up; null: a hundredth of `lr`.
+        cooldown_passes: passes at `min_lr` at the end of cosine, tanh and linear, part of `passes`; the cycles share
+            the passes before them. At most half of `passes`. A phase that has more or fewer passes than the student
+            has as large a share.
         schedule: of the learning rate: cosine, tanh, linear (all down to `min_lr`), multistep, which is multiplied by
             `decay` at each milestone, or constant.
         cycles: cycles of the first three, each begun again from `lr`.
@@ -61,6 +66,8 @@ class TrainSettings:
     decay_norm_and_bias: bool = True
     layer_decay: float | None = None
     warmup_passes: float = 0.0
+    warmup_lr: float | None = None
+    cooldown_passes: float = 0.0
     schedule: Literal["cosine", "tanh", "linear", "multistep", "constant"] = "cosine"
     cycles: int = 1
     milestones: tuple[int, ...] = ()
@@ -72,26 +79,37 @@ class TrainSettings:
     sync_batchnorm: bool = False
     grad_checkpointing: bool = False
     channels_last: bool = True
-    compile: Literal["auto"] | bool = "auto"
-    compile_mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = "default"
+    compile: Literal["auto"] | bool = environment("auto")
+    compile_mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = environment(
+        "default"
+    )
     seed: int = 0
-    device: str = "auto"
-    log_every: int = 50
+    device: str = environment("auto")
+    log_every: int = environment(50)
     evaluate_every: int = 1
-    checkpoint_every_s: float = 60.0
+    checkpoint_every_s: float = environment(60.0)
 
     def __post_init__(self) -> None:
         for name in ("passes", "batch_size", "accumulate", "cycles", "log_every", "evaluate_every"):
             _at_least(name, getattr(self, name), 1)
         if self.passes > 1_000_000:
             raise ConfigError(f"train.passes must be at most a million, not {self.passes}")
-        for name in ("momentum", "weight_decay", "warmup_passes", "min_lr", "checkpoint_every_s", "seed"):
+        finite = ("momentum", "weight_decay", "warmup_passes", "cooldown_passes", "min_lr")
+        for name in (*finite, "checkpoint_every_s", "seed"):
             _at_least(name, getattr(self, name), 0)
-        for name in ("momentum", "weight_decay", "warmup_passes", "min_lr"):
+        for name in finite:
             if getattr(self, name) == math.inf:
                 raise ConfigError(f"train.{name} must be finite, not {getattr(self, name)}")
         if not 0 < self.lr < math.inf:
             raise ConfigError(f"train.lr must be positive and finite, not {self.lr}")
+        if self.min_lr > self.lr:
+            raise ConfigError(f"train.min_lr must be at most train.lr, {self.lr}, not {self.min_lr}")
+        if self.warmup_lr is not None and not 0 <= self.warmup_lr <= self.lr:
+            raise ConfigError(f"train.warmup_lr must be from 0 to train.lr, {self.lr}, or null, not {self.warmup_lr}")
+        if self.cooldown_passes and self.schedule in ("multistep", "constant"):
+            raise ConfigError(
+                f"train.cooldown_passes is of the schedules cosine, tanh and linear, not of {self.schedule}; give 0"
+            )
         if self.schedule == "multistep" and (not self.milestones or min(self.milestones) < 1):
             raise ConfigError(
                 f"train.schedule multistep needs train.milestones, passes from 1 on, not {list(self.milestones)}"

@@ -1,0 +1,74 @@
+"""Where the runs of a comparison differ in more than their method, as their run directories say."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from disk_kd.config import ENVIRONMENT, RunConfig, parse_run
+from disk_kd.options import dotted
+
+Conditions = dict[str, Any]
+"""Options of a run, but for its method's and its environment's, by dotted name."""
+
+_SEED_FOLDER = re.compile(r"seed\d+")
+_VERSION = re.compile(r"# disk-kd (\S+)")
+_CONFIG = "config.yaml"
+
+
+def settled(folder: Path) -> Conditions:
+    """What a run directory says of its run: the configuration after all decisions, not the one that was asked for.
+
+    Args:
+        folder: of the run.
+
+    Raises:
+        ConfigError: its `config.yaml` is not one of this version.
+    """
+    written = _VERSION.match((folder / _CONFIG).read_text(encoding="utf-8"))
+    return {**conditions(parse_run("distill", [str(folder / _CONFIG)])), "disk-kd": written[1] if written else "?"}
+
+
+def conditions(config: RunConfig) -> Conditions:
+    """The options of a run that the rows of a fair table share."""
+    parts = {name: asdict(part) for name in ("data", "student", "teacher", "train") if (part := getattr(config, name))}
+    found = {name: value for name, value in dotted(parts).items() if name not in {"train.seed", *ENVIRONMENT}}
+    for name in ("student.weights", "teacher.weights"):
+        if found.get(name):
+            found[name] = _SEED_FOLDER.sub("seed*", found[name])
+    return found
+
+
+def conditions_text(rows: Mapping[str, Sequence[Conditions]], starts: Mapping[str, str] = {}) -> str:
+    """Where the runs of a comparison differ in more than their method: a line an option, the usual value first.
+
+    Args:
+        rows: the conditions of each finished run, by row.
+        starts: the row that a row's students start from, where there is one.
+    """
+    runs: dict[str, Conditions] = {}
+    for row, found in rows.items():
+        if row in starts:
+            found = [one | {"student.weights": f"of row {starts[row]}"} for one in found]
+        alike = all(one == found[0] for one in found)
+        runs |= {row: found[0]} if alike and found else {f"{row} (run {i})": one for i, one in enumerate(found, 1)}
+    lines = []
+    for option in dict.fromkeys(option for options in runs.values() for option in options):
+        values: dict[str, list[str]] = {}
+        for run, options in runs.items():
+            if option in options:
+                values.setdefault(_shown(options[option]), []).append(run)
+        usual, *others = sorted(values, key=lambda value: -len(values[value]))
+        if others:
+            told = "; ".join(f"{value} in {', '.join(values[value])}" for value in others)
+            lines.append(f"- {option}: {usual}; {told}")
+    if not lines:
+        return "All rows have the same data, augmentation, passes, start, optimiser, weight decay and teacher."
+    return "\n".join(["Apart from their methods the rows differ in:", "", *lines])
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else str(value)
