@@ -200,7 +200,7 @@ def test_without_a_named_method_distilling_is_kd(capsys: pytest.CaptureFixture[s
         (["train", "--train.lr=.inf"], "train.lr must be positive and finite, not inf"),
         (["train", "--train.weight_decay=.inf"], "train.weight_decay must be finite, not inf"),
         (["train", "--data.mix.mixup=.inf"], "data.mix.mixup is a finite alpha of at least 0, got inf"),
-        (["train", "--data.mix.cutmix=.nan"], "data.mix.cutmix is a finite alpha of at least 0, got nan"),
+        (["train", "--data.mix.cutmix=.nan"], "data.mix.cutmix must be a number, not nan"),
         (["train", "--student.options={num_classes: 3}"], "must be keywords of its own, not 'num_classes'"),
         (["distill", "--teacher.image_size=0"], "teacher.image_size must be at least 1 or null, not 0"),
         (["train", "--train.seed=99999999999999999999"], "train.seed must be below"),
@@ -218,11 +218,18 @@ def test_without_a_named_method_distilling_is_kd(capsys: pytest.CaptureFixture[s
             ["train", "--student.name=cifar_mobilenetv2", "--data.image_size=32", "--train.grad_checkpointing=true"],
             "StagedNet cannot compute its activations again; give --train.grad_checkpointing false",
         ),
+        (["train", "--data.root=photos"], "data.root photos is not read, .* give --data.name folder"),
+        (["train", "--data.image_size=3000000000"], "data.image_size is too large: 3000000000"),
+        (["train", "--data.image_size=20000"], "data.image_size must be from 1 to 10,000, or null, not 20000"),
+        (["train", "--data.augment.crop_padding=100000000000000000000"], "data.augment.crop_padding is too large"),
+        (["store-teacher", "--views=1000001"], "data.views must be from 1 to 1,000,000, or null, not 1000001"),
+        (["train", "--train.checkpoint_every_s=.nan"], "train.checkpoint_every_s must be a number, not nan"),
+        (["train", "--train.device=hpu"], "no device 'hpu' here"),
         (["train", "--train.device=meta"], r"no device 'meta' here \(it holds no numbers\); give cpu"),
         (["train", "--train.optimizer=adahessian"], "adahessian takes second derivatives"),
         (
             ["train", "--student.options={features_only: true}", "--student.name=resnet18"],
-            "FeatureListNet gives a",
+            r"FeatureListNet gives \(2, 64, 4, 4\)",
         ),
         (["train", "--train.device=cuda:77"], "no device 'cuda:77' here"),
         (["train", "--data.name=cifar99"], "cifar100"),
@@ -243,9 +250,14 @@ def test_without_a_named_method_distilling_is_kd(capsys: pytest.CaptureFixture[s
         (["evaluate", "/nowhere"], "no weights at"),
         (["compare"], "RECIPE"),
         (["compare", "digits/none"], "no recipe 'digits/none'"),
-        (["compare", "digits/ce", "--seeds=0"], "must be at least 1"),
+        (["compare", "digits/ce", "--seeds=0"], "must be from 1 to 1,000,000, not 0"),
+        (["compare", "digits/ce", "--seeds=999999999"], "must be from 1 to 1,000,000, not 999999999"),
+        (["compare", "digits/ce", "--seeds=1001"], "seeds must be at most 1,000, not 1001"),
+        (["compare", "--train.passes", "1", "digits/none"], "no recipe 'digits/none'"),
         (["compare", "digits/ce", "--train.seed=3"], "a comparison gives each run its train.seed"),
         (["convert", "/nowhere.pth.tar"], "nowhere"),
+        (["convert", "."], "no file of weights at .; give the file to convert"),
+        (["list", "recipes", "xyzzy"], "no name among the recipes holds 'xyzzy'; disk-kd list recipes shows all"),
         (["list", "model"], "models"),
     ],
 )
@@ -320,6 +332,10 @@ def test_recipe_files_of_any_kind_of_wrong(tmp_path: Path, capsys: pytest.Captur
         ("base: mine.yaml", "is its own base"),
         ("base: yours.yaml", "cannot read .*yours.yaml"),
         ("train: 3", "train"),
+        ("quiet: maybe", "quiet must be true or false, not 'maybe'"),
+        ('base: "a\\0b"', "holds a NUL character"),
+        ('output: "a\\0b"', "holds a NUL character"),
+        ("train: {passes: 2020-13-45}", "a value is not what it looks like"),
     ):
         (tmp_path / "mine.yaml").write_text(text)
         says(capsys, ["distill", str(tmp_path / "mine.yaml")], message)
@@ -388,6 +404,28 @@ def test_no_space_is_seen_before_training(
     assert not (tmp_path / "run").exists()
 
 
+def test_more_views_than_the_disk_holds_are_refused(
+    run: Path, tiny: Sequence[str], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("disk_kd.build._free_bytes", lambda folder: 1000)
+    store = ["store-teacher", *tiny, "--method=kd", "--teacher.name=cifar_resnet10_xxxs", f"--teacher.weights={run}"]
+    says(
+        capsys,
+        [*store, "--views=3", f"--runs={tmp_path / 'runs'}"],
+        "3 views of the teacher's outputs take .* GiB more",
+    )
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_milestone_after_the_last_pass_is_told(
+    tiny: Sequence[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [option for option in tiny if option != "--quiet"]
+    steps = ["--train.schedule=multistep", "--train.milestones=[1,2]", "--train.passes=2"]
+    assert main(["train", *options, *steps, f"--output={tmp_path / 'run'}"]) == 0
+    assert "does not fall at train.milestones [2]: the run has 2 passes" in capsys.readouterr().out
+
+
 class _Usage:
     def __init__(self, total: int, used: int, free: int) -> None:
         self.total, self.used, self.free = total, used, free
@@ -399,3 +437,12 @@ def test_divergence_is_said(tiny: Sequence[str], tmp_path: Path, capsys: pytest.
         ["train", *tiny, "--train.lr=1e12", f"--output={tmp_path / 'run'}"],
         "the loss is no longer finite .*lower train.lr",
     )
+
+
+def test_a_checkpoint_never_holds_what_is_not_finite(
+    tiny: Sequence[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    often = ["--train.log_every=5", "--train.checkpoint_every_s=0", "--train.lr=1e3", "--train.passes=20"]
+    says(capsys, ["train", *tiny, *often, f"--output={tmp_path / 'run'}"], "no longer finite after .*lower train.lr")
+    saved = load_file(tmp_path / "run" / "last" / "checkpoint.safetensors")
+    assert all(tensor.isfinite().all() for tensor in saved.values() if tensor.is_floating_point())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 import psutil
@@ -19,10 +21,21 @@ import yaml
 from rich.console import Console
 
 from disk_kd.cli import main
-from disk_kd.compare import Cell, cell_config, compare, of_recipes, plan_waves, read_experiment
+from disk_kd.compare import (
+    Cell,
+    Experiment,
+    Row,
+    cell_config,
+    compare,
+    of_recipes,
+    plan_waves,
+    read_experiment,
+    with_control,
+)
 from disk_kd.compare.conditions import conditions, conditions_text
-from disk_kd.compare.run import interval
-from disk_kd.compare.table import markdown, table
+from disk_kd.compare.gain import interval
+from disk_kd.compare.run import _against_baseline, _best, _Pool
+from disk_kd.compare.table import csv_text, latex, markdown, table
 from disk_kd.errors import ConfigError
 
 
@@ -112,6 +125,133 @@ def test_a_run_whose_process_dies_costs_no_other(
     deadly, ce = rows_of(tmp_path / "runs/compare.csv")
     assert (deadly["n"], ce["n"]) == ("0", "2")
     assert deadly["failed"] == "its process ended abruptly; out of memory? lower --jobs or train.batch_size"
+
+
+def test_an_error_ends_no_process_of_the_callers(tmp_path: Path) -> None:
+    own = get_context("spawn").Process(target=time.sleep, args=(60,))
+    own.start()
+    pool = _Pool(tmp_path, 1, Console(quiet=True))
+    pool._pool.submit(time.sleep, 60)
+    workers = [worker for worker in active_children() if worker.pid != own.pid]
+    pool.__exit__(KeyError)
+    assert workers
+    assert not any(worker.is_alive() for worker in workers)
+    assert own.is_alive()
+    own.kill()
+
+
+def test_the_same_comparison_twice_at_once_shares_its_runs(tmp_path: Path, tiny: Sequence[str]) -> None:
+    """Neither counts the other's run as failed."""
+    options = [option for option in tiny if option.startswith(("--data", "--train")) and "passes" not in option]
+    command = [sys.executable, "-m", "disk_kd", "compare", "digits/ce", "--seeds=1", "--report=false", *options]
+    command += [f"--runs={tmp_path}", "--train.passes=40", "--student.name=cifar_resnet10_xxxs"]
+    both = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(2)]
+    assert [one.wait() for one in both] == [0, 0]
+    (row,) = rows_of(tmp_path / "compare.csv")
+    assert (row["n"], row["failed"]) == ("1", "")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--train.device=tpu9"], "no device 'tpu9' here"),
+        (["--data.name=cifar99"], "data.name 'cifar99' is no dataset; nearest: cifar"),
+        (["--data.name=cifar100"], "cifar100 needs data.root"),
+        (["--data.name=folder", "--data.root=gone"], "folder: there is no folder data.root .*gone"),
+    ],
+)
+def test_a_wrong_device_or_dataset_stops_before_anything_runs(
+    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compare", "digits/ce", "--seeds=1", f"--runs={tmp_path / 'runs'}", *options]) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_recipes_that_are_each_others_teacher_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, other in (("one", "other"), ("other", "one")):
+        text = f"method: {{name: kd}}\nteacher: {{name: cifar_resnet10_xxs, weights: 'recipe:{other}.yaml'}}\n"
+        Path(f"{name}.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"each other: one.yaml from other.yaml from one.yaml; name other weights"):
+        plan_waves([Cell("one.yaml", 0)], tmp_path)
+
+
+def test_a_setting_is_chosen_on_validation_and_not_on_test() -> None:
+    rows = [Row("kd", "digits/kd", folder=name) for name in ("a", "b")]
+    cells = {row: [Cell(row.recipe, 0, folder=row.folder)] for row in rows}
+    tops = {"a": (80.0, 95.0), "b": (90.0, 60.0)}
+    outcomes = {
+        cells[row][0]: {
+            split: {"top1": top1} for split, top1 in zip(("validation", "test"), tops[row.name], strict=True)
+        }
+        for row in rows
+    }
+    assert _best(rows, cells, outcomes).name == "b"
+
+
+def test_rows_measured_on_other_images_have_no_gain() -> None:
+    rows = [Row("kd", "digits/kd"), Row("ce", "digits/ce")]
+    cells = {row: [Cell(row.recipe, seed) for seed in (0, 1)] for row in rows}
+    about = [{"recipe": row.group, "chosen": True, "n": 2, "split": "test"} for row in rows]
+    for samples, gains in (((50, 50), True), ((50, 60), False)):
+        outcomes = {
+            cell: {"data": "digits", "test": {"top1": 90.0 + cell.seed, "nll": 0.1, "samples": count}}
+            for row, count in zip(rows, samples, strict=True)
+            for cell in cells[row]
+        }
+        told = [dict(row) for row in about]
+        _against_baseline(Experiment(tuple(rows), baseline="ce"), told, cells, outcomes)
+        assert ("top1_gain" in told[0]) == gains
+
+
+def test_the_control_of_a_recipe_is_the_same_without_its_method(tmp_path: Path, tiny: Sequence[str]) -> None:
+    options = [option for option in tiny if option.startswith(("--data", "--train"))]
+    command = ["compare", "digits/kd", "--against=ce", "--seeds=1", "--report=false", f"--runs={tmp_path}", *options]
+    assert main(command) == 0
+    control, kd = rows_of(tmp_path / "compare.csv")
+    assert (control["recipe"], control["method"], kd["method"]) == ("digits/kd-against-ce", "ce", "kd")
+    assert float(kd["top1_gain"]) == pytest.approx(float(kd["top1"]) - float(control["top1"]))
+    folders = [tmp_path / "digits" / name / "seed0" for name in ("kd-against-ce", "kd")]
+    configs = [yaml.safe_load((folder / "config.yaml").read_text()) for folder in folders]
+    assert all(configs[0][part] == configs[1][part] for part in ("data", "student", "train"))
+
+
+@pytest.mark.parametrize("option", ["--method=disk", "--method.temperature=1", "--hint=at"])
+def test_a_control_keeps_its_method(option: str) -> None:
+    with pytest.raises(ConfigError, match=f"{option} would also change the control"):
+        with_control(["digits/kd"], 1, "ce", [option])
+
+
+def test_names_and_texts_are_no_markup_and_no_formulas() -> None:
+    measured = {f"{name}{end}": 1.0 for name in ("top1", "nll", "ece") for end in ("", "_std")}
+    row = {
+        "recipe": "a_b & 50%",
+        "setting": "s",
+        "n": 2,
+        "failed": "",
+        "start_passes": 0,
+        "student_passes": 1,
+        **measured,
+    }
+    row |= {"weight_decay": 0.0, "parameters": 1, "published": None, "description": "=1+1 | [x](y) <b>\n# head"}
+    text = markdown([row], "- data.root: [a|b]")
+    assert r"| =1+1 \| \[x\](y) \<b\> # head |" in text
+    assert r"- data.root: \[a\|b\]" in text
+    assert next(csv.DictReader(csv_text([row]).splitlines(keepends=True)))["description"].startswith("'=1+1")
+    assert ",-1.5\n" in csv_text([row | {"top1_gain": -1.5}]), "numbers stay numbers"
+    lines = latex([row | {"top1_gain": -1.5, "top1_gain_95": 2.0}]).splitlines()
+    assert lines[:4] == [
+        r"\begin{tabular}{lrrrrr}",
+        r"\toprule",
+        r"recipe & seeds & top-1 \% & gain & NLL & ECE \\",
+        r"\midrule",
+    ]
+    assert (
+        lines[4]
+        == r"a\_b \& 50\% & 2 & 1.00 $\pm$ 1.00 & $-$1.50 $\pm$ 2.00 & 1.000 $\pm$ 1.000 & 1.000 $\pm$ 1.000 \\"
+    )
+    assert lines[5:] == [r"\bottomrule", r"\end{tabular}"]
 
 
 def test_student_options_are_not_for_the_teacher(tmp_path: Path) -> None:
@@ -317,6 +457,14 @@ def test_an_experiment_has_a_page_of_its_rows(experiment: Path) -> None:
     assert '<th scope="row">kd</th>' in page
     assert "temperature=" not in page.split("config.yaml of")[0]
     assert "Gain over plain" in page
+    gain = next(row for row in rows_of(experiment / "ways.csv") if row["recipe"] == "again")
+    assert f'<td class="number">{float(gain["top1_gain"]):+.2f} ± {float(gain["top1_gain_95"]):.2f}</td>' in page
+    told = [
+        line[2:].replace("\\", "") for line in (experiment / "ways.md").read_text().splitlines() if line[:2] == "- "
+    ]
+    listed = page.split('<ul class="points">')[1].split("</ul>")[0]
+    assert told
+    assert list(map(html.unescape, re.findall("<li>(.*)</li>", listed))) == told, "as on the terminal"
 
 
 def test_a_report_that_cannot_be_made_costs_no_table(

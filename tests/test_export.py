@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -267,6 +268,24 @@ def test_what_is_not_the_same_is_not_kept(
     weights = write_weights(tmp_path / "w.safetensors", model, name, options={"trouble": trouble})
     says(capsys, [str(weights), f"--format={kind}", f"--output={tmp_path / 'out'}{FORMATS[kind].suffix}"], message)
     assert [path.name for path in tmp_path.iterdir()] == ["w.safetensors"]
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "timm", "torch.export"])
+def test_a_full_disk_is_one_line(kind: str, run: Path, tmp_path: Path) -> None:
+    limit = "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+    limit += "from disk_kd.cli import main; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096));"
+    command = ["export", str(run), f"--format={kind}", f"--output={tmp_path / 'student'}{FORMATS[kind].suffix}"]
+    code = f"{limit} sys.exit(main({command}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_target_that_is_a_link_stays_one(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "link.safetensors").symlink_to("elsewhere")
+    says(
+        capsys, [str(run), f"--output={tmp_path / 'link.safetensors'}", "--overwrite"], "is a link, a device or a pipe"
+    )
 
 
 def test_a_target_is_replaced_only_on_demand(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -41,6 +41,19 @@ def test_the_documented_methods_run(folder: Path, tiny: Sequence[str]) -> None:
     assert any(line.get("hint_loss", 0) > 0 for line in lines)
 
 
+def test_an_error_of_a_users_module_names_its_line(
+    folder: Path, tiny: Sequence[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    head = "from disk_kd import CETask\nclass Failing(CETask):\n"
+    (folder / "failing_method.py").write_text(f"{head}    def forward(self, *given):\n        return {{}}['loss']\n")
+    command = ["distill", *tiny, "--method=failing_method:Failing", "--train.compile=false"]
+    assert main([*command, "--output=one"]) == 2
+    said = capsys.readouterr().err
+    assert re.fullmatch(r"disk-kd: .*failing_method.py, line 4: KeyError: 'loss'; --debug shows the traceback\n", said)
+    assert main([*command, "--output=two", "--debug"]) == 2
+    assert 'failing_method.py", line 4, in forward' in capsys.readouterr().err
+
+
 def test_what_is_not_there_is_named(folder: Path) -> None:
     (folder / "empty_module.py").write_text("Thing = int\n")
     (folder / "broken_module.py").write_text("class Task(:\n")

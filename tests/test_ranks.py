@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,28 @@ def test_alone_there_is_nothing_to_wait_for() -> None:
     assert ranks.from_main(lambda: 3) == 3
     assert ranks.posted("x") is None
     assert issubclass(StoppedError, RuntimeError)
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"RANK": "1"}, None),
+        ({"RANK": ""}, None),
+        ({"WORLD_SIZE": ""}, None),
+        ({"WORLD_SIZE": "4"}, "the environment has WORLD_SIZE=4 and no RANK; start with torchrun, or unset"),
+        ({"WORLD_SIZE": "two"}, "the environment has WORLD_SIZE=two, no number; unset it, or start with torchrun"),
+    ],
+)
+def test_what_a_launcher_left_in_the_environment(
+    variables: dict[str, str], message: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    refused = nullcontext() if message is None else pytest.raises(ConfigError, match=message)
+    with refused, ranks.joined(torch.device("cpu")):
+        assert ranks.is_main()
 
 
 def test_batches_that_do_not_divide_are_refused(folder: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from disk_kd.cli import main
+from disk_kd.models import load_state_dict, save_state_dict
 
 METHODS = {
     "kd": ["--method=kd"],
@@ -53,6 +54,18 @@ def test_stored_and_online_runs_have_the_same_losses(method: str, options: list[
     assert stored == pytest.approx(online, rel=1e-2, abs=1e-3)
     assert stored[:5] == pytest.approx(online[:5], rel=1e-3)
     assert stored != online
+
+
+@pytest.mark.parametrize("store", ["true", "false"])
+def test_a_teacher_that_is_not_finite_is_named(
+    store: str, options: list[str], runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = load_state_dict(runs / "teacher" / "student.safetensors")
+    weights["linear.bias"][0] = float("inf")
+    save_state_dict(tmp_path / "teacher.safetensors", weights)
+    given = [f"--teacher.weights={tmp_path / 'teacher.safetensors'}", f"--teacher.store={store}", "--method=kd"]
+    assert main(["distill", *options, *given, f"--runs={tmp_path}", f"--output={tmp_path / 'run'}"]) == 2
+    assert "the teacher's logits are not finite" in capsys.readouterr().err
 
 
 def test_methods_and_numbers_of_views_share_one_store(options: list[str], runs: Path, tmp_path: Path) -> None:

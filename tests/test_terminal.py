@@ -71,6 +71,17 @@ def test_away_from_a_terminal_there_are_plain_lines_now_and_then(monkeypatch: py
     assert re.search(r"1,234 images/s  \d:\d\d left\n\Z", file.getvalue())
 
 
+def test_the_first_steps_are_shown_before_the_first_line_of_the_log(
+    talking: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert main(["train", *talking, "--train.passes=3", "--train.log_every=50", f"--output={run}"]) == 0
+    steps = re.findall(r"step (\d+)/15  pass \d/3 student  loss", capsys.readouterr().out)
+    assert steps == ["1"]  # step 10 ends a pass, so the log has it
+    logged = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert 1 not in logged
+
+
 def test_a_quiet_console_shows_nothing() -> None:
     file = io.StringIO()
     shown(Console(file=file, force_terminal=True, quiet=True), TRAIN, TIMING, VALIDATION)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from timm.data import ImageNetInfo
+from timm.models import get_arch_name
 from timm.utils import unwrap_model
 from torch import nn
 
@@ -28,7 +30,7 @@ from disk_kd.config import (
     settle,
 )
 from disk_kd.data import AnySplit, Dataset, Loader, Split, check_labels, load_dataset
-from disk_kd.errors import CheckpointError, ConfigError, DataError, ModelError
+from disk_kd.errors import CheckpointError, ConfigError, DataError, DiskKDError, ModelError, one_line
 from disk_kd.hints import Context, Hint
 from disk_kd.models import (
     ResNet,
@@ -36,10 +38,10 @@ from disk_kd.models import (
     check_logits,
     create_model,
     load_weights,
-    read_metadata,
     set_normalisation,
     shipped_weights,
 )
+from disk_kd.models.about import METADATA, read_about
 from disk_kd.plugins import find_own, is_own
 from disk_kd.tasks import StudentTask
 from disk_kd.teacher import Teacher, TeacherStore, fixed_image_size, store_bytes, teacher_facts
@@ -47,7 +49,6 @@ from disk_kd.teacher import normalisation as stated_normalisation
 from disk_kd.train import Display
 
 STUDENT = "student.safetensors"
-METADATA = "disk_kd"
 AFFORDABLE_BYTES = 2**30
 """Most bytes of stored teacher outputs that one run makes unasked."""
 
@@ -68,8 +69,8 @@ def pick_device(name: str) -> torch.device:
         torch.empty(0, device=device)
         if device.type == "cuda" and device.index is not None:
             torch.cuda.set_device(device)  # what random states and waits are about, where no device is named
-    except (RuntimeError, AssertionError) as error:
-        said = str(error).splitlines()[0].partition(". ")[0]
+    except Exception as error:  # a device that torch knows and has not fails in many ways
+        said = one_line(error).partition(". ")[0]
         raise ConfigError(f"no device {name!r} here ({said}); give cpu, cuda or auto") from None
     return device
 
@@ -156,7 +157,7 @@ def build_model(config: RunConfig, part: str, dataset: Dataset, say: Callable[[s
     model: ModelConfig = getattr(config, part)
     weights = find_weights(config, part)
     about = {} if weights is None else read_about(weights)
-    options = with_recorded(model.options, about)
+    options = with_recorded(model.name, model.options, about)
     built: Any = create_model(
         model.name,
         num_classes=dataset.num_classes,
@@ -186,16 +187,58 @@ def build_model(config: RunConfig, part: str, dataset: Dataset, say: Callable[[s
     return built
 
 
-def with_recorded(options: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
-    """Options of a model, with the mean and std that the file of its weights says, unless they have others.
+def settle_options(config: RunConfig) -> RunConfig:
+    """Give student and teacher the options that the files of their weights record, unless the config has others.
+
+    A file that cannot be read is left to `build_model`, which says so.
+    """
+    decisions = {}
+    for part in ("student", "teacher"):
+        with suppress(DiskKDError):
+            weights, model = find_weights(config, part), getattr(config, part)
+            recorded = {} if weights is None else recorded_options(model.name, read_about(weights))
+            if recorded and recorded.keys() - model.options.keys():
+                decisions[f"{part}.options"] = recorded | model.options
+    return settle(config, decisions)
+
+
+def recorded_options(name: str, about: dict[str, Any]) -> dict[str, Any]:
+    """The options that a file of weights records, if it is of the model of this name.
 
     Args:
+        name: of the model that the weights are loaded into.
+        about: what `read_about` says of the file.
+    """
+    said = about.get("model", "")
+    same = said == name or (not is_own(said + name) and get_arch_name(said) == get_arch_name(name))
+    return about.get("options", {}) if same else {}
+
+
+def teacher_image_size(config: RunConfig, dataset: Dataset) -> int | None:
+    """The side of the images that the teacher sees: as the config says, else of those that it learned from.
+
+    None: the student's images as they are.
+    """
+    assert config.teacher is not None
+    if config.teacher.image_size is not None:
+        return config.teacher.image_size
+    weights = find_weights(config, "teacher")
+    size = None if weights is None else read_about(weights).get("image_size")
+    return None if size == dataset.image_size else size
+
+
+def with_recorded(name: str, options: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
+    """Options of a model, with those, and the mean and std, that the file of its weights says, unless they have others.
+
+    Args:
+        name: of the model.
         options: as a user gives them; timm's `pretrained_cfg_overlay` may hold a mean and std too.
         about: what `read_about` says of the file.
     """
     overlay = options.get("pretrained_cfg_overlay") or {}
     told = next((source for source in (overlay, about) if {"mean", "std"} <= source.keys()), {})
-    return {name: told[name] for name in ("mean", "std") if name in told} | options
+    told = {key: told[key] for key in ("mean", "std") if key in told}
+    return recorded_options(name, about) | told | options
 
 
 def _take_usual(model: nn.Module, usual: tuple[tuple[float, ...], tuple[float, ...]] | None) -> None:
@@ -260,7 +303,8 @@ def build_task(
         task = method(student, **config.method_options)
     else:
         model = build_model(config, "teacher", dataset).to(device).to(memory_format=layout)
-        side = config.teacher.image_size or (fixed_image_size(unwrap_model(model)) or (dataset.image_size,))[0]
+        image_size = teacher_image_size(config, dataset)
+        side = image_size or (fixed_image_size(unwrap_model(model)) or (dataset.image_size,))[0]
         check_logits(model.eval(), (dataset.in_chans, side, side), dataset.num_classes)
         if config.hint is not None:
             student = find_hint(config.hint).prepare(student, model, config.hint_options)
@@ -268,7 +312,7 @@ def build_task(
         precision = config.teacher.precision
         if precision == "auto":
             precision = "fp32" if device.type == "cpu" else "bf16"
-        teacher = Teacher.of(model, student, image_size=config.teacher.image_size, precision=precision, fold=True)
+        teacher = Teacher.of(model, student, image_size=image_size, precision=precision, fold=True)
         task = (
             method(student, teacher, **config.method_options)
             if has_teacher(method)
@@ -285,7 +329,8 @@ def build_task(
             " them; give data.timm.repeats=1"
         )
     if settings.ema_decay is not None:
-        task.setup_ema(decay=settings.ema_decay)
+        # From t / (t + 10) up after t updates: in a short run the average is of its last tenth, not of the start.
+        task.setup_ema(settings.ema_decay, use_warmup=True, warmup_gamma=10.0, warmup_power=1.0)
     return task
 
 
@@ -353,7 +398,7 @@ def settle_store(config: RunConfig, task: StudentTask, split: AnySplit, passes: 
         console: is told why, where storing would not pay.
 
     Raises:
-        ConfigError: outputs are to be stored of images that never come back.
+        ConfigError: outputs are to be stored of images that never come back, or more than the disk holds.
     """
     if config.teacher is None or task.teacher is None or config.teacher.store is False:
         return config
@@ -363,6 +408,7 @@ def settle_store(config: RunConfig, task: StudentTask, split: AnySplit, passes: 
         return settle(config, {"teacher.store": False})
     views = config.data.views or passes
     if config.teacher.store is True:
+        _check_room(config, task, split, views)
         return settle(config, {"data.views": views})
     size, free = views * view_bytes(config, task, split), _free_bytes(config.runs)
     there = config.data.views is not None and TeacherStore.holds(store_folder(config, task, split), task.needs, views)
@@ -378,6 +424,23 @@ def settle_store(config: RunConfig, task: StudentTask, split: AnySplit, passes: 
             soft_wrap=True,
         )
     return settle(config, {"teacher.store": stored} | ({"data.views": views} if stored else {}))
+
+
+def _check_room(config: RunConfig, task: StudentTask, split: AnySplit, views: int) -> None:
+    """Refuse to store more views than the disk holds, beside those that are stored already.
+
+    Raises:
+        ConfigError: the disk has no room for them.
+    """
+    assert task.teacher is not None
+    needs, free = task.teacher.needs, _free_bytes(config.runs)
+    share = TeacherStore.missing(store_folder(config, task, split), needs, views) / len(needs)
+    size = share * view_bytes(config, task, split)
+    if size > free:
+        raise ConfigError(
+            f"{views:,} views of the teacher's outputs take {size / 2**30:,.1f} GiB more, the disk of {config.runs} has"
+            f" {free / 2**30:,.1f} GiB free; give fewer --views, or --runs on another disk"
+        )
 
 
 def _new_each_step(config: RunConfig) -> str | None:
@@ -508,6 +571,7 @@ def student_metadata(config: RunConfig, dataset: Dataset, student: nn.Module) ->
                 "options": {key: value for key, value in config.student.options.items() if key not in ("mean", "std")},
                 "in_chans": dataset.in_chans,
                 "image_size": dataset.image_size,
+                "crop_pct": config.data.crop_pct,
                 **dict(zip(("mean", "std"), normalisation(student), strict=True)),
                 "classes": dataset.class_names,
                 **_grafted(config),
@@ -547,7 +611,7 @@ def trained_model(
         ModelError: nothing tells how its images are normalised.
     """
     sizes: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_chans}
-    options, hint = with_recorded(options, about), about.get("hint")
+    options, hint = with_recorded(name, options, about), about.get("hint")
     if hint is None:
         model = create_model(name, weights=weights, **sizes, **options)
     else:
@@ -584,16 +648,3 @@ def check_named(about: dict[str, Any], weights: Path, named: Collection[str]) ->
                 f"{weights} says that it is of {name}, and a module is not imported because a file names it; if you"
                 f" know it, give --import {name}"
             )
-
-
-def read_about(weights: Path) -> dict[str, Any]:
-    """What `student_metadata` put into a file; empty for other files."""
-    if weights.suffix != ".safetensors":
-        return {}
-    try:
-        about = json.loads(read_metadata(weights).get(METADATA, "{}"))
-    except ValueError:
-        about = None
-    if not isinstance(about, dict):
-        raise CheckpointError(f"what {weights} says of its model cannot be read; give a file that a run wrote")
-    return about

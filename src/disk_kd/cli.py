@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import io
 import math
+import os
 import sys
+import threading
+import traceback
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,72 +20,112 @@ from rich.markup import escape
 from rich.table import Table
 
 from disk_kd import ranks
-from disk_kd.compare import DEMO, compare, demo_text, of_recipes, read_experiment
+from disk_kd.compare import DEMO, compare, demo_text, of_recipes, read_experiment, with_control
 from disk_kd.compare.experiment import is_experiment
 from disk_kd.config import list_recipes, parse_evaluation, parse_run, parse_settings
 from disk_kd.data import DATASETS, workers_watched
-from disk_kd.errors import ConfigError, DiskKDError, nearest
+from disk_kd.errors import ConfigError, DiskKDError, nearest, one_line
 from disk_kd.export import FORMATS, export
-from disk_kd.files import write_text
+from disk_kd.files import check_replaceable, user_path, write_text
 from disk_kd.hints import HINTS
 from disk_kd.memory import keep_memory
 from disk_kd.models import convert, create_model, multiply_adds
-from disk_kd.plugins import IMPORT_HELP, import_modules
+from disk_kd.plugins import IMPORT_HELP, import_modules, place_in_own
 from disk_kd.run import evaluate_weights, execute, store_teacher
 from disk_kd.tasks import METHODS
 from disk_kd.teacher import TeacherStore
-from disk_kd.train import STOPPED, JsonConsole, StoppedError, StopSignal, json_line, stop_signals
+from disk_kd.train import (
+    STOPPED,
+    JsonConsole,
+    RunConsole,
+    StoppedError,
+    StopSignal,
+    drop_output,
+    json_line,
+    stop_signals,
+)
+from disk_kd_command import INTERRUPTED, answer
+
+UNREAD = 141
+"""The exit code of a command whose reader went away before it had all: what shells say of SIGPIPE."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run `disk-kd ARGUMENTS` and return its exit code: 0 done, 2 bad input, 75 stopped, 130 interrupted."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(usage())
+    """Run `disk-kd ARGUMENTS` and return its exit code.
+
+    0: done; 1: an error that nobody foresaw; 2: bad input, or a run that failed; 75: stopped, a run can go on; 130:
+    interrupted; 141: nobody read the output.
+    """
+    if arguments is None:  # this process is the command's own
+        arguments = sys.argv[1:]
+        os.environ.setdefault("PYTHONSAFEPATH", "1")  # processes that it starts import nothing that merely lies here
+        threading.excepthook = _thread_failed
+    debug, arguments = "--debug" in arguments, [argument for argument in arguments if argument != "--debug"]
+    _show_what_can_be()
+    if (text := answer(arguments)) is not None:
+        print(text)
         return 0
-    if arguments[0] == "--version":
-        print(f"disk-kd {version('disk-kd')}")
-        return 0
-    name, *rest = arguments
     keep_memory()
     try:
-        if name not in COMMANDS:
-            raise ConfigError(f"unknown command {name!r}; {nearest(name, COMMANDS)}")
-        with stop_signals(), workers_watched():
-            COMMANDS[name](rest)
-    except (StoppedError, StopSignal) as error:
-        print(f"disk-kd: {error}", file=sys.stderr)
-        return STOPPED
-    except DiskKDError as error:
-        print(f"disk-kd: {error}", file=sys.stderr)
-        return 2
-    except torch.OutOfMemoryError as error:
-        said = str(error).partition(". ")[0]
-        print(f"disk-kd: {said}; lower train.batch_size, or raise train.accumulate", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"disk-kd: {error}; what was written before is whole", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("disk-kd: interrupted; go on with --resume (compare: the same command again)", file=sys.stderr)
-        return 130
-    return 0
+        _run(*arguments)
+        sys.stdout.flush()
+        return 0
+    except BrokenPipeError:
+        drop_output()
+        return UNREAD
+    except (Exception, KeyboardInterrupt) as error:
+        if debug:
+            _show_traceback(error)
+        code, said = _told(error)
+        print(f"disk-kd: {said}", file=sys.stderr)
+        return code
 
 
-def usage() -> str:
-    """The list of commands."""
-    lines = [f"  {name:<13} {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: disk-kd COMMAND ...",
-            "",
-            "Knowledge distillation for image classifiers.",
-            "",
-            *lines,
-            "",
-            "disk-kd COMMAND --help tells its options.",
-        ]
-    )
+def _run(name: str, *arguments: str) -> None:
+    if name not in COMMANDS:
+        raise ConfigError(f"unknown command {name!r}; {nearest(name, COMMANDS)}")
+    with stop_signals(), workers_watched():
+        COMMANDS[name](arguments)
+
+
+def _told(error: BaseException) -> tuple[int, str]:
+    """The exit code and the one line of an error."""
+    if isinstance(error, StoppedError | StopSignal):
+        return STOPPED, str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED, "interrupted; go on with --resume (compare: the same command again)"
+    if isinstance(error, DiskKDError):
+        return 2, str(error)
+    if isinstance(error, torch.OutOfMemoryError):
+        return 2, f"{str(error).partition('. ')[0]}; lower train.batch_size, or raise train.accumulate"
+    kind = f"{type(error).__name__}: {one_line(error)}"
+    if (place := place_in_own(error)) is not None:
+        return 2, f"{place}: {kind}; --debug shows the traceback"
+    if isinstance(error, OSError):
+        return 2, f"{one_line(error)}; what was written before is whole"
+    return 1, f"this error was not foreseen: {kind}; --debug shows where it comes from, for a report of it"
+
+
+def _thread_failed(failed: threading.ExceptHookArgs) -> None:
+    """Leave a file that TensorBoard's thread cannot write to the main thread, which hears of it and tells it."""
+    if not isinstance(failed.exc_value, OSError):
+        threading.__excepthook__(failed)
+
+
+def _show_traceback(error: BaseException) -> None:
+    """Print where an error comes from, with the errors that it took the place of."""
+    each: BaseException | None = error
+    while each is not None:
+        each.__suppress_context__ = False
+        each = each.__cause__ or each.__context__
+    traceback.print_exception(error)
+
+
+def _show_what_can_be() -> None:
+    """Let a terminal or file that cannot show a character show a question mark."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def train(arguments: Sequence[str]) -> None:
@@ -134,7 +177,7 @@ def _console(quiet: bool, as_json: bool) -> Console:
         raise ConfigError("--quiet prints no log, --log-json prints it all; give one of the two")
     if as_json and ranks.is_main():
         return JsonConsole()
-    return Console(quiet=quiet or not ranks.is_main())
+    return RunConsole(quiet=quiet or not ranks.is_main())
 
 
 def _last_line(*paths: Path) -> None:
@@ -147,7 +190,7 @@ def store_table(store: TeacherStore) -> Table:
     """What a store holds, what it cost, and how far what is read is from what the teacher said."""
     samples, seconds = store.manifest["facts"]["samples"], store.build_s()
     per_sample = store.bytes_per_sample()
-    table = Table(title=f"Stored teacher outputs: {store.path}", show_header=False)
+    table = Table(title=escape(f"Stored teacher outputs: {store.path}"), show_header=False)
     table.add_row("outputs", ", ".join(store.needs))
     table.add_row("views", f"{store.views} of {samples:,} samples")
     table.add_row(
@@ -163,7 +206,7 @@ def store_table(store: TeacherStore) -> Table:
 def demo(arguments: Sequence[str]) -> None:
     """Five methods on digits with few and partly wrong labels, ten seeds each: a table and a report."""
     parser = _Parser(prog="disk-kd demo", description=demo.__doc__)
-    parser.add_argument("--runs", type=Path, default=Path("runs/demo"), help="folder of the run directories")
+    parser.add_argument("--runs", type=user_path, default=Path("runs/demo"), help="folder of the run directories")
     parser.add_argument("--seeds", type=count, default=10, help="how many seeds")
     parser.add_argument("--jobs", type=count, default=ranks.cores(), help="runs at a time")
     _add_output_options(parser)
@@ -190,18 +233,25 @@ def compare_recipes(arguments: Sequence[str]) -> None:
     parser.add_argument("recipes", nargs="+", metavar="RECIPE", help="a name or a file")
     parser.add_argument("--seeds", type=count, help="how many seeds, from 0; default: the experiment's, or 3")
     parser.add_argument("--baseline", metavar="RECIPE", help="one of RECIPES: show the others' gain over it")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the run directories and the table")
+    against = "add the first RECIPE with this method, such as ce, as the baseline"
+    parser.add_argument("--against", metavar="METHOD", help=against)
+    runs = "folder of the run directories and the table"
+    parser.add_argument("--runs", type=user_path, default=Path("runs"), help=runs)
     parser.add_argument("--jobs", type=count, default=1, help="runs at a time, which share the cores")
     _add_import(parser)
     _add_output_options(parser)
-    options, rest = parser.parse_known_args(arguments)
+    options, rest = parser.parse_known_args(_joined(arguments, parser))
     rest += [f"--import={name}" for name in options.imports]
     first, *others = options.recipes
     name = "compare"
     if is_experiment(first):
-        if others or options.baseline:
+        if others or options.baseline or options.against:
             raise ConfigError(f"the experiment {first} stands alone: it names its rows and its baseline itself")
         experiment, name = read_experiment(Path(first), options.seeds), Path(first).stem
+    elif options.against:
+        if options.baseline:
+            raise ConfigError("--against brings the baseline; leave --baseline out")
+        experiment = with_control(options.recipes, options.seeds or 3, options.against, rest)
     else:
         experiment = of_recipes(options.recipes, options.seeds or 3, options.baseline)
     console = _console(options.quiet, options.log_json)
@@ -211,6 +261,18 @@ def compare_recipes(arguments: Sequence[str]) -> None:
     )
     if options.quiet:
         _last_line(*done.written)
+
+
+def _joined(arguments: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
+    """The arguments with --OPTION VALUE of a run as --OPTION=VALUE, so that no value is taken for a recipe."""
+    joined, left = list[str](), list(arguments)
+    while left:
+        argument = left.pop(0)
+        of_runs = argument.startswith("--") and "=" not in argument and argument not in parser._option_string_actions
+        if of_runs and left and not left[0].startswith("--"):
+            argument = f"{argument}={left.pop(0)}"
+        joined.append(argument)
+    return joined
 
 
 def _add_output_options(parser: argparse.ArgumentParser) -> None:
@@ -223,10 +285,10 @@ def _add_import(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--import", action="append", default=[], dest="imports", metavar="MODULE", help=IMPORT_HELP)
 
 
-def _reporter(rows: Mapping[str, Sequence[Path]], baseline: str | None, output: Path) -> None:
+def _reporter(rows: Mapping[str, Sequence[Path]], baseline: str | None, output: Path, differing: str) -> None:
     from disk_kd.report import report_comparison  # as in `write_report`
 
-    report_comparison(rows, baseline, output)
+    report_comparison(rows, baseline, output, differing)
 
 
 def evaluate(arguments: Sequence[str]) -> None:
@@ -246,7 +308,7 @@ def evaluate(arguments: Sequence[str]) -> None:
         f"{metrics['ece']:.4f}",
     )
     table.add_row(*values, str(metrics["samples"]))
-    Console().print(table)
+    _Tables().print(table)
 
 
 def run_bench(arguments: Sequence[str]) -> None:
@@ -257,7 +319,7 @@ def run_bench(arguments: Sequence[str]) -> None:
         f"{run_bench.__doc__} Give your own models and sizes: --student NAME --teachers '[NAME]' --image_size 224"
         " --classes 1000 --batch_size 64. The parts can be left out: --peers false --sweeps false --memory false."
     )
-    bench(parse_settings(BenchSettings, "disk-kd bench", description, arguments), Console())
+    bench(parse_settings(BenchSettings, "disk-kd bench", description, arguments), _Tables())
 
 
 def write_report(arguments: Sequence[str]) -> None:
@@ -265,12 +327,14 @@ def write_report(arguments: Sequence[str]) -> None:
     from disk_kd.report import report  # here, because matplotlib takes a second to import
 
     parser = _Parser(prog="disk-kd report", description=write_report.__doc__)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run directory, or a folder of them")
-    parser.add_argument("--output", type=Path, help="the file; default: report.html in the one RUN")
+    parser.add_argument("runs", nargs="+", type=user_path, metavar="RUN", help="a run directory, or a folder of them")
+    parser.add_argument("--output", type=user_path, help="the file; default: report.html in the one RUN")
     parser.add_argument("--device", default="auto", help="where students and teachers run once more")
     _add_import(parser)
     options = parser.parse_args(arguments)
     import_modules(options.imports)
+    if options.output is not None:
+        check_replaceable(options.output)
     print(f"Written: {report(options.runs, output=options.output, device=options.device)}")
 
 
@@ -279,8 +343,8 @@ def inspect_examples(arguments: Sequence[str]) -> None:
     from disk_kd.report import RANKINGS, Outputs, Run, csv_text, faults_table, inspect_run  # as in `write_report`
 
     parser = _Parser(prog="disk-kd inspect", description=inspect_examples.__doc__)
-    parser.add_argument("run", type=Path, metavar="RUN", help="a finished run whose method has a teacher")
-    parser.add_argument("--output", type=Path, help="the file; default: inspect.csv in RUN")
+    parser.add_argument("run", type=user_path, metavar="RUN", help="a finished run whose method has a teacher")
+    parser.add_argument("--output", type=user_path, help="the file; default: inspect.csv in RUN")
     parser.add_argument("--by", choices=RANKINGS, default="help", help="what stands first")
     parser.add_argument("--views", type=count, default=4, help="augmented views of each example")
     parser.add_argument("--limit", type=count, help="so many examples at most, evenly spaced; default: all")
@@ -295,25 +359,27 @@ def inspect_examples(arguments: Sequence[str]) -> None:
     run, output = Run.read(options.run), options.output or options.run / "inspect.csv"
     if not output.parent.is_dir():
         raise ConfigError(f"no folder {output.parent} to write {output.name} in; make it first")
-    if output.is_dir():
-        raise ConfigError(f"{output} is a folder; give --output a file")
+    check_replaceable(output)
     found = inspect_run(run, Outputs(options.device), views=options.views, most=options.limit, price=options.price)
     write_text(output, csv_text(found, options.by))
     print(f"Written: {output}, {len(found.split):,} examples; the helper has {found.settings.told()}")
     if found.flipped is not None:
-        Console().print(faults_table(found))
+        _Tables().print(faults_table(found))
 
 
 def convert_checkpoint(arguments: Sequence[str]) -> None:
     """Turn a file of weights, such as a released .pth.tar, into safetensors, without running code in it."""
     parser = _Parser(prog="disk-kd convert", description=convert_checkpoint.__doc__)
-    parser.add_argument("checkpoint", type=Path, help="the file to read")
-    parser.add_argument("--output", type=Path, help="the file to write; default: beside it, .safetensors")
+    parser.add_argument("checkpoint", type=user_path, help="the file to read")
+    parser.add_argument("--output", type=user_path, help="the file to write; default: beside it, .safetensors")
     half = "convolutions and linear layers in half precision, for half the size"
     parser.add_argument("--half", action="store_true", help=half)
     options = parser.parse_args(arguments)
+    if not options.checkpoint.is_file():
+        raise ConfigError(f"no file of weights at {options.checkpoint}; give the file to convert")
     name = options.checkpoint.name.removesuffix(".tar")
     output = options.output or options.checkpoint.with_name(Path(name).stem + ".safetensors")
+    check_replaceable(output)
     counts = convert(options.checkpoint, output, half=options.half)
     print(f"{output}: {counts['tensors']} tensors, {counts['parameters']:,} parameters")
 
@@ -321,9 +387,9 @@ def convert_checkpoint(arguments: Sequence[str]) -> None:
 def export_student(arguments: Sequence[str]) -> None:
     """Write a run's student as safetensors, a timm folder, torch.export or ONNX, checked against its logits."""
     parser = _Parser(prog="disk-kd export", description=export_student.__doc__)
-    parser.add_argument("run", type=Path, help="a run directory, or a file of weights that a run wrote")
+    parser.add_argument("run", type=user_path, help="a run directory, or a file of weights that a run wrote")
     parser.add_argument("--format", choices=FORMATS, default="safetensors", help="default: safetensors")
-    parser.add_argument("--output", type=Path, help="the file, or timm's folder; default: RUN/export/MODEL.SUFFIX")
+    parser.add_argument("--output", type=user_path, help="the file, or timm's folder; default: RUN/export/MODEL.SUFFIX")
     half = "safetensors: convolutions and linear layers in half precision, for half the size"
     parser.add_argument("--half", action="store_true", help=half)
     inside = "torch.export, onnx: the exported model takes pixels in [0, 1]"
@@ -343,10 +409,10 @@ def toy(arguments: Sequence[str]) -> None:
     parser.add_argument("problem", choices=("intervals", "gaussians"))
     parser.add_argument("--starts", type=count, help="students that each loss trains; default: 200, Gaussians 100")
     parser.add_argument("--seed", type=int, default=0, help="of the starts, and of the Gaussians' data")
-    parser.add_argument("--output", type=Path, help="folder to write to; default: runs/toy-PROBLEM")
+    parser.add_argument("--output", type=user_path, help="folder to write to; default: runs/toy-PROBLEM")
     options = parser.parse_args(arguments)
     folder = run_toy(
-        options.problem, starts=options.starts, seed=options.seed, output=options.output, console=Console()
+        options.problem, starts=options.starts, seed=options.seed, output=options.output, console=_Tables()
     )
     print(f"Picture and numbers: {folder}")
 
@@ -355,15 +421,19 @@ def list_names(arguments: Sequence[str]) -> None:
     """List models, methods, hints, datasets or recipes."""
     parser = _Parser(prog="disk-kd list", description=list_names.__doc__)
     parser.add_argument("what", choices=("models", "methods", "hints", "datasets", "recipes"))
-    what = parser.parse_args(arguments).what
+    parser.add_argument("word", nargs="?", default="", help="list only names that hold it; of models, timm's too")
+    options = parser.parse_args(arguments)
+    what, word = options.what, options.word.lower()
     table = Table(title=what)
     if what == "models":
         for column in ("model", "parameters", "multiply-adds"):
             table.add_column(column, justify="left" if column == "model" else "right")
-        for name in timm.list_models("cifar_*"):
+        for name in filter(lambda name: word in name, timm.list_models("cifar_*")):
             model = create_model(name, num_classes=100)
             parameters = sum(p.numel() for p in model.parameters())
             table.add_row(name, f"{parameters:,}", f"{multiply_adds(model, (3, 32, 32)):,}")
+        for name in timm.list_models(f"*{word}*", exclude_filters="cifar_*") if word else ():
+            table.add_row(name, "", "")
         table.caption = "at 3x32x32 and 100 classes; every timm model works by name too"
     else:
         entries = {
@@ -375,8 +445,11 @@ def list_names(arguments: Sequence[str]) -> None:
         table.add_column("name", no_wrap=True)
         table.add_column("what it is")
         for name, text in entries.items():
-            table.add_row(name, escape(text))
-    Console().print(table)
+            if word in name.lower():
+                table.add_row(name, escape(text))
+    if not table.row_count:
+        raise ConfigError(f"no name among the {what} holds {word!r}; disk-kd list {what} shows all")
+    _Tables().print(table)
 
 
 def _first_lines(classes: Mapping[str, type]) -> dict[str, str]:
@@ -397,6 +470,13 @@ def summary_table(summary: dict[str, Any]) -> Table:
     return table
 
 
+class _Tables(Console):
+    """A console of a command that is no run: where its reader goes away, it ends."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 class _Parser(argparse.ArgumentParser):
     """argparse, with its errors as ours, and without guesses at options that are written wrong."""
 
@@ -409,8 +489,8 @@ class _Parser(argparse.ArgumentParser):
 
 def count(text: str) -> int:
     number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
+    if not 1 <= number <= 1_000_000:
+        raise argparse.ArgumentTypeError(f"must be from 1 to 1,000,000, not {text}")
     return number
 
 

@@ -6,6 +6,7 @@ The options of a method are the keywords of its task's constructor; they are not
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from argparse import ArgumentError
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,8 +22,9 @@ from jsonargparse import ArgumentParser, Namespace
 
 from disk_kd.data import Augment, Mix, TimmAugment
 from disk_kd.errors import ConfigError, DiskKDError, nearest
-from disk_kd.files import read_yaml
+from disk_kd.files import read_yaml, user_path
 from disk_kd.hints import HINTS, Hint
+from disk_kd.models.about import read_about
 from disk_kd.options import dotted, environment, environment_names
 from disk_kd.plugins import IMPORT_HELP, find_class, import_modules
 from disk_kd.tasks import METHODS, StudentTask
@@ -36,6 +38,9 @@ _PARTS = ("data", "student", "teacher", "method", "hint", "train")
 
 DEFAULT_METHOD = "kd"
 """What `distill` runs where no method is named: it led or was level with the leader in docs/results.md."""
+
+_WRITTEN_BY = "# disk-kd "
+"""What a run's config.yaml begins with, before the version."""
 
 _SET_BY_RUNS = {"num_classes", "in_chans", "weights", "pretrained", "checkpoint_path"}
 _SHORT = {"--method": "--method.name", "--hint": "--hint.name", "--views": "--data.views"}
@@ -105,10 +110,16 @@ class DataConfig:
     mix: Mix = field(default_factory=Mix)
 
     def __post_init__(self) -> None:
-        for name in ("image_size", "limit_train", "views"):
+        for name, most in (("image_size", 10_000), ("limit_train", math.inf), ("views", 1_000_000)):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"data.{name} must be at least 1 or null, not {value}")
+            if value is not None and not 1 <= value <= most:
+                upper = f"from 1 to {most:,}" if most < math.inf else "at least 1"
+                raise ConfigError(f"data.{name} must be {upper}, or null, not {value}")
+        if self.root is not None and self.name == "digits":
+            raise ConfigError(
+                f"data.root {self.root} is not read, because the digits are part of scikit-learn; give --data.name"
+                " folder for images in class folders, or another dataset of `disk-kd list datasets`"
+            )
         if self.workers is not None and self.workers < 0:
             raise ConfigError(f"data.workers must be at least 0 or null, not {self.workers}")
 
@@ -157,7 +168,8 @@ class TeacherConfig(ModelConfig):
     """The trained model to learn from; a method without a teacher leaves it alone.
 
     Args:
-        image_size: side in pixels that the teacher sees; null: the student's images as they are.
+        image_size: side in pixels that the teacher sees; null: of the images that it learned from, where the file of
+            its weights says it, else the student's images as they are.
         precision: fp32, or autocast to bf16 or fp16; auto: bf16 on an accelerator, else fp32.
         store: run the teacher once over all data.views and keep its outputs in RUNS/teacher-store, for this run and all
             others of the same teacher, data and augmentation: 2 bytes per class, sample and view (feature maps, where
@@ -249,18 +261,19 @@ def parse_run(command: str, arguments: Sequence[str]) -> RunConfig:
     with _one_line_errors(parser):
         recipes_own = parser.parse_object(recipe, defaults=True)
         parsed = parser.parse_args(list(arguments), namespace=recipes_own.clone())
+        _check_values(parsed)
         if parsed.published == recipes_own.published and (any(others.values()) or _changes(recipes_own, parsed)):
             parsed.published = None
         values = parser.instantiate(parsed)
-    output = _output(parsed, recipe_path, method)
-    parsed.output = output
+    runs = parsed.runs = user_path(parsed.runs)
+    output = parsed.output = user_path(_output(parsed, recipe_path, method))
     # Absolute, so that the run can be repeated from another folder.
     if parsed.data.root is not None:
-        parsed.data.root = parsed.data.root.expanduser().absolute()
+        parsed.data.root = user_path(parsed.data.root).absolute()
     for part in ("student", "teacher"):
         if part in parsed and parsed[part].weights is not None:
-            weights = resolve_weights(parsed[part].weights, part, parsed.runs, parsed.train.seed)
-            parsed[part].weights = str(Path(weights).expanduser().absolute())
+            weights = resolve_weights(parsed[part].weights, part, runs, parsed.train.seed)
+            parsed[part].weights = str(user_path(weights).absolute())
     for name in ("runs", "resume", "quiet", "log_json"):
         parsed.pop(name)
     hint_options = {} if hint is None else vars(values.hint)
@@ -284,11 +297,11 @@ def parse_run(command: str, arguments: Sequence[str]) -> RunConfig:
         description=values.description,
         published=values.published,
         output=output,
-        runs=values.runs,
+        runs=runs,
         resume=values.resume,
         quiet=values.quiet,
         log_json=values.log_json,
-        text=f"# disk-kd {version('disk-kd')}\n{parser.dump(parsed, skip_unset=False)}",
+        text=f"{_WRITTEN_BY}{version('disk-kd')}\n{parser.dump(parsed, skip_unset=False)}",
     )
 
 
@@ -305,6 +318,24 @@ def _changes(before: Namespace, after: Namespace) -> bool:
         for name in old.keys() | new.keys()
         if name.partition(".")[0] in _PARTS and name not in same
     )
+
+
+def _check_values(options: Namespace) -> None:
+    """Refuse what no option can mean.
+
+    Raises:
+        ConfigError: a switch is neither true nor false, a number is NaN, or a whole number that is no seed takes over
+            32 bits.
+    """
+    for name in ("resume", "quiet", "log_json"):
+        if type(options.get(name, False)) is not bool:
+            raise ConfigError(f"{name} must be true or false, not {options[name]!r}")
+    for name, value in dotted(options.as_dict()).items():
+        for number in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(number, float) and math.isnan(number):
+                raise ConfigError(f"{name} must be a number, not {value}")
+            if isinstance(number, int) and abs(number) >= 2**31 and not name.endswith("seed"):
+                raise ConfigError(f"{name} is too large: {value}; give a number below 2^31")
 
 
 def take_imports(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -426,22 +457,24 @@ def parse_evaluation(arguments: Sequence[str]) -> EvaluationConfig:
     imports, arguments = take_imports(arguments)
     named = set(imports)
     with _one_line_errors(parser):
-        weights = parser.parse_args(list(arguments)).weights
+        weights = user_path(parser.parse_args(list(arguments)).weights)
         run = weights if weights.is_dir() else weights.parent
-        if (run / "config.yaml").is_file():
-            recipe = load_recipe(run / "config.yaml")
+        if weights.is_dir() or is_run_config(run / "config.yaml"):
+            recipe = load_recipe(run / "config.yaml") if (run / "config.yaml").is_file() else {}
             parser.set_defaults(dotted({"data": recipe.get("data", {})}))
             if weights.is_dir():  # the user gave the run, not a file that lies there
                 imports, named = imports + imports_of(recipe), named | named_in(recipe)
-        values = parser.instantiate(parser.parse_args(list(arguments)))
+        if weights.is_file() and "crop_pct" in (about := read_about(weights)):
+            parser.set_defaults({"data.crop_pct": about["crop_pct"]})
+        parsed = parser.parse_args(list(arguments))
+        _check_values(parsed)
+        values = parser.instantiate(parsed)
     import_modules(imports)
     if values.model.options and not values.model.name:
         raise ConfigError("--model.options are of a model that --model.name names; give both, or neither")
     model = ModelConfig(values.model.name, options=values.model.options) if values.model.name else None
     named |= {model.name} if model else set()
-    return EvaluationConfig(
-        values.weights, values.data, model, values.split, values.device, values.json, frozenset(named)
-    )
+    return EvaluationConfig(weights, values.data, model, values.split, values.device, values.json, frozenset(named))
 
 
 def parse_settings(settings: type[Settings], prog: str, description: str, arguments: Sequence[str]) -> Settings:
@@ -634,7 +667,7 @@ def find_recipe(name: str) -> Path:
     Raises:
         ConfigError: neither exists.
     """
-    path = Path(name)
+    path = user_path(name)
     if path.is_file():
         return path
     if path.is_dir() and (path / "config.yaml").is_file():
@@ -645,6 +678,15 @@ def find_recipe(name: str) -> Path:
     raise ConfigError(
         f"no recipe {name!r}: give a YAML file, a run directory or a name; {nearest(name, list_recipes())}"
     )
+
+
+def is_run_config(path: Path) -> bool:
+    """Whether a file is the configuration that a run of this package wrote, not one of another program."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            return file.readline().startswith(_WRITTEN_BY)
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def load_recipe(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -668,7 +710,7 @@ def load_recipe(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     base = content.pop("base", None)
     if base is None:
         return content
-    below = load_recipe(path.parent / str(base), (*above, path.resolve()))
+    below = load_recipe(path.parent / user_path(str(base)), (*above, path.resolve()))
     below.pop("published", None)  # it was published for the base
     return _merge(below, content)
 

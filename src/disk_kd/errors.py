@@ -11,7 +11,10 @@ from collections.abc import Iterable
 
 
 class DiskKDError(Exception):
-    """Base of all errors that a user can mend."""
+    """Base of all errors that a user can mend; its message is one line of printable characters."""
+
+    def __str__(self) -> str:
+        return shown(super().__str__())
 
 
 class ConfigError(DiskKDError, ValueError):
@@ -32,6 +35,13 @@ class CheckpointError(DiskKDError, ValueError):
 
 class RunError(DiskKDError, RuntimeError):
     """A run cannot start, go on, or be written."""
+
+
+def shown(name: str) -> str:
+    """A name that came from outside, with escapes in the place of line breaks, control codes and undecodable bytes."""
+    if name.isprintable():
+        return name
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in name)
 
 
 def one_line(error: BaseException) -> str:

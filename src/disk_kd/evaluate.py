@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from disk_kd import ranks
 from disk_kd.errors import DataError, ModelError
+from disk_kd.logits import logits_of
 
 ECE_BINS = 15
 _LOG_TEMPERATURES = (math.log(0.01), math.log(100.0))
@@ -178,8 +179,8 @@ def _outputs(
     batches = loader_or_batches.batches(0) if hasattr(loader_or_batches, "batches") else loader_or_batches
     for images, targets_B, *_ in batches:
         with autocast:
-            logits_BC = model(images.to(device, non_blocking=True))
-        yield logits_BC, targets_B.to(device, non_blocking=True)
+            logits_BC = logits_of(model(images.to(device, non_blocking=True)), model)
+        yield logits_BC, targets_B.to(device, non_blocking=True).long()
 
 
 def _sums(logits_BC: Tensor, targets_B: Tensor) -> Tensor:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 from safetensors.torch import save
 from torch import Tensor
 
-from disk_kd.errors import ConfigError
+from disk_kd.errors import ConfigError, RunError, one_line
+
+_TEMPORARY = re.compile(r".+\.(\d+)\.tmp")
+_MOST_YAML_NODES = 100_000
 
 
 @contextmanager
@@ -22,8 +27,10 @@ def replacing(path: Path) -> Iterator[Path]:
     If the block raises, the temporary file goes and `path` stays as it was.
 
     Raises:
+        RunError: what stands at `path` is no regular file.
         OSError: the folder is missing or not writable, or the disk is full.
     """
+    check_replaceable(path)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
@@ -33,6 +40,39 @@ def replacing(path: Path) -> Iterator[Path]:
         _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_replaceable(path: Path) -> None:
+    """Refuse to replace a link, a device, a pipe or a folder by a file.
+
+    Raises:
+        RunError: one stands at `path`.
+    """
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        kind = "link" if path.is_symlink() else "folder" if path.is_dir() else "device or a pipe"
+        raise RunError(f"{path} is a {kind}, which is not replaced by a file; give another name")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of `replacing` whose process was killed."""
+    for path in folder.glob("*.tmp"):
+        found = _TEMPORARY.fullmatch(path.name)
+        if found and (int(found[1]) == os.getpid() or not psutil.pid_exists(int(found[1]))):
+            path.unlink(missing_ok=True)
+
+
+def user_path(text: str | Path) -> Path:
+    """A path as a user gives it, with ~ for the home.
+
+    Raises:
+        ConfigError: no file can have that name, or nobody knows that home.
+    """
+    if "\0" in str(text):
+        raise ConfigError(f"the path {str(text)!r} holds a NUL character, which no file name may; leave it out")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ConfigError(f"there is no home for {text}; write the path out") from None
 
 
 def write_text(path: Path, text: str) -> None:
@@ -68,17 +108,27 @@ def read_yaml(path: Path) -> Any:
     """What a YAML file holds.
 
     Raises:
-        ConfigError: it cannot be read, a key stands twice in one mapping, or something in it holds itself.
+        ConfigError: it cannot be read, a key stands twice in one mapping, something in it holds itself, or it holds
+            more than `_MOST_YAML_NODES` values.
     """
     try:
         text = path.read_text(encoding="utf-8")
-        _check_node(yaml.compose(text, Loader=yaml.SafeLoader), path, ())
+        _check_node(yaml.compose(text, Loader=yaml.SafeLoader), path, (), iter(range(_MOST_YAML_NODES)))
         return yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"cannot read {path}: {' '.join(str(error).split())}") from None
+    except ConfigError:
+        raise
+    except RecursionError:
+        raise ConfigError(f"cannot read {path}: it is nested too deeply; write it flatter") from None
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read {path}: {one_line(error)}") from None
+    except Exception as error:  # PyYAML lets through whatever Python says of a date, number or boolean that is none
+        raise ConfigError(f"cannot read {path}: a value is not what it looks like ({one_line(error)})") from None
 
 
-def _check_node(node: yaml.Node | None, path: Path, above: tuple[yaml.Node, ...]) -> None:
+def _check_node(node: yaml.Node | None, path: Path, above: tuple[yaml.Node, ...], left: Iterator[int]) -> None:
+    """Refuse a node that holds itself or a key twice; an alias counts as what it stands for, taken from `left`."""
+    if next(left, None) is None:
+        raise ConfigError(f"{path} holds over {_MOST_YAML_NODES:,} values, aliases written out; make it smaller")
     if any(node is each for each in above):
         raise ConfigError(f"line {above[-1].start_mark.line + 1} of {path} holds itself; write out what it means")
     if not isinstance(node, yaml.CollectionNode):
@@ -91,4 +141,4 @@ def _check_node(node: yaml.Node | None, path: Path, above: tuple[yaml.Node, ...]
                 raise ConfigError(f"key {key.value!r} stands twice, again in line {key.start_mark.line + 1} of {path}")
             seen.add(key.value)
         for each in rest:
-            _check_node(each, path, (*above, node))
+            _check_node(each, path, (*above, node), left)

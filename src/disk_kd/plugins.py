@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Iterable, Mapping
 from types import ModuleType
 from typing import Any, TypeVar
@@ -21,6 +22,8 @@ IMPORT_HELP = "a module of yours to import first, such as one that registers mod
 """Of the option --import."""
 TIMM_SOURCES = ("hf-hub:", "local-dir:")
 """What stands before a colon in names of timm's."""
+_own: set[str] = set()
+"""The modules that were imported because the user named them."""
 
 
 def is_own(name: str) -> bool:
@@ -79,7 +82,15 @@ def import_modules(names: Iterable[str]) -> None:
             raise ConfigError(f"cannot import {name!r} ({one_line(error)}); give --import my_module") from error
 
 
+def place_in_own(error: BaseException) -> str | None:
+    """The last line of a user's module that an error came through, as FILE, line N; None: through none."""
+    frames = traceback.walk_tb(error.__traceback__)
+    places = [(frame.f_code.co_filename, line) for frame, line in frames if frame.f_globals.get("__name__") in _own]
+    return "{}, line {}".format(*places[-1]) if places else None
+
+
 def _imported(name: str) -> ModuleType:
+    _own.add(name)
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     return importlib.import_module(name)

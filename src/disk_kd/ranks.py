@@ -27,11 +27,12 @@ _group: Any = None
 _store: Any = None
 """Keys and values that all ranks see."""
 _FAILED = "first rank that failed"
+_OF_TORCHRUN = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 def rank() -> int:
     """Number of this process, from 0."""
-    return dist.get_rank() if _joined() else int(os.environ.get("RANK", 0))
+    return dist.get_rank() if _joined() else _number("RANK", 0) if started_by_torchrun() else 0
 
 
 def size() -> int:
@@ -51,7 +52,19 @@ def is_main() -> bool:
 
 def started_by_torchrun() -> bool:
     """Whether there are other processes to join."""
-    return int(os.environ.get("WORLD_SIZE", 1)) > 1
+    return _number("WORLD_SIZE", 1) > 1
+
+
+def _number(name: str, default: int) -> int:
+    """A variable of the environment that torchrun sets; one that is empty counts as not set.
+
+    Raises:
+        ConfigError: it is no number.
+    """
+    text = os.environ.get(name) or str(default)
+    if not text.isdecimal():
+        raise ConfigError(f"the environment has {name}={text}, no number; unset it, or start with torchrun")
+    return int(text)
 
 
 @contextmanager
@@ -65,13 +78,18 @@ def joined(device: torch.device) -> Iterator[torch.device]:
         The device of this process.
 
     Raises:
-        ConfigError: a host has more processes than GPUs.
+        ConfigError: a host has more processes than GPUs, or not all that torchrun sets is there.
         RunError: another process ended or cannot be reached.
     """
     global _group, _store
     if not started_by_torchrun() or _joined():
         yield device
         return
+    if missing := [name for name in _OF_TORCHRUN if not os.environ.get(name)]:
+        raise ConfigError(
+            f"the environment has WORLD_SIZE={os.environ['WORLD_SIZE']} and no {missing[0]}; start with torchrun, or"
+            " unset WORLD_SIZE to run as one process"
+        )
     device = _own(device)
     try:
         _store, number, count = next(dist.rendezvous("env://"))

@@ -30,6 +30,7 @@ from disk_kd.build import (
     pick_device,
     place,
     read_about,
+    settle_options,
     settle_store,
     settle_views,
     student_metadata,
@@ -38,15 +39,16 @@ from disk_kd.build import (
 )
 from disk_kd.config import DataConfig, EvaluationConfig, RunConfig, run_parser, settle, undecided
 from disk_kd.data import AnySplit, Batch, Dataset, Loader, check_labels, workers_watched
-from disk_kd.errors import CheckpointError, ConfigError, DataError, ModelError, RunError
+from disk_kd.errors import CheckpointError, ConfigError, DataError, DiskKDError, ModelError, RunError
 from disk_kd.evaluate import Metrics, evaluate, predict, temperature_scaled_nll
-from disk_kd.files import read_yaml, save_tensors, write_text
+from disk_kd.files import read_yaml, remove_leftovers, save_tensors, write_text
 from disk_kd.models import load_state_dict, shipped_weights
 from disk_kd.summary import SUMMARY, last_metrics, model_sizes, read_summary, summarise
 from disk_kd.tasks import StudentTask, plan_passes
 from disk_kd.teacher import TeacherStore
 from disk_kd.train import (
     BEST,
+    CHECKPOINT,
     Display,
     JsonConsole,
     TrainStep,
@@ -58,6 +60,13 @@ from disk_kd.train import (
 )
 
 CONFIG = "config.yaml"
+DATA = "data.json"
+"""Fingerprints of the images, as they were when the run began."""
+LOCK = Path("last") / "lock"
+
+
+class BusyError(RunError):
+    """Another process does this run."""
 
 
 def execute(
@@ -85,14 +94,17 @@ def _execute(
     config: RunConfig, device: torch.device, console: Console, load: Callable[[DataConfig], Dataset]
 ) -> dict[str, Any]:
     """`execute`, on a device of its own, as one of several ranks or alone."""
-    config = ranks.from_main(lambda: _check_folder(config))
+    config = ranks.from_main(lambda: _check_folder(settle_options(config)))
     folder, settings = config.output, config.train
     done = ranks.from_main(lambda: read_summary(folder) if (folder / STUDENT).exists() else None)
     if done:
+        ranks.from_main(lambda: _check_reused(folder, config.data, load, console))
         return done
     for part in ("student", "teacher"):
         find_weights(config, part)
     dataset = load(config.data)
+    if ranks.from_main((folder / CHECKPOINT).exists):
+        ranks.from_main(lambda: _check_same_images(folder, dataset))
     torch.manual_seed(settings.seed)
     task = build_task(config, dataset, device, lambda text: console.print(text, markup=False, soft_wrap=True))
     plan = plan_passes(task.phases, settings.passes)
@@ -117,7 +129,7 @@ def _execute(
             step, loader, list(dict.fromkeys(plan)), len(plan) * loader.steps_per_pass, console.print
         )
         config = settle(config, {"train.compile": compiled})
-        ranks.from_main(lambda: write_text(folder / CONFIG, config.text))
+        ranks.from_main(lambda: _begin(folder, config, dataset))
 
         def measure(split: AnySplit) -> dict[str, float]:
             model = evaluated(task)
@@ -127,6 +139,11 @@ def _execute(
         validation = None if dataset.validation is None else place(dataset.validation, device)
         steps = len(plan) * loader.steps_per_pass
         _tell_start(console, config, passes=len(plan), steps=steps)
+        if late := [milestone for milestone in settings.milestones if milestone >= settings.passes]:
+            console.print(
+                f"The learning rate does not fall at train.milestones {late}: the run has {settings.passes} passes",
+                soft_wrap=True,
+            )
         display = Display(steps, title=str(folder), console=console, passes=len(plan))
         end = fit(
             step,
@@ -143,7 +160,8 @@ def _execute(
             evaluated(task).load_state_dict(load_state_dict(folder / BEST))
         chosen = {name: measure(split) for name, split in results.items() if split is not None}
         if validation is not None and (test := results["test"]) is not None:
-            chosen["test"] |= temperature_scaled(evaluated(task), validation, test, device, settings.channels_last)
+            scaled = temperature_scaled(evaluated(task), validation, test, device, settings.channels_last)
+            chosen = {name: chosen[name] | scaled[name] for name in chosen}
 
         def keep() -> dict[str, Any]:
             student = evaluated(task)
@@ -184,7 +202,7 @@ def store_teacher(config: RunConfig, console: Console | None = None) -> TeacherS
         raise ConfigError(
             f"method {config.method} has no teacher whose outputs could be stored; give --method kd or disk"
         )
-    config = settle(config, {"teacher.store": True})
+    config = settle(settle_options(config), {"teacher.store": True})
     console = console or Console(quiet=config.quiet)
     with workers_watched(), ranks.joined(pick_device(config.train.device)) as device, ranks.told_once():
         find_weights(config, "teacher")
@@ -240,15 +258,18 @@ def evaluate_split(model: nn.Module, split: AnySplit, device: torch.device, chan
 
 def temperature_scaled(
     model: nn.Module, validation: AnySplit, test: AnySplit, device: torch.device, channels_last: bool = False
-) -> dict[str, float]:
-    """The temperature with the least NLL on the validation split, and NLL and ECE on the test split at it."""
+) -> dict[str, dict[str, float]]:
+    """The temperature with the least NLL on the validation split, and NLL and ECE of both splits at it."""
     batches = _all_of(validation, model, device, channels_last)
-    temperature, _, _ = temperature_scaled_nll(*predict(model, batches, device=device, across_ranks=True))
+    temperature, nll, ece = temperature_scaled_nll(*predict(model, batches, device=device, across_ranks=True))
     batches = _all_of(test, model, device, channels_last)
     scaled = evaluate(
         model, batches, device=device, num_classes=len(test.class_names), temperature=temperature, across_ranks=True
     )
-    return {"temperature": temperature, "nll_scaled": scaled.nll, "ece_scaled": scaled.ece}
+    found = {"validation": (nll, ece), "test": (scaled.nll, scaled.ece)}
+    return {
+        name: {"temperature": temperature, "nll_scaled": nll, "ece_scaled": ece} for name, (nll, ece) in found.items()
+    }
 
 
 def _all_of(split: AnySplit, model: nn.Module, device: torch.device, channels_last: bool) -> Iterator[Batch]:
@@ -276,10 +297,12 @@ def _alone_in(folder: Path) -> Iterator[None]:
         yield
         return
     try:
-        with FileLock(folder / "last" / "lock", timeout=0):
+        with FileLock(folder / LOCK, timeout=0):
+            for path in (folder, folder / "best", folder / "last"):
+                remove_leftovers(path)
             yield
     except Timeout:
-        raise RunError(f"another process is at work in {folder}; wait for it, or give another --output") from None
+        raise BusyError(f"another process is at work in {folder}; wait for it, or give another --output") from None
 
 
 def _check_folder(config: RunConfig) -> RunConfig:
@@ -292,9 +315,9 @@ def _check_folder(config: RunConfig) -> RunConfig:
     if not folder.exists():
         return config
     if not folder.is_dir():
-        raise RunError(f"the output {folder} is a file; give --output another name")
+        raise RunError(f"the output {folder} is no folder; give --output another name")
     # A run that died while it laid out its folder left nothing worth keeping.
-    if not any(path.is_file() and path.name != "lock" for path in folder.rglob("*")):
+    if not any(path.is_file() and path.name != "lock" and path.suffix != ".tmp" for path in folder.rglob("*")):
         return config
     if not config.resume:
         raise RunError(f"the run directory {folder} exists: give --resume to go on with it, or another --output")
@@ -349,6 +372,50 @@ def _as_written(value: Any) -> Any:
         return yaml.safe_load(yaml.safe_dump(value))
     except yaml.representer.RepresenterError:
         return _MISSING
+
+
+def _begin(folder: Path, config: RunConfig, dataset: Dataset) -> None:
+    """Write what the run is, and of which images."""
+    write_text(folder / CONFIG, config.text)
+    write_text(folder / DATA, json.dumps(_fingerprints(dataset)) + "\n")
+
+
+def _fingerprints(dataset: Dataset) -> dict[str, str]:
+    splits = {"training": dataset.train, "validation": dataset.validation, "test": dataset.test}
+    return {name: split.fingerprint() for name, split in splits.items() if split is not None}
+
+
+def _check_reused(folder: Path, data: DataConfig, load: Callable[[DataConfig], Dataset], console: Console) -> None:
+    """Refuse to reuse a finished run of other images than there are now; images that are gone cannot be compared.
+
+    Raises:
+        DataError: the images changed.
+    """
+    if not (folder / DATA).exists():  # of an earlier version
+        return
+    try:
+        dataset = load(data)
+    except (DiskKDError, OSError) as error:
+        console.print(f"{folder} is reused, its images were not compared: {error}", markup=False, soft_wrap=True)
+        return
+    _check_same_images(folder, dataset)
+
+
+def _check_same_images(folder: Path, dataset: Dataset) -> None:
+    """Refuse images that changed since the run began, where it says which it began with.
+
+    Raises:
+        DataError: they did.
+    """
+    if not (folder / DATA).exists():
+        return
+    begun, now = read_yaml(folder / DATA), _fingerprints(dataset)
+    changed = [name for name in now if not isinstance(begun, dict) or begun.get(name) != now[name]]
+    if changed:
+        raise DataError(
+            f"the {' and '.join(changed)} images changed since {folder} was begun; put them back, or begin anew in"
+            " another --output (compare: another --runs)"
+        )
 
 
 def _check_batch(task: StudentTask, images: int) -> None:

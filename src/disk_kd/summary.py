@@ -20,6 +20,7 @@ from disk_kd.memory import peak_host_bytes
 from disk_kd.models import multiply_adds
 from disk_kd.tasks import StudentTask
 from disk_kd.train import Position
+from disk_kd.train.selection import RULE, WITHOUT_VALIDATION, selection_margin
 
 SUMMARY = "summary.json"
 
@@ -34,6 +35,7 @@ def summarise(config: RunConfig, task: StudentTask, dataset: Dataset, end: Posit
         "student": config.student.name,
         "teacher": config.teacher and config.teacher.name,
         "data": dataset.name,
+        "classes": dataset.num_classes,
         "train_samples": len(dataset.train),
         "seed": config.train.seed,
         "weight_decay": config.train.weight_decay,
@@ -42,6 +44,7 @@ def summarise(config: RunConfig, task: StudentTask, dataset: Dataset, end: Posit
         "start_passes": _passes_before(start) if start else None if config.student.pretrained else 0,
         "all_passes": end.passes,
         "selected_pass": end.best_pass if end.best_pass else end.student_passes,
+        "selection": _selection(dataset, end),
         "train_s": round(end.train_s, 2),
         "images_per_s": round(end.images / end.train_s, 1),
         **environment(task.device),
@@ -95,6 +98,15 @@ def last_metrics(folder: Path) -> dict[str, Any]:
         found = [(line[name], steps) for line, steps in weighed if line.get(name) is not None]
         means[name] = fmean(*zip(*found, strict=True)) if found else None
     return last | means
+
+
+def _selection(dataset: Dataset, end: Position) -> dict[str, Any]:
+    """By which rule the checkpoint was chosen, within how many points of which accuracy, and on how many images."""
+    if dataset.validation is None:
+        return {"rule": WITHOUT_VALIDATION, "margin": None, "validation_images": 0, "best_top1": None}
+    images = len(dataset.validation)
+    margin = round(selection_margin(end.best_top1, images), 3)
+    return {"rule": RULE, "margin": margin, "validation_images": images, "best_top1": end.best_top1}
 
 
 def _start(config: RunConfig, weights: Path | None) -> str:

@@ -96,6 +96,31 @@ def log_probabilities(logits_BC: Tensor, temperature: float) -> Tensor:
     return torch.log_softmax(at_least_float32(logits_BC) / temperature, dim=1)
 
 
+UNLABELLED = -100
+"""The label of an image that has none, as in PyTorch's losses."""
+
+LOWEST = -1e30
+"""Takes the place of a logit of minus infinity: its probability is zero as well, and zero times it is no NaN."""
+
+
+def teacher_log_probabilities(logits_BC: Tensor, temperature: float) -> Tensor:
+    """`log_probabilities` without gradient, finite where the teacher masks classes with logits of minus infinity."""
+    logits_BC = at_least_float32(logits_BC.detach())
+    return log_probabilities(logits_BC.clamp(min=LOWEST), temperature)
+
+
+def label_loss(logits_BC: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
+    """The mean cross-entropy of the labelled images, a scalar in float32 at least; 0 where no image has a label.
+
+    Args:
+        logits_BC: (B, C).
+        targets: (B,) class indices, `UNLABELLED` for none; or (B, C) shares of the classes.
+        label_smoothing: mass moved from the label to the uniform distribution, in [0, 1).
+    """
+    ce = F.cross_entropy(logits_BC.float(), targets, label_smoothing=label_smoothing)
+    return ce if targets.is_floating_point() else torch.where((targets == UNLABELLED).all(), 0.0, ce)
+
+
 def label_cross_entropy(logits_BC: Tensor, targets: Tensor) -> Tensor:
     """(B,) cross-entropies in nats against class indices (B,), or shares of the classes (B, C)."""
     targets = targets.to(logits_BC.dtype) if targets.is_floating_point() else targets

@@ -75,6 +75,13 @@ def test_an_unreadable_image_is_named(content: bytes, message: str):
         to_pixels(io.BytesIO(content), "cat/1.png", None)
 
 
+def test_formats_that_start_programs_are_not_opened(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *given: pytest.fail("Ghostscript was started"))
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\nshowpage\n"
+    with pytest.raises(DataError, match=r"cat/1\.png cannot be read as an image: its format is not known"):
+        to_pixels(io.BytesIO(eps), "cat/1.png", None)
+
+
 def test_images_are_loaded_by_number():
     pixels = [np.full((3, 3, 3), i % 256, dtype=np.uint8) for i in range(600)]
     files = [png(image) for image in pixels]

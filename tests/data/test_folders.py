@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 from pathlib import Path
 
@@ -72,12 +73,101 @@ def test_only_the_asked_samples_are_decoded(tmp_path: Path):
 
 
 def test_other_files_and_hidden_ones_are_left_out(tmp_path: Path):
-    folder = write_classes(tmp_path)
+    folder = write_classes(tmp_path / "x")
     (folder / "cat" / "notes.txt").write_text("no image")
     (folder / "cat" / "._0.png").write_text("left by another system")
-    (folder / ".cache").mkdir()
+    write_image(folder / "cat" / ".ipynb_checkpoints" / "0-checkpoint.png", 5)
+    write_image(folder / ".cache" / "0.png", 5)
+    for path in (folder, pack(folder, tmp_path / "x.tar", "")):
+        assert len(class_samples(path).split(Reading())) == 6
+
+
+def test_files_that_are_passed_over_are_told(tmp_path: Path):
+    folder = write_classes(tmp_path / "x")
+    (folder / "cat" / "7.heic").write_bytes(b"a format that Pillow lacks")
     write_image(folder / "beside.png", 5)
-    assert len(class_samples(folder).split(Reading())) == 6
+    for path in (folder, pack(folder, tmp_path / "x.tar", "")):
+        with pytest.warns(UserWarning, match=r"left out: files of .*x.* \(2, such as beside\.png\); images end in"):
+            assert len(class_samples(path).split(Reading())) == 6
+
+
+@pytest.mark.parametrize("ending", ["jfif", "gif", "avif", "TGA", "jp2"])
+def test_images_of_other_endings_are_read(tmp_path: Path, ending: str):
+    folder = write_classes(tmp_path)
+    write_image(folder / "dog" / f"9.{ending}", 80, side=8)
+    assert levels(class_samples(folder).split(Reading(4)))[-1] == pytest.approx(80, abs=2)
+
+
+def test_one_class_folder_around_the_classes_is_refused(tmp_path: Path):
+    write_classes(tmp_path / "train" / "images")
+    with pytest.raises(DataError, match=r"one class folder, images, which holds the folders Ant, cat, dog; .* move"):
+        class_samples(tmp_path / "train")
+
+
+def test_a_folder_that_cannot_be_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = write_classes(tmp_path)
+    write_image(folder / "cat" / "more" / "0.png", 5)
+    scan = os.scandir
+
+    def refusing(path: str) -> object:
+        if str(path).endswith("more"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr("os.scandir", refusing)
+    with pytest.raises(DataError, match=r"cat/more cannot be read: Permission denied; make it readable or remove it"):
+        class_samples(folder)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_what_is_no_regular_file_is_not_read(tmp_path: Path, kind: str):
+    folder = write_classes(tmp_path)
+    if kind == "pipe":
+        os.mkfifo(folder / "dog" / "9.png")
+    else:
+        (folder / "dog" / "9.png").symlink_to("/dev/zero")
+    samples = class_samples(folder)
+    with pytest.raises(DataError, match=r"dog/9\.png cannot be read: it is no regular file; replace it"):
+        samples.split(Reading())
+    with pytest.warns(UserWarning, match=r"left out: .*dog/9\.png"):
+        assert len(samples.split(Reading(skip_unreadable=True))) == 6
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["soft", "hard"])
+def test_links_in_a_tar_count_as_in_its_folder(tmp_path: Path, links: bool):
+    folder = write_classes(tmp_path / "x")
+    if links:
+        (folder / "cat" / "7.png").symlink_to("../dog/1.png")
+        (folder / "cat" / "8.png").symlink_to("7.png")
+    else:
+        os.link(folder / "dog" / "1.png", folder / "cat" / "7.png")
+    from_tar = class_samples(pack(folder, tmp_path / "x.tar", "train")).split(Reading())
+    assert from_tar.fingerprint() == class_samples(folder).split(Reading()).fingerprint()
+    assert 1 in levels(from_tar)[2:5]
+
+
+@pytest.mark.parametrize("target", ["../../outside.png", "../dog", "gone.png", "7.png"])
+def test_a_link_to_no_file_in_the_tar_is_refused(tmp_path: Path, target: str):
+    folder = write_classes(tmp_path / "x")
+    (folder / "cat" / "7.png").symlink_to(target)
+    with pytest.raises(DataError, match=r"x\.tar:cat/7\.png is a link to no file in the tar; .* --dereference"):
+        class_samples(pack(folder, tmp_path / "x.tar", ""))
+
+
+def test_a_tar_that_was_cut_off_is_refused(tmp_path: Path):
+    whole = pack(write_classes(tmp_path / "x"), tmp_path / "x.tar", "")
+    with tarfile.open(whole) as tar:
+        last = tar.getmembers()[-1]
+    content = whole.read_bytes()
+    damaged = bytearray(content)
+    damaged[last.offset] ^= 1  # the checksum of its header is wrong
+    for wrong in (content[: last.offset], bytes(damaged)):
+        (tmp_path / "cut.tar").write_bytes(wrong)
+        with pytest.raises(DataError, match=rf"cut\.tar ends or is damaged at byte {last.offset}, before its end"):
+            class_samples(tmp_path / "cut.tar")
+    (tmp_path / "two.tar").write_bytes(content + content)
+    with pytest.raises(DataError, match=r"two\.tar goes on after its end mark at byte \d+; pack it again as one tar"):
+        class_samples(tmp_path / "two.tar")
 
 
 def test_an_empty_class_is_named(tmp_path: Path):
@@ -207,6 +297,8 @@ def test_tiny_imagenet_is_shown_in_words(tmp_path: Path):
         assert split.shown_names == ("goldfish, Carassius auratus", "n02")
     (tmp_path / "words.txt").write_text("n01\tcrane\nn02\tcrane\n")
     assert tiny_imagenet_parts(tmp_path).train.class_words == ("crane (n01)", "crane (n02)")
+    (tmp_path / "words.txt").write_bytes(b"n01\tcaf\xe9\n")
+    assert tiny_imagenet_parts(tmp_path).train.class_words == ("caf\ufffd", "n02")
     (tmp_path / "words.txt").unlink()
     plain = tiny_imagenet_parts(tmp_path).train.split(Reading())
     assert plain.shown_names == ("n01", "n02")
@@ -219,6 +311,12 @@ def test_tiny_imagenet_of_another_layout_is_refused(tmp_path: Path):
     write_tiny_imagenet(tmp_path)
     (tmp_path / "val" / "val_annotations.txt").write_text("val_0.JPEG\tn77\t0\t0\t3\t3\n")
     with pytest.raises(DataError, match="names class n77, which has no folder in train"):
+        tiny_imagenet_parts(tmp_path)
+    (tmp_path / "val" / "val_annotations.txt").write_text("val_0.JPEG n02\n")
+    with pytest.raises(DataError, match=r"expected to hold lines FILE<TAB>CLASS<TAB>…, it has .*'val_0.JPEG n02'"):
+        tiny_imagenet_parts(tmp_path)
+    (tmp_path / "val" / "val_annotations.txt").write_text("val_0.JPEG\tn02\t0\t0\t3\t3\n")
+    with pytest.warns(UserWarning, match=r"left out: files of .*val/images .* \(2, such as val_1\.JPEG\)"):
         tiny_imagenet_parts(tmp_path)
 
 

@@ -234,6 +234,8 @@ def test_order_is_frozen():
         ({"views": 0}, "views is expected to be at least 1, got 0"),
         ({"mean": (0.5, 0.5)}, "mean is expected to have 3 values, one a channel, got 2"),
         ({"std": (0.5, 0.0, 0.5)}, "std is expected to be above 0"),
+        ({"augment": Augment(cutout=10**30)}, r"augment.cutout is at most the side of the images, \d+ pixels"),
+        ({"augment": Augment(crop_padding=50)}, r"augment.crop_padding is at most the side of the images, \d+ pixels"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(options: dict, message: str):

@@ -160,9 +160,43 @@ def test_more_than_memory_is_refused(tmp_path: Path):
 
 
 def test_a_training_split_that_is_all_set_aside_is_refused(tmp_path: Path):
-    write_split(tmp_path / "train", classes=("a",), each=1)
-    with pytest.raises(DataError, match=r"has 1 training images, all of them set aside; lower data\.validation"):
+    write_split(tmp_path / "train", each=1)
+    with pytest.raises(DataError, match=r"has 2 training images, all of them set aside; lower data\.validation"):
+        load_dataset("folder", root=tmp_path, validation=0.9)
+
+
+def test_a_single_class_is_refused(tmp_path: Path):
+    write_split(tmp_path / "train", classes=("a",))
+    with pytest.raises(DataError, match="folder has one class, a; at least two are needed"):
         load_dataset("folder", root=tmp_path)
+
+
+def test_names_that_look_the_same_are_refused(tmp_path: Path):
+    write_split(tmp_path / "train", classes=("caf\u00e9", "cafe\u0301"))
+    with pytest.raises(DataError, match=r"the classes 'caf\\xe9' and 'cafe\\u0301' look the same; rename one"):
+        load_dataset("folder", root=tmp_path)
+    (tmp_path / "train" / "cafe\u0301").rename(tmp_path / "train" / "b")
+    write_split(tmp_path / "test", classes=("cafe\u0301", "b"))
+    with pytest.raises(DataError, match=r"the classes 'caf\\xe9' and 'cafe\\u0301' look the same; rename one"):
+        load_dataset("folder", root=tmp_path)
+
+
+def test_a_limit_below_the_classes_is_refused():
+    with pytest.raises(ConfigError, match=r"data\.limit_train is at least the number of classes, 10, got 9"):
+        load_dataset("digits", limit_train=9)
+
+
+def test_classes_without_a_training_image_are_told(tmp_path: Path):
+    write_split(tmp_path / "train", classes=("a", "b"), each=20)
+    write_split(tmp_path / "train", classes=("c",), each=1)
+    with pytest.warns(UserWarning, match="folder: 1 of 3 classes have no training image, such as c"):
+        load_dataset("folder", root=tmp_path, limit_train=4, validation=0)
+
+
+@pytest.mark.parametrize("option", [{"crop_pct": 0.9}, {"skip_unreadable": True}])
+def test_options_of_files_are_refused_for_images_in_memory(option: dict):
+    with pytest.raises(ConfigError, match=rf"the images of digits are no files: leave data.{next(iter(option))}="):
+        load_dataset("digits", **option)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +213,7 @@ def test_unknown_names_are_refused(name: str, message: str):
         load_dataset(name)
 
 
-@pytest.mark.parametrize("name", ["folder", "tiny-imagenet", "cifar10", "torch/mnist"])
+@pytest.mark.parametrize("name", ["folder", "tiny-imagenet", "cifar10", "torch/mnist", "wds/x"])
 def test_a_root_is_needed(name: str, tmp_path: Path):
     with pytest.raises(DataError, match=rf"{name} needs data.root, the folder of its data"):
         load_dataset(name)

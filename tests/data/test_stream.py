@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 import io
+import math
+import multiprocessing
 import pickle
 import random
+import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -10,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -20,6 +25,7 @@ from disk_kd.data import Augment, Loader, Mix, StreamedSplit, TimmAugment, load_
 from disk_kd.data.decode import Reading
 from disk_kd.data.folders import class_samples
 from disk_kd.data.loader import Batch
+from disk_kd.data.stream import Stream
 from disk_kd.errors import ConfigError, DataError
 
 PLAIN = TimmAugment()
@@ -226,7 +232,7 @@ def test_files_travel_to_other_processes(jpegs: Path, tmp_path: Path):
         content = samples.files(4)
         copied = pickle.loads(pickle.dumps(samples.files))
         assert copied(4) == content
-        assert samples.files.stamp(4) == len(content)
+        assert samples.files.stamp(4).split()[0] == str(len(content))
 
 
 def damage(root: Path) -> tuple[Path, Path]:
@@ -299,14 +305,100 @@ def test_a_process_that_died_is_told(jpegs: Path):
     assert done.stdout.endswith("out of memory? lower data.workers\n")
 
 
+DECODES = """
+import multiprocessing, sys, time
+from pathlib import Path
+import torch
+from disk_kd.data.decode import Reading
+from disk_kd.data.folders import class_samples
+from disk_kd.data.stream import Stream
+
+split = class_samples(Path(sys.argv[1])).stream(Reading(16), workers=2)
+batches = Stream(split, train=True, seed=0).groups([torch.tensor([0])] * 1000, 0)
+next(batches)
+print(*(worker.pid for worker in multiprocessing.active_children()), flush=True)
+time.sleep(60)
+"""
+
+
+def test_processes_end_with_the_one_that_started_them(jpegs: Path):
+    with subprocess.Popen([sys.executable, "-c", DECODES, str(jpegs / "train")], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        workers = [psutil.Process(int(pid)) for pid in parent.stdout.readline().split()]
+        parent.send_signal(signal.SIGKILL)
+    assert len(workers) == 2
+    _, alive = psutil.wait_procs(workers, timeout=3)  # torch looks every 5 s, and not at all while it hands over
+    assert not alive
+
+
+def test_processes_are_started_as_the_platform_does(jpegs: Path, monkeypatch: pytest.MonkeyPatch):
+    """Also by a run of a comparison, which is spawned itself and would spawn, by Python's rule."""
+    monkeypatch.setattr(
+        multiprocessing.context._default_context, "_actual_context", multiprocessing.get_context("spawn")
+    )
+    stream = Stream(streamed(jpegs, workers=1), train=True, seed=0)
+    assert stream._loader.multiprocessing_context.get_start_method() == multiprocessing.get_all_start_methods()[0]
+
+
+def test_too_little_shared_memory_is_told(jpegs: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(images: torch.Tensor) -> None:
+        raise RuntimeError("unable to allocate shared memory(shm): No space left on device (28)")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", full)
+    with pytest.raises(DataError, match=r"^the shared memory \(/dev/shm\) is too small .*lower data.workers, or give"):
+        list(loader(streamed(jpegs, workers=1)).batches(0))
+
+
 def test_the_fingerprint_tells_files_and_settings(jpegs: Path, tmp_path: Path):
     split = streamed(jpegs)
-    moved = streamed(write_jpegs(tmp_path / "moved"))
+    moved = streamed(Path(shutil.copytree(jpegs, tmp_path / "moved")))
     assert split.fingerprint() == streamed(jpegs).fingerprint() == moved.fingerprint()
     others = [streamed(jpegs, image_size=8), split.subset([1, 0]), replace(split, targets=1 - split.targets)]
     damage(tmp_path / "moved")
     others.append(streamed(tmp_path / "moved"))
     assert len({other.fingerprint() for other in (split, *others)}) == 5
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_fingerprint_tells_other_content_of_the_same_size(jpegs: Path, tmp_path: Path, packed: bool):
+    root = Path(shutil.copytree(jpegs, tmp_path / "x"))
+    file = root / "train" / "cat" / "0.jpg"
+
+    def fingerprint() -> str:
+        samples = class_samples(pack_train(root) if packed else root / "train")
+        return samples.stream(Reading(16)).fingerprint()
+
+    before = fingerprint()
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + b"\0")
+    assert fingerprint() != before
+
+
+def pack_train(root: Path) -> Path:
+    with tarfile.open(root / "train.tar", "w") as tar:
+        tar.add(root / "train", arcname=".")
+    return root / "train.tar"
+
+
+def test_the_fingerprint_of_a_dataset_tells_each_split(jpegs: Path, tmp_path: Path):
+    def fingerprint(root: Path, **options: object) -> str:
+        return load_dataset("folder", root=root, image_size=16, **options).fingerprint()  # type: ignore[arg-type]
+
+    root = Path(shutil.copytree(jpegs, tmp_path / "x"))
+    memory, stream = fingerprint(root, stream=False), fingerprint(root, stream=True)
+    assert (memory, stream) == (fingerprint(jpegs, stream=False), fingerprint(jpegs, stream=True))
+    picture(99, (40, 40)).save(root / "val" / "dog" / "0.jpg")
+    assert memory != fingerprint(root, stream=False)
+    assert stream != fingerprint(root, stream=True)
+
+
+def test_a_missing_file_is_told_before_it_is_read_or_left_out(tmp_path: Path):
+    write_jpegs(tmp_path)
+    (tmp_path / "train" / "cat" / "zz.jpg").symlink_to("/nowhere/x.jpg")
+    with pytest.raises(DataError, match=r"cat/zz\.jpg cannot be read: No such file or directory; replace it, or give"):
+        streamed(tmp_path).fingerprint()
+    split = streamed(tmp_path, skip_unreadable=True)
+    assert split.fingerprint() == streamed(tmp_path, skip_unreadable=True).fingerprint()
 
 
 def test_when_files_are_streamed(jpegs: Path, monkeypatch: pytest.MonkeyPatch):
@@ -341,10 +433,15 @@ def test_settings_that_do_not_fit_are_refused(jpegs: Path, name: str, options: d
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scale": (0.5, 0.1)}, "data.timm.scale goes from a number above 0 to one not below it, got 0.5, 0.1"),
+        ({"scale": (0.5, 0.1)}, "data.timm.scale goes from a number above 0 to .* not below it, got 0.5, 0.1"),
+        ({"scale": (0.1, math.inf)}, "data.timm.scale goes from .*, got 0.1, inf"),
+        ({"ratio": (math.nan, 1.0)}, "data.timm.ratio goes from .*, got nan, 1.0"),
+        ({"hflip": math.nan}, r"data.timm.hflip is a chance in \[0, 1\], got nan"),
+        ({"color_jitter": math.inf}, "data.timm.color_jitter is a finite strength .*, got inf"),
+        ({"color_jitter": (0.4, math.nan, 0.4)}, r"data.timm.color_jitter is .*, got \(0.4, nan, 0.4\)"),
         ({"hflip": 2.0}, r"data.timm.hflip is a chance in \[0, 1\], got 2.0"),
         ({"repeats": 0}, "data.timm.repeats is a number of at least 1, got 0"),
-        ({"color_jitter": -1.0}, "data.timm.color_jitter is a strength of at least 0"),
+        ({"color_jitter": -1.0}, "data.timm.color_jitter is a finite strength of at least 0"),
         ({"color_jitter": (0.4, 0.4)}, r"three or four of them, the fourth at most 0.5, got \(0.4, 0.4\)"),
         ({"color_jitter": (0.4, -0.4, 0.4)}, r"data.timm.color_jitter is .*, got \(0.4, -0.4, 0.4\)"),
         ({"color_jitter": (0.4, 0.4, 0.4, 0.6)}, r"data.timm.color_jitter is .*, got \(0.4, 0.4, 0.4, 0.6\)"),
@@ -416,9 +513,77 @@ def test_shards_that_do_not_fit_are_refused(tmp_path: Path):
     write_shard(root / "x-train-1.tar", {"005.jpg": jpeg(5)})
     with pytest.raises(DataError, match=r"x-train-1.tar:005.jpg has no label beside it, 005.cls"):
         load_dataset("wds/x", root=root, image_size=16)
+    write_shard(root / "x-train-1.tar", {"005.heic": jpeg(5), "005.cls": b"1"})
+    with pytest.raises(DataError, match=r"x-train-1.tar:005.cls has no image beside it; they end in .avif"):
+        load_dataset("wds/x", root=root, image_size=16)
+    shard = root / "x-train-0.tar"
+    content = shard.read_bytes()
+    shard.write_bytes(content[:1024])
+    with pytest.raises(DataError, match=r"x-train-0.tar ends or is damaged at byte|x-train-0.tar cannot be read"):
+        load_dataset("wds/x", root=root, image_size=16)
+    shard.write_bytes(content)
     (root / "x-train-1.tar").unlink()
     with pytest.raises(DataError, match=r"x-train-1.tar is no file; copy the shards to a local folder"):
         load_dataset("wds/x", root=root, image_size=16)
+
+
+def write_labels(root: Path, labels: list[int], held_out: list[int]) -> Path:
+    """A WebDataset with these labels; the images are GIF."""
+    write_web_dataset(root)
+    for name, of in (("x-train-0", labels[:3]), ("x-train-1", labels[3:]), ("x-validation-0", held_out)):
+        files = {f"{n}.{kind}": gif() if kind == "gif" else b"%d" % of[n] for n in range(len(of)) for kind in KINDS}
+        write_shard(root / f"{name}.tar", files)
+    return root
+
+
+KINDS = ("gif", "cls")
+
+
+def gif() -> bytes:
+    file = io.BytesIO()
+    picture(0, (20, 24)).save(file, "GIF")
+    return file.getvalue()
+
+
+def test_labels_without_names_are_numbered_from_0(tmp_path: Path):
+    pytest.importorskip("webdataset")
+    root = write_labels(tmp_path / "wds", [20, 0, 10, 10, 0, 20], [10])
+    with pytest.warns(UserWarning, match="wds/x has 3 labels, 0 … 20; they are numbered from 0 on"):
+        dataset = load_dataset("wds/x", root=root, image_size=16, validation=0)
+    assert dataset.class_names == ("0", "10", "20")
+    assert dataset.train.targets.tolist() == [2, 0, 1, 1, 0, 2]
+    assert dataset.test is not None
+    assert dataset.test.targets.tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("labels", "held_out", "message"),
+    [
+        ([0, 1, 1, 0], [2], "wds/x validation: label 2 is of no training sample; they have 0 … 1"),
+        ([0, 1, 1, 0], [1, -1], "wds/x validation: labels of at least 0 are expected, one is -1; remove its sample"),
+        ([0, 1, 1, -1], [1], "wds/x train: labels of at least 0 are expected, one is -1; remove its sample"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(tmp_path: Path, labels: list[int], held_out: list[int], message: str):
+    pytest.importorskip("webdataset")
+    with pytest.raises(DataError, match=message):
+        load_dataset("wds/x", root=write_labels(tmp_path / "wds", labels, held_out), image_size=16)
+
+
+def test_a_held_out_split_without_labels_is_left_out(tmp_path: Path):
+    pytest.importorskip("webdataset")
+    root = write_labels(tmp_path / "wds", [0, 1, 1, 0], [-1, -1])
+    assert load_dataset("wds/x", root=root, image_size=16, validation=0).test is None
+
+
+def test_a_row_of_hugging_face_without_an_image_is_named(tmp_path: Path):
+    datasets = pytest.importorskip("datasets")
+    rows = {"image": [picture(0, (20, 24)), None, picture(1, (20, 24))], "label": [0, 1, 1]}
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
+    (tmp_path / "d" / "data").mkdir(parents=True)
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(str(tmp_path / "d" / "data" / "train-0.parquet"))
+    with pytest.raises(DataError, match="train sample 1 cannot be read: its row holds no image; replace it"):
+        load_dataset(f"hfds/{tmp_path / 'd'}", root=tmp_path / "cache", image_size=16, validation=0)
 
 
 def test_local_parquet_of_hugging_face_is_read_at_any_place(tmp_path: Path):

@@ -108,7 +108,7 @@ def test_what_gives_no_logits_is_named_and_what_does_is_left_as_it_was():
     with pytest.raises(ModelError, match=r"ResNet gives \(2, 10\) for two images, not logits of shape \(2, 7\)"):
         check_logits(model, (3, 16, 16), 7)
     features = create_model("resnet18", num_classes=10, features_only=True)
-    with pytest.raises(ModelError, match="FeatureListNet gives a list for two images"):
+    with pytest.raises(ModelError, match=r"FeatureListNet gives \(2, 64, 32, 32\) for two images"):
         check_logits(features, (3, 64, 64), 10)
     with pytest.raises(ModelError, match=r"does not take an image of shape \(1, 16, 16\)"):
         check_logits(model, (1, 16, 16), 10)

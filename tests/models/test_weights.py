@@ -71,11 +71,78 @@ def test_names_of_numpy_1_are_read(tmp_path):
     assert_same(load_state_dict(path), weights)
 
 
-@pytest.mark.parametrize("key", ["base_state_dict", "state_dict_ema", "state_dict", "model", None])
+@pytest.mark.parametrize(
+    "key", ["base_state_dict", "state_dict_ema", "state_dict", "model", "net", "student", "anything", None]
+)
 def test_weights_are_found_under_each_key(tmp_path, key):
     weights = {"a.weight": torch.ones(2), "b.bias": torch.zeros(1)}
     torch.save(weights if key is None else {"epoch": 1, key: weights}, tmp_path / "w.pth")
     assert_same(load_state_dict(tmp_path / "w.pth"), weights)
+
+
+def test_of_two_dicts_under_other_names_none_is_chosen(tmp_path):
+    torch.save({"one": {"a": torch.ones(1)}, "two": {"a": torch.ones(1)}}, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match=r"holds no weights: .* found 'one', 'two'; save"):
+        load_state_dict(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("prefix", ["model.", "lit.net."])
+def test_a_name_before_every_key_is_taken_off(tmp_path, prefix):
+    source, model = small(), small(seed=1)
+    torch.save({"state_dict": {f"{prefix}{key}": value for key, value in source.state_dict().items()}}, tmp_path / "w")
+    load_weights(model, tmp_path / "w")
+    assert_same(model.state_dict(), source.state_dict())
+
+
+def test_a_name_before_the_models_keys_alone_is_told(tmp_path):
+    weights = {f"model.{key}": value for key, value in small().state_dict().items()}
+    torch.save({**weights, "criterion.weight": torch.ones(3)}, tmp_path / "w")
+    with pytest.raises(CheckpointError, match=r"the model's keys begin with 'model.' in the file, other keys stand"):
+        load_weights(small(), tmp_path / "w")
+
+
+def test_an_entry_that_is_no_tensor_is_named(tmp_path):
+    torch.save({**small().state_dict(), "epoch": 5}, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match=r"w.pth holds 'epoch' among its weights, which is no tensor; save"):
+        load_state_dict(tmp_path / "w.pth")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_torchscript_archive_is_named(tmp_path):
+    torch.jit.save(torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2)), tmp_path / "w.pt")
+    with pytest.raises(CheckpointError, match=r"w.pt is a TorchScript archive, which holds code"):
+        load_state_dict(tmp_path / "w.pt")
+
+
+def test_batch_norms_that_count_nothing_are_loaded(tmp_path):
+    source, model = small(), small(seed=1)
+    weights = {key: value for key, value in source.state_dict().items() if "num_batches" not in key}
+    torch.save(weights, tmp_path / "w.pth")
+    load_weights(model, tmp_path / "w.pth")
+    assert torch.equal(model.conv1.weight, source.conv1.weight)
+    torch.save({**weights, "linear.weight": torch.ones(7, 16)}, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match="the weights have 7 classes"):
+        load_weights(model, tmp_path / "w.pth")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: w.to_sparse(), "linear.weight in .* is sparse, a model takes dense real numbers"),
+        (lambda w: w.to("meta"), "is without numbers"),
+        (lambda w: torch.quantize_per_tensor(w, 0.1, 0, torch.qint8), "is quantised"),
+        (lambda w: w.to(torch.complex64), "is complex"),
+        (lambda w: w.to(torch.int8), "other types: 'linear.weight' is torch.int8; give"),
+        (lambda w: torch.tensor(3.0), r"other shapes: 'linear.weight' is \[\], not \[100, 16\]"),
+        (lambda w: w[:, :3].clone(), r"other shapes: 'linear.weight' is \[100, 3\], not \[100, 16\]"),
+    ],
+)
+def test_tensors_that_no_model_takes_are_named(tmp_path, change, message):
+    model = small()
+    torch.save({**model.state_dict(), "linear.weight": change(model.linear.weight.detach())}, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match=message):
+        load_weights(model, tmp_path / "w.pth")
 
 
 def test_an_empty_ema_is_passed_over(tmp_path):
@@ -158,7 +225,6 @@ def test_missing_file_and_folder(tmp_path, read):
     [
         ({"epoch": 3, "lr": 0.1}, "'epoch', 'lr'"),
         ({"state_dict": {}}, "'state_dict'"),
-        ({"model": {"a": torch.ones(1), "b": 3}}, "'model'"),
         ({}, "a dict"),
         ([torch.ones(1)], "a list"),
         (torch.ones(1), "a Tensor"),
@@ -173,7 +239,7 @@ def test_no_weights_in_the_file(tmp_path, content, found):
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read everything")
 def test_a_file_that_may_not_be_read(tmp_path):
     (tmp_path / "w.pth").touch(mode=0o000)
-    with pytest.raises(CheckpointError, match="may not be read; check its permissions"):
+    with pytest.raises(CheckpointError, match=r"cannot be read .*; check its permissions"):
         load_state_dict(tmp_path / "w.pth")
 
 
@@ -239,7 +305,7 @@ def test_a_failed_save_leaves_nothing(tmp_path):
     with pytest.raises(CheckpointError, match=r"none/w.safetensors cannot be written \(No such file"):
         save_state_dict(tmp_path / "none" / "w.safetensors", {"a": torch.ones(1)})
     (tmp_path / "folder").mkdir()
-    with pytest.raises(CheckpointError, match="folder cannot be written"):
+    with pytest.raises(CheckpointError, match="folder is a folder, which is not replaced"):
         save_state_dict(tmp_path / "folder", {"a": torch.ones(1)})
     assert [p.name for p in tmp_path.iterdir()] == ["folder"]
 

@@ -124,7 +124,7 @@ def test_mistakes_get_one_line(runs: Path, tmp_path: Path, capsys: pytest.Captur
         ([str(runs / "ce" / "seed0")], "has no teacher"),
         ([str(tmp_path)], "is not a run directory"),
         ([str(runs / "kd" / "seed0"), "--by=g"], "invalid choice: 'g'"),
-        ([str(runs / "kd" / "seed0"), "--views=0"], "must be at least 1"),
+        ([str(runs / "kd" / "seed0"), "--views=0"], "must be from 1 to 1,000,000, not 0"),
     ):
         assert main(["inspect", *arguments]) == 2
         error = capsys.readouterr().err

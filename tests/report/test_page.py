@@ -115,6 +115,75 @@ def test_the_best_on_validation_is_to_be_shipped(several: str, runs: Path) -> No
     assert Page(several).table("top-1 %", "parameters")[0]["run"] == best
 
 
+def test_the_shipped_files_own_score_stands_beside_the_mean_of_its_group(runs: Path, tmp_path: Path) -> None:
+    text = report([runs / "disk"], output=tmp_path / "r.html", device="cpu").read_text()
+    seeds = [summary(runs / "disk" / f"seed{seed}") for seed in (0, 1)]
+    shipped = max(seeds, key=lambda seed: seed["validation"]["top1"])["test"]["top1"]
+    tops = [seed["test"]["top1"] for seed in seeds]
+    mean = f"{statistics.fmean(tops):.2f} ± {statistics.stdev(tops):.2f}%"
+    assert f"reaches {mean} top-1 on test over 2 seeds, {shipped:.2f}% of the file itself" in text
+    assert f"the best of its seeds on validation): {shipped:.2f}% top-1 on test; its group has {mean}" in text
+
+
+def resummed(source: Path, target: Path, **splits: dict) -> Path:
+    """A copy of a run whose summary has other numbers, by split."""
+    shutil.copytree(source, target)
+    told = summary(target)
+    for split, numbers in splits.items():
+        told[split] |= numbers
+    (target / "summary.json").write_text(json.dumps(told))
+    return target
+
+
+def test_what_was_validated_on_other_images_is_ranked_on_test(runs: Path, tmp_path: Path) -> None:
+    """The best on its own validation images is not the best of all."""
+    numbers = {"validation": {"top1": 99.0}, "test": {"top1": 1.0}}
+    other = resummed(runs / "kd" / "seed0", tmp_path / "kd", **numbers)
+    config = (other / "config.yaml").read_text()
+    (other / "config.yaml").write_text(config.replace("split_seed: 0", "split_seed: 1"))
+    text = report([runs / "ce", other], output=tmp_path / "r.html", device="cpu").read_text()
+    assert re.search(r'<p class="lead">Ship ce: .*, the best on test[;.]', text)
+    assert "The runs were validated on different images" in text
+    assert "A score that chose is too high" in text
+
+
+def test_runs_of_different_test_images_are_not_ranked(runs: Path, tmp_path: Path) -> None:
+    few = {"test": {"samples": 100}, "validation": {"samples": 20}}
+    other = resummed(runs / "kd" / "seed0", tmp_path / "kd", **few)
+    text = report([runs / "ce", other], output=tmp_path / "r.html", device="cpu").read_text()
+    assert "No student can be chosen: the runs were measured on different images." in text
+    assert "Nothing ranks runs that were measured on different images." in text
+    for absent in ("Ship ", "Gain over", "the best on", "to the chosen"):
+        assert absent not in text
+
+
+@pytest.mark.parametrize(
+    ("validation", "test", "message"),
+    [
+        # 126 images: 1.92 nats of log-likelihood are 0.015 an image.
+        ({"nll": 0.5, "nll_scaled": 0.486}, {"nll": 0.5, "nll_scaled": 0.4}, "need no scaling, as far as 126 valid"),
+        ({"nll": 0.5, "nll_scaled": 0.484}, {"nll": 0.5, "nll_scaled": 0.4}, "-confident as it is: divide the shipped"),
+        ({"nll": 0.5, "nll_scaled": 0.3}, {"nll": 0.5, "nll_scaled": 0.51}, "Do not divide the shipped file"),
+    ],
+)
+def test_a_temperature_is_advised_where_validation_supports_it(
+    validation: dict, test: dict, message: str, runs: Path, tmp_path: Path
+) -> None:
+    run = resummed(runs / "kd" / "seed0", tmp_path / "kd", validation=validation, test=test)
+    assert message in report([run], device="cpu").read_text()
+
+
+def test_up_to_five_classes_have_no_top5(single: str, runs: Path, tmp_path: Path) -> None:
+    assert "top-5 %" in single
+    run = shutil.copytree(runs / "kd" / "seed0", tmp_path / "kd")
+    (run / "summary.json").write_text(json.dumps(summary(run) | {"classes": 5}))
+    assert "top-5" not in report([run], device="cpu").read_text()
+
+
+def test_wide_tables_show_that_they_go_on(single: str) -> None:
+    assert re.search(r"\.scroll \{[^}]*overflow-x: auto[^}]*var\(--shadow\)", single)
+
+
 @pytest.mark.parametrize("which", ["single", "several"])
 def test_the_page_is_whole_and_reads_well(which: str, request: pytest.FixtureRequest) -> None:
     text = request.getfixturevalue(which)
@@ -165,7 +234,9 @@ def test_one_run_has_its_report_beside_it(runs: Path, tmp_path: Path, capsys: py
     assert main(["report", str(tmp_path / "run"), "--device=cpu"]) == 0
     assert f"Written: {tmp_path / 'run' / 'report.html'}" in capsys.readouterr().out
     text = (tmp_path / "run" / "report.html").read_text()
-    assert "Left out: none of the runs uses DiSK" in text
+    assert "Budget: help" not in text
+    assert "The examples most helped" not in text
+    assert "<dt>g</dt>" not in text
     assert "Left out: run was trained without a teacher, and no run of this report has one." in text
 
 
@@ -201,7 +272,7 @@ def test_a_comparison_has_its_rows_side_by_side(rows: str, runs: Path) -> None:
     assert (found["helped"]["seeds"], found["labels"]["seeds"], found["teacher"]["gain over teacher"]) == ("2", "1", "")
     tops = [summary(runs / name)["test"]["top1"] for name in ("disk/seed0", "disk/seed1", "kd/seed0")]
     gain = found["helped"]["gain over teacher"]
-    assert gain.startswith(f"{statistics.fmean(tops[:2]) - tops[2]:+.2f} ± ")
+    assert gain == f"{tops[0] - tops[2]:+.2f}", "of the one seed that both have, as in the table of a comparison"
     labels = [attributes.get("aria-label") or "" for tag, attributes in page.elements if tag == "svg"]
     assert any(f"helped {statistics.fmean(tops[:2]):.2f}" in label for label in labels if "Top-1 of each seed" in label)
     assert any(label.startswith("Gain over teacher: ") for label in labels)

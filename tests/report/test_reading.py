@@ -5,14 +5,16 @@ import shutil
 from pathlib import Path
 
 import pytest
-from scipy.stats import ttest_ind, ttest_rel
+import yaml
+from scipy.stats import ttest_rel
 
 from disk_kd.errors import RunError
+from disk_kd.report import HelperSettings
 from disk_kd.report.outputs import Outputs
 from disk_kd.report.reading import Group, Run, find_runs, group_runs
-from disk_kd.report.subject import Subject
+from disk_kd.report.subject import Subject, _shown
 from disk_kd.report.training import budget
-from disk_kd.report.verdict import Gap, Gaps, ranked
+from disk_kd.report.verdict import Gap, gap_between, ranked
 
 
 def test_runs_that_differ_in_their_seed_alone_are_one_group(runs: Path) -> None:
@@ -66,47 +68,99 @@ def with_tops(runs: Path, name: str, tops: list[float]) -> Group:
     return Group(name, tuple(seeds))
 
 
-def test_gaps_of_many_seeds_are_paired(runs: Path) -> None:
-    one, other = (with_tops(runs, "kd", tops) for tops in ([3, 1, 5, 7, 9], [1, 0, 4, 5, 7]))
-    gap = Gaps([one, other], Outputs("cpu"))(one, other)
-    expected = ttest_rel([3, 1, 5, 7, 9], [1, 0, 4, 5, 7]).confidence_interval()
-    assert (gap.points, gap.by) == (pytest.approx(1.6), "5 seeds, paired")
+@pytest.mark.parametrize("seeds", [2, 5])
+def test_gaps_are_paired_by_the_seeds_that_both_have(runs: Path, seeds: int) -> None:
+    ours, theirs = [3.0, 1.0, 5.0, 7.0, 9.0][:seeds], [1.0, 0.0, 4.0, 5.0, 7.0, 50.0][: seeds + 1]
+    gap = gap_between(with_tops(runs, "kd", ours), with_tops(runs, "kd", theirs), Outputs("cpu"))
+    expected = ttest_rel(ours, theirs[:seeds]).confidence_interval()
+    assert (gap.points, gap.by) == (pytest.approx((expected.high + expected.low) / 2), f"{seeds} seeds, paired")
     assert gap.half == pytest.approx((expected.high - expected.low) / 2)
 
 
-def test_gaps_of_few_seeds_pool_the_spread_of_all(runs: Path) -> None:
-    groups = [with_tops(runs, "kd", tops) for tops in ([80.0, 82.0], [70.0, 71.0], [60.0])]
-    measure = Gaps(groups, Outputs("cpu"))
-    expected = ttest_ind([80, 82], [70, 71]).confidence_interval()
-    gap = measure(groups[0], groups[1])
-    assert (gap.points, gap.half) == (pytest.approx(10.5), pytest.approx((expected.high - expected.low) / 2))
-    assert gap.by == "2 seeds each, spread pooled over all runs"
-    lone = measure(groups[2], groups[0])
-    assert lone.points == -21
-    assert lone.half == pytest.approx(gap.half * 1.5**0.5)
-    assert lone.by == "1 and 2 seeds, spread pooled over all runs"
-
-
-def test_gaps_of_one_seed_are_paired_by_image(runs: Path) -> None:
+def test_a_gap_of_one_seed_has_an_interval_over_its_images_alone(runs: Path) -> None:
     groups = {group.name: group for group in group_runs(find_runs([runs]))}
     kd, ce, outputs = groups["kd"], groups["ce"], Outputs("cpu")
-    gap = Gaps([kd, ce], outputs)(kd, ce)
+    gap = gap_between(kd, ce, outputs)
     assert gap.points == pytest.approx(kd.values("split", "top1")[0] - ce.values("split", "top1")[0])
     hits = [outputs.student_logits(group.chosen) for group in (kd, ce)]
     difference = [(logits.argmax(1) == targets).double() for logits, targets in hits]
-    assert gap.half == pytest.approx(float(196 * (difference[0] - difference[1]).std() / 539**0.5))
+    over_images = float(196 * (difference[0] - difference[1]).std() / 539**0.5)
+    assert (gap.half, gap.half_over_images) == (None, pytest.approx(over_images))
+    assert gap.told() == f"{gap.points:+.2f} points (one seed, ± {over_images:.2f} over its images alone)"
+    assert gap.numbers() == f"{gap.points:+.2f}", "as in the table of a comparison"
 
 
-def test_level_is_what_could_be_chance() -> None:
-    assert Gap(-0.5, 0.6, "").level
-    assert not Gap(-0.5, 0.4, "").level
-    assert not Gap(-0.5, None, "").level
+def test_a_gap_without_a_common_seed_has_no_interval(runs: Path) -> None:
+    one, other = with_tops(runs, "kd", [3.0]), with_tops(runs, "kd", [1.0, 2.0])
+    gap = gap_between(one, Group("other", other.runs[1:]), Outputs("cpu"))
+    assert (gap.points, gap.half, gap.by) == (1.0, None, "no seed in common")
+
+
+def test_what_could_be_chance() -> None:
+    assert Gap(-0.5, 0.6, "").chance
+    assert not Gap(-0.5, 0.4, "").chance
+    assert Gap(-0.5, None, "").chance, "nothing tells"
+    assert not Gap(-0.5, None, "", 0.4).chance
 
 
 def test_ranked_by_validation(runs: Path) -> None:
     order = ranked(group_runs(find_runs([runs])))
     means = [sum(values) / len(values) for group in order if (values := group.values("validation", "top1"))]
     assert means == sorted(means, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("used", "asked", "words"),
+    [
+        (0.01, 0.01, "within it"),
+        (0.01005, 0.01, "over it by less than 1%"),
+        (0.0102, 0.01, "over it by 2%"),
+        (0.5, 0.01, "50 times as much"),
+        (0.1, 0.0, "over it"),
+    ],
+)
+def test_a_budget_is_held_or_it_is_not(runs: Path, used: float, asked: float, words: str) -> None:
+    run = Run.read(runs / "disk" / "seed0")
+    assert run.summary is not None
+    run.summary["end"] |= {"budget_used": used, "budget": asked}
+    section = budget(Subject([Group("disk", (run,))], Outputs("cpu")))
+    assert section is not None
+    assert section.items[0].text == f"At the end of training: disk used {used:.3g} of {asked:.3g}, {words}."
+
+
+OWN = """
+from disk_kd.tasks import DiSKTask
+
+class Own(DiSKTask):
+    pass
+"""
+
+
+def test_a_class_that_derives_from_disk_is_disk(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It keeps its settings in inspect and its place in the figures."""
+    (tmp_path / "own_disk.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    run = shutil.copytree(runs / "disk" / "seed0", tmp_path / "own")
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["method"] |= {"name": "own_disk:Own", "student_temperature": 3.0, "top_k": 4}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    own = Run.read(run)
+    settings = HelperSettings.of(own, 10)
+    price = (own.summary or {})["end"]["price"]
+    assert (settings.student_temperature, settings.top_k, settings.price) == (3.0, 4, price)
+    assert Group("own", (own,)).uses_disk
+    assert not Group("kd", (Run.read(runs / "kd" / "seed0"),)).uses_disk
+
+
+def test_figures_of_many_groups_keep_disk_and_the_labels_alone(runs: Path) -> None:
+    """The best of DiSK is seventh, where the place of the labels alone would push it out."""
+    groups = [with_tops(runs, "kd", [90.0 - i]) for i in range(8)]
+    groups = [Group(f"kd{i}", group.runs) for i, group in enumerate(groups)]
+    groups.insert(6, with_tops(runs, "disk", [84.5]))
+    groups.append(with_tops(runs, "ce", [10.0]))
+    shown = [group.name for group in _shown(groups)]
+    assert shown == ["kd0", "kd1", "kd2", "kd3", "kd4", "kd5", "disk", "ce"]
 
 
 def test_the_budget_at_the_end_is_that_of_the_summary(runs: Path) -> None:

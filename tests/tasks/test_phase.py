@@ -39,3 +39,10 @@ def test_warm_up_passes_of_the_student_count() -> None:
 def test_a_method_that_never_trains_the_student_is_refused() -> None:
     with pytest.raises(ConfigError, match="no phase with passes that train the student"):
         plan_passes((HELPER, Phase("s", passes=0)), 3)
+
+
+def test_less_than_no_passes_are_refused() -> None:
+    with pytest.raises(ConfigError, match="passes of the phase h must be at least 0, not -3"):
+        plan_passes((STUDENT, Phase("h", "helper", False, -3)), 3)
+    with pytest.raises(ConfigError, match="warmup_passes of the phase h must be at least 0, not -1"):
+        plan_passes((STUDENT, Phase("h", "helper", False, 1, -1)), 3)

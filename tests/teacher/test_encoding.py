@@ -9,7 +9,16 @@ import torch
 from torch import Tensor
 
 from disk_kd.errors import ConfigError
-from disk_kd.teacher.encoding import TEMPERATURES, Plain, TopK, encoding_of, kl_of_storing
+from disk_kd.teacher.encoding import (
+    TEMPERATURES,
+    UNSHIFTED,
+    Plain,
+    Shifted,
+    TopK,
+    encoding_of,
+    kl_of_storing,
+    unusable,
+)
 
 
 def logits(samples: int, classes: int, scale: float = 3.0) -> Tensor:
@@ -22,7 +31,7 @@ def exact_kl(true: Tensor, read: Tensor) -> Tensor:
     return torch.stack([(p.exp() * (p - q)).sum(1) for p, q in pairs], dim=1)
 
 
-def read_back(encoding: Plain | TopK, output: Tensor) -> Tensor:
+def read_back(encoding: Plain | TopK | Shifted, output: Tensor) -> Tensor:
     return encoding.decode(encoding.encode(output))
 
 
@@ -72,9 +81,47 @@ def test_a_number_of_logits_that_is_no_selection_is_refused(k: int) -> None:
 
 
 def test_only_logits_are_cut() -> None:
-    assert isinstance(encoding_of("logits", [8], 2), TopK)
-    assert isinstance(encoding_of("logits", [8], None), Plain)
+    assert encoding_of("logits", [8], 2).item.names == ("largest", "values", "classes", "rest")
+    assert encoding_of("logits", [8], None).item.names == ("largest", "values")
     assert isinstance(encoding_of("map", [8, 2, 2], 2), Plain)
+
+
+def test_what_version_0_1_stored_is_read() -> None:
+    assert isinstance(encoding_of("logits", [8], 2, UNSHIFTED), TopK)
+    assert isinstance(encoding_of("logits", [8], None, UNSHIFTED), Plain)
+
+
+@pytest.mark.parametrize("inner", [Plain((200,)), TopK(200, 150)])
+@pytest.mark.parametrize("common", [3000.0, -3000.0])
+def test_a_number_that_all_logits_have_in_common_costs_no_precision(inner: Plain | TopK, common: float) -> None:
+    true = logits(20, 200)
+    read = read_back(Shifted(inner), true + common)
+    plain = kl_of_storing(true, read_back(Shifted(inner), true))
+    assert kl_of_storing(true + common, read).max() < 2 * plain.max() + 1e-6
+    torch.testing.assert_close(read.amax(1), true.amax(1) + common, rtol=1e-6, atol=0)
+
+
+def test_masked_classes_have_no_probability_and_the_others_keep_theirs() -> None:
+    true = logits(4, 8)
+    true[:, 5:] = -math.inf
+    read = read_back(Shifted(Plain((8,))), true)
+    assert kl_of_storing(true, read).max() < 1e-5
+    assert read[:, 5:].softmax(1).isfinite().all()
+
+
+@pytest.mark.parametrize("inner", [Plain((8,)), TopK(8, 2)])
+def test_logits_beyond_half_precision_keep_their_order(inner: Plain | TopK) -> None:
+    true = 1e6 * logits(4, 8)
+    read = read_back(Shifted(inner), true)
+    assert read.isfinite().all()
+    assert torch.equal(read.argmax(1), true.argmax(1))
+    assert kl_of_storing(true, read).max() == 0
+
+
+def test_what_no_student_can_learn_from() -> None:
+    rows = torch.tensor([[1.0, -math.inf], [math.inf, 0.0], [math.nan, 0.0], [-math.inf, -math.inf]])
+    assert unusable("logits", rows).tolist() == [False, True, True, True]
+    assert unusable("pooled", rows).tolist() == [True] * 4
 
 
 @pytest.mark.parametrize("encoding", [Plain((200,)), TopK(200, 5), TopK(200, 199)])

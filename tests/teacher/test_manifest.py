@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from disk_kd.errors import CheckpointError
 from disk_kd.teacher import Teacher, teacher_facts, weights_hash
+from disk_kd.teacher.hashing import structure_hash
 from disk_kd.teacher.manifest import read_manifest, refuse_difference
 
 
@@ -54,11 +57,31 @@ def test_the_hash_does_not_see_wrappers_or_memory_layout() -> None:
     assert weights_hash(model.to(memory_format=torch.channels_last)) == plain
 
 
+class Scaled(nn.Module):
+    """Computes by settings of its own."""
+
+    def __init__(self, act: object, scale: float = 1.0) -> None:
+        super().__init__()
+        self.act, self.scale, self.fc = act, scale, linear()
+
+
+def test_the_structure_tells_models_of_equal_weights_apart() -> None:
+    options = [{}, {"act_layer": "gelu"}, {"norm_layer": partial(nn.BatchNorm2d, eps=0.1)}]
+    models = [timm.create_model("resnet10t", num_classes=3, **each) for each in options]
+    settings = [(F.relu, 1.0), (F.gelu, 1.0), (F.relu, 2.0)]
+    settings += [(partial(F.gelu, approximate=kind), 1.0) for kind in ("none", "tanh")]
+    own = [Scaled(*each) for each in settings]
+    assert len({structure_hash(model) for model in (*models, *own)}) == 8
+    again = timm.create_model("resnet10t", num_classes=3).eval().requires_grad_(False)
+    assert structure_hash(torch.compile(again, backend="eager")) == structure_hash(models[0])
+
+
 def test_facts_name_what_the_teacher_sees() -> None:
     model = timm.create_model("test_resnet", num_classes=3)
     facts = teacher_facts(Teacher(model, input_mean=(0.1,) * 3, input_std=(0.2,) * 3, image_size=8))
     assert facts == {
         "teacher_sha256": weights_hash(model),
+        "teacher_structure_sha256": structure_hash(model),
         "precision": "fp32",
         "teacher_mean": (0.5, 0.5, 0.5),
         "teacher_std": (0.5, 0.5, 0.5),

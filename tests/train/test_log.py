@@ -18,6 +18,15 @@ def test_meter_gives_means_and_begins_anew() -> None:
     assert meter.means() == {}
 
 
+def test_meter_tells_its_means_so_far() -> None:
+    meter = Meter()
+    assert meter.so_far() == {}
+    for loss in (1.0, 3.0):
+        meter.add({"loss": torch.tensor(loss)})
+        assert meter.so_far() == {"loss": (1.0 + loss) / 2}
+    assert meter.means() == {"loss": 2.0}
+
+
 def test_meter_goes_on_from_its_state() -> None:
     whole, half, rest = Meter(), Meter(), Meter()
     for value in (0.1, 0.7):

@@ -34,7 +34,8 @@ def test_multistep_falls_at_its_milestones() -> None:
 
 @pytest.mark.parametrize("schedule", ["cosine", "constant", "multistep"])
 def test_a_warm_up_takes_half_of_the_passes_at_most(schedule: str) -> None:
-    found = rates(4, 10, schedule=schedule, warmup_passes=50, milestones=(4,))
+    milestones = {"milestones": (4,)} if schedule == "multistep" else {}
+    found = rates(4, 10, schedule=schedule, warmup_passes=50, **milestones)
     assert found[:20] == sorted(found[:20])
     assert found[20] >= 0.49
     assert found[10] == pytest.approx(0.505)
@@ -134,11 +135,27 @@ def test_optimisers_that_cannot_be_used_are_named() -> None:
             make_optimizer(torch.nn.Linear(1, 1), TrainSettings(optimizer="fusedadam"))
 
 
+def test_momentum_begins_with_zero_where_the_first_step_is_skipped() -> None:
+    layer = torch.nn.Linear(2, 2)
+    optimizer = make_optimizer(layer, TrainSettings(optimizer="momentum"))
+    buffers = [optimizer.state[parameter]["momentum_buffer"] for parameter in layer.parameters()]
+    assert all(not buffer.any() for buffer in buffers)
+    layer.weight.grad, layer.bias.grad = torch.ones(2, 2), torch.ones(2)
+    optimizer.step()
+    assert all(torch.allclose(buffer, torch.ones(2), atol=0.01) for buffer in buffers)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"schedule": "multistep"}, "multistep needs train.milestones"),
         ({"schedule": "multistep", "milestones": (0, 3)}, r"passes from 1 on, not \[0, 3\]"),
+        ({"schedule": "cosine", "milestones": (3,)}, "milestones are of the schedule multistep, not of cosine; give"),
+        ({"momentum": 1.0}, "train.momentum must be below 1, not 1.0"),
+        (
+            {"optimizer": "sgd", "momentum": 0.0},
+            "sgd is Nesterov's, which needs train.momentum above 0; give .* momentum",
+        ),
         ({"decay": 0.0}, "train.decay must be above 0"),
         ({"min_lr": 0.2}, "train.min_lr must be at most train.lr, 0.1, not 0.2"),
         ({"warmup_lr": 0.2}, "train.warmup_lr must be from 0 to train.lr, 0.1, or null, not 0.2"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +11,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from safetensors.torch import load_file
 
 from disk_kd.cli import main
@@ -82,6 +85,52 @@ def test_a_run_that_died_before_its_first_file_can_be_begun_again(tiny: Sequence
     (run / "last" / "lock").touch()
     assert main(["train", *tiny, f"--output={run}"]) == 0
     assert (run / "summary.json").exists()
+
+
+def test_a_run_killed_while_it_wrote_a_file_goes_on_without_its_remains(tiny: Sequence[str], tmp_path: Path) -> None:
+    run, dead = tmp_path / "run", subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (run / "last").mkdir(parents=True)
+    (run / f"config.yaml.{dead.pid}.tmp").touch()
+    (run / "last" / f"checkpoint.safetensors.{dead.pid}.tmp").touch()
+    assert main(["train", *tiny, f"--output={run}", "--resume"]) == 0
+    assert not list(run.rglob("*.tmp"))
+
+
+def write_photos(folder: Path, count: int) -> None:
+    """A training split of two classes."""
+    for label, name in enumerate(("cat", "dog")):
+        (folder / "train" / name).mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            level = np.random.default_rng([label, number]).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(level).save(folder / "train" / name / f"{number}.png")
+
+
+def test_a_run_does_not_go_on_with_other_images(
+    tiny: Sequence[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, photos = tmp_path / "run", tmp_path / "photos"
+    write_photos(photos, 20)
+    data = ["--data.name=folder", f"--data.root={photos}", "--data.image_size=8"]
+    arguments = ["train", *tiny, *data, f"--output={run}", "--train.batch_size=8", "--resume"]
+    assert main(arguments) == 0
+    assert main(arguments) == 0
+    write_photos(photos, 21)
+    message = f"the training and validation images changed since {run} was begun; put them back, or begin anew"
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+    (run / "student.safetensors").unlink()  # so that the run is not finished
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_finished_run_whose_images_are_gone_is_reused(tiny: Sequence[str], tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos", 20)
+    data = ["--data.name=folder", f"--data.root={tmp_path / 'photos'}", "--data.image_size=8"]
+    arguments = ["train", *tiny, *data, f"--output={tmp_path / 'run'}", "--train.batch_size=8", "--resume"]
+    assert main(arguments) == 0
+    shutil.rmtree(tmp_path / "photos")
+    assert main(arguments) == 0
 
 
 def test_a_finished_run_resumed_is_left_alone(tiny: Sequence[str], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from disk_kd.compare.control import with_control
 from disk_kd.compare.demo import DEMO, demo_text
 from disk_kd.compare.experiment import Experiment, Row, of_recipes, read_experiment
 from disk_kd.compare.plan import Cell, cell_config, plan_waves
@@ -20,4 +21,5 @@ __all__ = [
     "of_recipes",
     "plan_waves",
     "read_experiment",
+    "with_control",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ _OWN = _KEYS - {"description"}
 _OF_ROW = {"recipe", "start", "grid"}
 _OF_RUNS = {"train.seed", "output", "runs"}
 """What a comparison gives each run itself."""
+_MOST_SEEDS = 1_000
+_MOST_SETTINGS = 10_000
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,8 @@ class Experiment:
         for what, count in (("seeds", self.seeds), ("tuning_seeds", self.tuning_seeds)):
             if type(count) is not int:
                 raise ConfigError(f"{what} must be a whole number, not {count!r}")
+        if self.seeds > _MOST_SEEDS:
+            raise ConfigError(f"seeds must be at most {_MOST_SEEDS:,}, not {self.seeds}")
         if not 1 <= self.tuning_seeds <= self.seeds:
             raise ConfigError(f"tuning_seeds must be from 1 to the {self.seeds} seeds, not {self.tuning_seeds}")
         for name in (self.baseline, *(row.start for row in self.rows)):
@@ -155,6 +160,8 @@ def _settings(path: Path, group: str, about: Any, common: dict[str, Any]) -> Ite
     if not isinstance(grid, dict) or not all(isinstance(values, list) and values for values in grid.values()):
         raise ConfigError(f"grid of row {group!r} of {path} must give a list of values by dotted option, not {grid!r}")
     own = {key: value for key, value in about.items() if key not in _OF_ROW}
+    if (settings := math.prod(map(len, grid.values()))) > _MOST_SETTINGS:
+        raise ConfigError(f"grid of row {group!r} of {path} has {settings:,} settings; give at most {_MOST_SETTINGS:,}")
     options = _given(common) | _given(own)
     for key in _OF_RUNS & (options.keys() | grid.keys()):
         raise ConfigError(f"row {group!r} of {path} gives {key}, which a comparison sets for each run; leave it out")
@@ -176,7 +183,7 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
 
 def _text(value: Any) -> str:
     """A value as the command line takes it."""
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else json.dumps(value, default=str)  # a date has no JSON of its own
 
 
 def _mapping(path: Path) -> dict[str, Any]:

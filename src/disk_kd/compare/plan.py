@@ -50,12 +50,16 @@ def plan_waves(cells: Sequence[Cell], runs: Path) -> list[list[Cell]]:
     """The cells and all that they start from, in waves: a run's weights come from an earlier wave.
 
     Raises:
-        ConfigError: a recipe or option is wrong, or two cells would share a run directory.
+        ConfigError: a recipe or option is wrong, two cells would share a run directory, or recipes take weights from
+            each other.
     """
     depths: dict[Cell, int] = {}
     folders: dict[Path, Cell] = {}
 
-    def depth(cell: Cell) -> int:
+    def depth(cell: Cell, above: tuple[Cell, ...] = ()) -> int:
+        if cell in above:
+            names = " from ".join(each.recipe for each in (*above[above.index(cell) :], cell))
+            raise ConfigError(f"recipes cannot take weights from each other: {names}; name other weights")
         if cell not in depths:
             config = cell_config(cell, runs)
             other = folders.setdefault(config.output, cell)
@@ -64,11 +68,11 @@ def plan_waves(cells: Sequence[Cell], runs: Path) -> list[list[Cell]]:
                 raise ConfigError(
                     f"{names} would share the run directory {config.output}; rename a recipe, drop --output"
                 )
-            depths[cell] = 0
-            depths[cell] = max((1 + depth(source) for source in _sources(config, cell)), default=0)
+            sources = _sources(config, cell)
+            depths[cell] = max((1 + depth(source, (*above, cell)) for source in sources), default=0)
         return depths[cell]
 
-    deepest = max(map(depth, cells), default=-1)
+    deepest = max((depth(cell) for cell in cells), default=-1)
     return [[cell for cell, at in depths.items() if at == level] for level in range(deepest + 1)]
 
 

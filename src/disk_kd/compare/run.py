@@ -10,33 +10,36 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import lru_cache
-from multiprocessing import active_children, get_context, parent_process
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import torch
+from filelock import FileLock
 from rich.console import Console
-from scipy.special import stdtrit
 
 from disk_kd import ranks
-from disk_kd.build import load_data
+from disk_kd.build import load_data, pick_device
 from disk_kd.compare.conditions import conditions_text, settled
 from disk_kd.compare.experiment import Experiment, Row
+from disk_kd.compare.gain import differences, interval
 from disk_kd.compare.plan import Cell, cell_config, plan_waves
-from disk_kd.compare.table import csv_text, markdown, table
-from disk_kd.config import DataConfig
-from disk_kd.data import Dataset
-from disk_kd.errors import ConfigError, DiskKDError, RunError
+from disk_kd.compare.table import csv_text, latex, markdown, table
+from disk_kd.config import DataConfig, RunConfig
+from disk_kd.data import DATASETS, Dataset
+from disk_kd.errors import ConfigError, DataError, DiskKDError, RunError, nearest
 from disk_kd.files import write_text
 from disk_kd.memory import keep_memory
-from disk_kd.run import execute
+from disk_kd.run import LOCK, BusyError, execute
+from disk_kd.summary import SUMMARY
 from disk_kd.train import Display, JsonConsole
 
 Outcomes = dict[Cell, dict[str, Any] | str]
 """The summary of each run, or why there is none."""
-Reporter = Callable[[Mapping[str, Sequence[Path]], str | None, Path], None]
-"""Writes a report of the finished runs of each row, beside a baseline if there is one, to a file."""
+Reporter = Callable[[Mapping[str, Sequence[Path]], str | None, Path, str], None]
+"""Writes a report of the finished runs of each row, beside a baseline if there is one, to a file; the text tells what
+the rows differ in."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ def compare(
     Args:
         experiment: rows and seeds.
         runs: folder of the run directories.
-        name: of the tables written there, NAME.md and NAME.csv, and of the report, NAME.html.
+        name: of the tables written there, NAME.md, NAME.csv and NAME.tex, and of the report, NAME.html.
         options: further options for every run of a row; those that begin with --data and --train also for the
             runs that they take weights from.
         jobs: runs at a time; the cores are shared out among them.
@@ -82,12 +85,14 @@ def compare(
 
     Raises:
         ConfigError: bad input, before anything runs.
+        DataError: the data is not there, before anything runs.
         RunError: not one run of a row succeeded.
     """
     console = console or Console()
     cell_config.cache_clear()  # a recipe may have changed since the last comparison
     cells = {row: _cells(experiment, row, tuple(options)) for row in experiment.rows}
-    plan_waves([cell for of_row in cells.values() for cell in of_row], runs)
+    waves = plan_waves([cell for of_row in cells.values() for cell in of_row], runs)
+    _check(cell_config(cell, runs) for wave in waves for cell in wave)
     groups = experiment.groups.values()
     for row in (row for group in groups if len(group) > 1 for row in group):
         if not cell_config(cells[row][0], runs).data.validation:
@@ -114,23 +119,38 @@ def compare(
     written = _write(rows, differing, runs / name)
     _tell(rows, differing, console)
     if report is not None:
-        written += _reported(report, finished, experiment.baseline, Path(f"{runs / name}.html"), console)
+        written += _reported(report, finished, experiment.baseline, differing, Path(f"{runs / name}.html"), console)
     if isinstance(console, JsonConsole):
         console.event("end", rows=rows, written=list(map(str, written)))
     else:
-        tables, pages = written[:2], written[2:]
+        tables, pages = written[:3], written[3:]
         _say(console, f"Tables: {', '.join(map(str, tables))}; a folder for each run beside them.")
         for page in pages:
             _say(console, f"Report: {page}")
     return Comparison(rows, written)
 
 
+def _check(configs: Iterable[RunConfig]) -> None:
+    """Refuse a device or data that are not there; a finished run needs neither."""
+    for config in configs:
+        if (config.output / SUMMARY).is_file():
+            continue
+        pick_device(config.train.device)
+        name, root = config.data.name, config.data.root
+        if name == "digits" or "/" in name:  # what has no root, and timm's readers, which look for themselves
+            continue
+        if name not in DATASETS:
+            raise ConfigError(f"data.name {name!r} is no dataset; {nearest(name.lower(), DATASETS)}")
+        if root is None:
+            raise DataError(f"{name} needs data.root, the folder of its data")
+        if not root.is_dir() and not config.data.download:
+            raise DataError(f"{name}: there is no folder data.root {root}")
+
+
 def _write(rows: list[dict[str, Any]], differing: str, path: Path) -> list[Path]:
     """The tables on disk."""
-    texts = {
-        ".md": markdown([row for row in rows if row["chosen"]], differing),
-        ".csv": csv_text(rows),
-    }
+    chosen = [row for row in rows if row["chosen"]]
+    texts = {".md": markdown(chosen, differing), ".csv": csv_text(rows), ".tex": latex(chosen)}
     for suffix, text in texts.items():
         write_text(Path(f"{path}{suffix}"), text)
     return [Path(f"{path}{suffix}") for suffix in texts]
@@ -157,11 +177,16 @@ def _finished(cells: Sequence[Cell], outcomes: Outcomes, runs: Path) -> list[Pat
 
 
 def _reported(
-    report: Reporter, finished: dict[str, list[Path]], baseline: str | None, file: Path, console: Console
+    report: Reporter,
+    finished: dict[str, list[Path]],
+    baseline: str | None,
+    differing: str,
+    file: Path,
+    console: Console,
 ) -> list[Path]:
     """The report, if it could be made: the runs and their table are worth as much without it."""
     try:
-        report({row: folders for row, folders in finished.items() if folders}, baseline, file)
+        report({row: folders for row, folders in finished.items() if folders}, baseline, file, differing)
     except (DiskKDError, OSError) as error:
         _say(console, f"No report: {error}")
         return []
@@ -205,7 +230,8 @@ class _Pool:
 
     def __exit__(self, error: type[BaseException] | None, *about: object) -> None:
         if error is not None:
-            for worker in active_children():  # a run that trains saves itself first
+            # Its own alone, not every child of the caller's; a run that trains saves itself first.
+            for worker in list((self._pool._processes or {}).values()):
                 worker.terminate()
         self._pool.shutdown(cancel_futures=True)
 
@@ -275,9 +301,15 @@ def _end_with_parent() -> None:
 
 
 def _run_cell(cell: Cell, runs: Path) -> dict[str, Any] | str:
-    """The run's summary, or why there is none."""
+    """The run's summary, or why there is none. Where another comparison does the same run, it waits for it."""
     try:
-        return execute(cell_config(cell, runs), Console(quiet=True), load=_load_once)
+        config = cell_config(cell, runs)
+        while True:
+            try:
+                return execute(config, Console(quiet=True), load=_load_once)
+            except BusyError:
+                with FileLock(config.output / LOCK):
+                    pass
     except (DiskKDError, OSError) as error:
         return str(error)
 
@@ -332,29 +364,24 @@ def _against_baseline(
     """Add the mean difference to the baseline, paired by seed, and half the width of its 95% interval."""
     if experiment.baseline is None:
         return
-    groups = {row.group: cells for row, cells in chosen.items()}
+    finished = {row.group: {cell.seed: outcomes[cell] for cell in cells} for row, cells in chosen.items()}
+    finished = {row: {s: one for s, one in of.items() if not isinstance(one, str)} for row, of in finished.items()}
     for about in rows:
-        if not about["chosen"] or about["recipe"] == experiment.baseline:
+        if not about["chosen"] or not about["n"] or about["recipe"] == experiment.baseline:
             continue
-        pairs = zip(groups[about["recipe"]], groups[experiment.baseline], strict=True)
-        both = [(outcomes[one], outcomes[other]) for one, other in pairs]
+        pair = finished[about["recipe"]], finished[experiment.baseline]
+        if not _same_images(*pair, about["split"]):
+            continue
         for name in ("top1", "nll"):
-            read = _MEASURES[name]
-            differences = [
-                read(one, about["split"]) - read(other, about["split"])
-                for one, other in both
-                if not isinstance(one, str) and not isinstance(other, str)
-            ]
-            if differences:
-                about[f"{name}_gain"], about[f"{name}_gain_95"] = interval(differences)
+            ours, theirs = ({s: _MEASURES[name](one, about["split"]) for s, one in of.items()} for of in pair)
+            if paired := differences(ours, theirs):
+                about[f"{name}_gain"], about[f"{name}_gain_95"] = interval(paired)
 
 
-def interval(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean, and half the width of its 95% interval by Student's t; None of a single value."""
-    if len(values) < 2:
-        return values[0], None
-    half = stdtrit(len(values) - 1, 0.975) * statistics.stdev(values) / len(values) ** 0.5
-    return statistics.fmean(values), float(half)
+def _same_images(ours: Mapping[int, Any], theirs: Mapping[int, Any], split: str) -> bool:
+    """Whether all these runs were measured on the same split; else their difference is no gain."""
+    summaries = [*ours.values(), *theirs.values()]
+    return len({(one["data"], one.get(split, {}).get("samples")) for one in summaries}) == 1
 
 
 _CONDITIONS = (

@@ -1,10 +1,11 @@
-"""What a comparison says: a table for the terminal, Markdown and CSV."""
+"""What a comparison says: a table for the terminal, Markdown, CSV and LaTeX."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +70,17 @@ def markdown(rows: Sequence[dict[str, Any]], differing: str = "") -> str:
     cells = [_cells(row) for row in rows]
     titles = [title for title in cells[0] if any(row[title] for row in cells)]
     lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
-    lines += ["| " + " | ".join(row[title] for title in titles) + " |" for row in cells]
-    failures = [f"\n{row['recipe']}: failed: {row['failed']}" for row in rows if row["failed"]]
-    return "\n".join([*lines, *failures, "", differing, _LEGEND])
+    lines += ["| " + " | ".join(_as_markdown(row[title]) for title in titles) + " |" for row in cells]
+    failures = [
+        f"\n{_as_markdown(row['recipe'])}: failed: {_as_markdown(row['failed'])}" for row in rows if row["failed"]
+    ]
+    told = map(_as_markdown, differing.splitlines())
+    return "\n".join([*lines, *failures, "", *told, _LEGEND])
+
+
+def _as_markdown(text: str) -> str:
+    """Text in one line whose characters stand for themselves."""
+    return re.sub(r"([\\|\[\]<>`])", r"\\\1", " ".join(text.split()))
 
 
 def _cells(row: dict[str, Any]) -> dict[str, str]:
@@ -108,12 +117,44 @@ and without making a teacher store. parameters: of what runs at inference, SimKD
 
 def csv_text(rows: Sequence[dict[str, Any]]) -> str:
     """The comparison as CSV: a line a setting, all columns."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
+    return csv_lines(rows, list(dict.fromkeys(name for row in rows for name in row)))
+
+
+def csv_lines(rows: Iterable[Mapping[str, Any]], names: Sequence[str]) -> str:
+    """Rows as CSV. A text that a spreadsheet would run as a formula gets an apostrophe in front."""
     file = io.StringIO()
     writer = csv.DictWriter(file, names, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: _no_formula(value) for name, value in row.items()} for row in rows)
     return file.getvalue()
+
+
+def _no_formula(value: Any) -> Any:
+    if not isinstance(value, str) or not value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return value
+    return f"'{value}"
+
+
+def latex(rows: Sequence[dict[str, Any]]) -> str:
+    """The comparison as a LaTeX table, which needs the package booktabs."""
+    names = [name for name in _COLUMNS if any(name in row for row in rows)]
+    titles = ["recipe", "seeds", *(_COLUMNS[name][0] for name in names)]
+    lines = [f"\\begin{{tabular}}{{l{'r' * (len(titles) - 1)}}}", "\\toprule", _latex_line(titles), "\\midrule"]
+    for row in rows:
+        measured = [_measured(row, name) for name in names] if row["n"] else ["failed", *[""] * (len(names) - 1)]
+        lines.append(_latex_line([row["recipe"], str(row["n"]), *measured]))
+    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", ""])
+
+
+def _latex_line(cells: Sequence[str]) -> str:
+    return " & ".join(_as_latex(cell) for cell in cells) + r" \\"
+
+
+def _as_latex(text: str) -> str:
+    """Text whose characters stand for themselves."""
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
+    text = re.sub(r"[\\~^±&%$#_{}]", lambda found: special.get(found[0], rf"\{found[0]}"), text)
+    return re.sub(r"^-(?=\d)", "$-$", text)
 
 
 def _passes(row: dict[str, Any]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 
 from disk_kd.data.split import Split
@@ -44,6 +46,11 @@ class Dataset:
                 got = "x".join(str(side) for side in split.shape)
                 expected = f"{channels}x{height}x{width}"
                 raise DataError(f"{self.name}: {part} images are {got}, train {expected}; give data.image_size")
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the fingerprints of the splits: what a run that is resumed or reused compares."""
+        parts = [None if split is None else split.fingerprint() for split in (self.train, self.validation, self.test)]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     @property
     def class_names(self) -> tuple[str, ...]:

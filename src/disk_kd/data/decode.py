@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from typing import IO, Literal
 
 import numpy as np
@@ -21,6 +22,23 @@ from torch import Tensor
 from disk_kd.errors import DataError
 
 _CHUNK = 256
+
+_FORMATS = {
+    "AVIF": (".avif",),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "JPEG2000": (".jp2", ".j2k"),
+    "PNG": (".png",),
+    "PPM": (".pbm", ".pgm", ".pnm", ".ppm"),
+    "TGA": (".tga",),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+}
+ENDINGS = tuple(ending for endings in _FORMATS.values() for ending in endings)
+"""Of the names of image files, in small letters. A file may be of any of the formats, whatever its ending says."""
+
+MEND = "replace it, or give data.skip_unreadable=true"
 
 Mode = Literal["RGB", "L"]
 
@@ -66,7 +84,7 @@ def open_picture(source: IO[bytes] | Image.Image, name: str, mode: Mode = "RGB")
         DataError: when it cannot be decoded.
     """
     try:
-        image = source if isinstance(source, Image.Image) else Image.open(source)
+        image = source if isinstance(source, Image.Image) else Image.open(source, formats=_formats())
         if image.mode.startswith(("I", "F")):  # PIL would clip these, not scale them
             raise ValueError(f"its pixels are of mode {image.mode}, 8 bits a channel are expected")
         return ImageOps.exif_transpose(image).convert(mode)
@@ -74,6 +92,13 @@ def open_picture(source: IO[bytes] | Image.Image, name: str, mode: Mode = "RGB")
         raise DataError(f"{name} cannot be read as an image: its format is not known") from error
     except Exception as error:  # PIL's decoders raise errors of many kinds for a damaged file
         raise DataError(f"{name} cannot be read as an image: {error}") from error
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those of `_FORMATS` that this Pillow has; others, such as EPS, would start programs."""
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
 def centre_crop(image: Image.Image, image_size: int, crop_pct: float = 1.0) -> Image.Image:
@@ -140,7 +165,7 @@ def load_images(
             if reading.skip_unreadable:
                 warnings.warn(f"left out: {error}", stacklevel=2)
                 return None
-            raise DataError(f"{error}; replace it, or give data.skip_unreadable=true") from None
+            raise DataError(f"{error}; {MEND}") from None
         return as_array(image if size is None else centre_crop(image, size, reading.crop_pct))
 
     if size is not None:
@@ -183,7 +208,7 @@ def read_picture(read: Callable[[int], bytes], names: Sequence[str], number: int
     try:
         content = read(number)
     except OSError as error:
-        raise DataError(f"{names[number]} cannot be read: {error.strerror}") from error
+        raise DataError(f"{names[number]} cannot be read: {error.strerror or error}") from error
     if not content:
         raise DataError(f"{names[number]} cannot be read as an image: it is empty")
     return open_picture(io.BytesIO(content), names[number])

@@ -6,19 +6,23 @@ a folder and a tar of it are the same dataset.
 
 from __future__ import annotations
 
-import mmap
 import os
-import tarfile
-from collections.abc import Iterable, Iterator
+import stat
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from typing import NoReturn
 
 import torch
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from disk_kd.data.decode import ENDINGS
 from disk_kd.data.samples import Parts, Samples
 from disk_kd.data.stream import Files
-from disk_kd.errors import DataError
+from disk_kd.data.tars import TarFiles, is_hidden, tar_members
+from disk_kd.errors import DataError, shown
+
+_BESIDE_IMAGES = (".txt", ".csv", ".json", ".xml", ".db", ".ini")
 
 
 def folder_parts(root: Path) -> Parts:
@@ -53,109 +57,114 @@ class FolderFiles:
     names: tuple[str, ...]
 
     def __call__(self, number: int) -> bytes:
-        return (self.folder / self.names[number]).read_bytes()
+        with open(self.folder / self.names[number], "rb", opener=_open_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise OSError("it is no regular file")
+            return file.read()
 
-    def stamp(self, number: int) -> int:
-        """Bytes of the file."""
-        return (self.folder / self.names[number]).stat().st_size
+    def stamp(self, number: int) -> str:
+        """Bytes of the file, and when they were written."""
+        about = os.stat(os.path.join(self.folder, self.names[number]))  # Path would take longer than the disk
+        return f"{about.st_size} {about.st_mtime_ns}"
 
 
-class TarFiles:
-    """Members of plain tars by their place in a list; each process maps the tars for itself.
-
-    Args:
-        places: path of the tar, offset and size in bytes of each member.
-    """
-
-    def __init__(self, places: Iterable[tuple[Path, int, int]]) -> None:
-        self.places = tuple(places)
-        self._maps: dict[Path, mmap.mmap] = {}
-
-    def __call__(self, number: int) -> bytes:
-        path, start, size = self.places[number]
-        content = self._maps.get(path)
-        if content is None:
-            with path.open("rb") as file:
-                content = self._maps.setdefault(path, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        return content[start : start + size]
-
-    def stamp(self, number: int) -> int:
-        """Bytes of the file."""
-        return self.places[number][2]
-
-    def __getstate__(self) -> dict[str, object]:
-        return {"places": self.places, "_maps": {}}
+def _open_at_once(path: str, flags: int) -> int:
+    """Without this flag the opening of a pipe waits for a writer."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def class_samples(path: Path) -> Samples:
-    """The images of a folder, or plain tar, of class folders.
+    """The images of a folder, or plain tar, of class folders. Hidden files and folders are left out.
 
     Raises:
-        DataError: for an unreadable tar, no class folders, or a class without images.
+        DataError: for a tar or folder that cannot be read, no class folders, a single one around the others, or a
+            class without images.
     """
     return _tar_samples(path) if path.is_file() else _folder_samples(path)
 
 
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(IMG_EXTENSIONS) and not name.startswith(".")
+def is_image(name: str) -> bool:
+    """Whether a file's name has the ending of an image."""
+    return name.lower().endswith(ENDINGS)
 
 
 def _folder_samples(path: Path) -> Samples:
-    classes = {entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
-    files = [
-        (Path(folder) / name).relative_to(path).as_posix()
-        for class_name in classes
-        for folder, names in _walk(path / class_name)
-        for name in names
-        if _is_image(name)
-    ]
-    where = f"{path}/"
-    names, of_class = _sorted(where, classes, files)
-    return _listed(where, tuple(sorted(classes)), names, of_class, FolderFiles(path, tuple(names)))
+    folders: list[str] = []
+    files: list[str] = []
+    for folder, inner, names in _walk(path):
+        around = os.path.relpath(folder, path).replace(os.sep, "/") + "/"
+        around = around.removeprefix("./")
+        folders += [around + name for name in inner]
+        files += [around + name for name in names]
+    names, of_class = _sorted(f"{path}/", folders, files)
+    return _listed(f"{path}/", names, of_class, FolderFiles(path, tuple(names)))
 
 
-def _walk(top: Path) -> Iterator[tuple[str, list[str]]]:
-    """Folders in the folder and their files; links are followed, unless they would lead round in circles."""
-    for folder, inner, names in os.walk(top, followlinks=True):
+def _walk(top: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Folders, the folders in each, and its files; links are followed, unless they would lead round in circles."""
+    for folder, inner, names in os.walk(top, onerror=_refuse, followlinks=True):
+        inner[:] = [name for name in inner if not is_hidden(name)]
         for link in (os.path.join(folder, name) for name in inner):
             if os.path.islink(link) and Path(folder).resolve().is_relative_to(Path(link).resolve()):
                 raise DataError(f"{link} leads back to a folder around it, {os.path.realpath(link)}; remove the link")
-        yield folder, names
+        yield folder, inner, [name for name in names if not is_hidden(name)]
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise DataError(f"the folder {error.filename} cannot be read: {error.strerror}; make it readable or remove it")
 
 
 def _tar_samples(path: Path) -> Samples:
-    try:
-        with tarfile.open(path, "r:") as tar:
-            members = {member.name.removeprefix("./"): member for member in tar.getmembers()}
-    except (tarfile.TarError, OSError) as error:
-        raise DataError(f"{path} cannot be read as an uncompressed tar: {error}") from error
-    images = [n for n, member in members.items() if member.isfile() and _is_image(PurePosixPath(n).name)]
+    members = tar_members(path)
+    images = [name for name, member in members.items() if member.isfile() and is_image(name)]
     tops = {name.split("/")[0] for name in images}
     # a tar of the folder `train` has that one folder around all its classes
     around = f"{tops.pop()}/" if len(tops) == 1 and all(name.count("/") > 1 for name in images) else ""
-    files = {name.removeprefix(around): members[name] for name in images}
-    folders = [n.removeprefix(around) for n, member in members.items() if member.isdir() and n.startswith(around)]
-    classes = {name.split("/")[0] for name in [*folders, *files] if name not in ("", ".")}
-    where = f"{path}:"
-    names, of_class = _sorted(where, classes, files)
-    contents = TarFiles((path, files[name].offset_data, files[name].size) for name in names)
-    return _listed(where, tuple(sorted(classes)), names, of_class, contents)
+    members = {name.removeprefix(around): member for name, member in members.items()}
+    folders = [name for name, member in members.items() if member.isdir() and f"{name}/" != around]
+    names, of_class = _sorted(f"{path}:", folders, [name for name in members if not members[name].isdir()])
+    contents = TarFiles((path, members[name].offset_data, members[name].size) for name in names)
+    return _listed(f"{path}:", names, of_class, contents)
 
 
-def _sorted(where: str, classes: set[str], files: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Names of files named class/…/file in order, and their classes; `where` goes before a name in messages."""
-    names = sorted((name for name in files if "/" in name), key=lambda name: (name.split("/")[0], name))
+def _sorted(where: str, folders: Iterable[str], files: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Names of images named class/…/file in order, and their classes; `where` goes before a name in messages."""
+    names = sorted((n for n in files if "/" in n and is_image(n)), key=lambda name: (name.split("/")[0], name))
     if not names:
         raise DataError(f"{where[:-1]} is expected to hold class folders with images, it holds none")
     of_class = [name.split("/")[0] for name in names]
+    classes = {name.split("/")[0] for name in [*folders, *(n for n in files if "/" in n)]} - {"."}
     if empty := sorted(classes - set(of_class)):
         raise DataError(f"{where[:-1]}: class folder {empty[0]} holds no images; fill or remove it")
+    inner = sorted({name.split("/")[1] for name in names if name.count("/") > 1})
+    if len(classes) == 1 and inner:
+        listed = ", ".join(inner[:5])
+        raise DataError(
+            f"{where[:-1]} has one class folder, {names[0].split('/')[0]}, which holds the folders {listed}; "
+            "if these are the classes, move them one level up"
+        )
+    tell_passed_over(where, set(files) - set(names))
     return names, of_class
 
 
-def _listed(where: str, classes: tuple[str, ...], names: Iterable[str], of_class: list[str], files: Files) -> Samples:
+def tell_passed_over(where: str, names: Iterable[str]) -> None:
+    """Warns of files that were not taken for images, except for notes that often lie beside images."""
+    others = sorted(name for name in names if not name.lower().endswith(_BESIDE_IMAGES))
+    if others:
+        warnings.warn(
+            f"left out: files of {shown(where[:-1])} that are no images in class folders ({len(others)}, such as "
+            f"{shown(others[0])}); images end in {' '.join(ENDINGS)}",
+            stacklevel=2,
+        )
+
+
+def _listed(
+    where: str, names: Iterable[str], of_class: list[str], files: Files, classes: tuple[str, ...] | None = None
+) -> Samples:
+    """Samples of the classes that they have, unless `classes` are given."""
+    classes = classes or tuple(sorted(set(of_class)))
     number = {name: label for label, name in enumerate(classes)}
-    paths = tuple(f"{where}{name}" for name in names)
+    paths = tuple(shown(f"{where}{name}") for name in names)
     return Samples(classes, torch.tensor([number[name] for name in of_class]), files, paths)
 
 
@@ -178,12 +187,16 @@ def tiny_imagenet_parts(root: Path) -> Parts:
     train = replace(train, class_words=words)
     if not annotations.is_file():
         return Parts(train, None, replace(class_samples(base / "val"), class_words=words))
-    fields = sorted(line.split("\t")[:2] for line in annotations.read_text().splitlines() if line)
-    names, of_class = [name for name, _ in fields], [label for _, label in fields]
+    text = annotations.read_text(encoding="utf-8", errors="surrogateescape")
+    rows = sorted(line.split("\t")[:2] for line in text.splitlines() if line)
+    if odd := next((row for row in rows if len(row) < 2), None):
+        raise DataError(f"{annotations} is expected to hold lines FILE<TAB>CLASS<TAB>…, it has the line {odd[0]!r}")
+    names, of_class = [name for name, _ in rows], [label for _, label in rows]
     if unknown := sorted(set(of_class) - set(train.class_names)):
         raise DataError(f"{annotations} names class {unknown[0]}, which has no folder in train")
     images = base / "val" / "images"
-    test = _listed(f"{images}/", train.class_names, names, of_class, FolderFiles(images, tuple(names)))
+    tell_passed_over(f"{images}/", {path.name for path in images.iterdir() if not is_hidden(path.name)} - set(names))
+    test = _listed(f"{images}/", names, of_class, FolderFiles(images, tuple(names)), train.class_names)
     return Parts(train, None, replace(test, class_words=words))
 
 
@@ -194,7 +207,8 @@ def _words(path: Path, class_names: tuple[str, ...]) -> tuple[str, ...] | None:
     """
     if not path.is_file():
         return None
-    pairs = (line.split("\t", 1) for line in path.read_text(encoding="utf-8").splitlines() if "\t" in line)
+    text = path.read_text(encoding="utf-8", errors="replace")
+    pairs = (line.split("\t", 1) for line in text.splitlines() if "\t" in line)
     lines = {name: words.strip() for name, words in pairs}
     found = [lines.get(name) or name for name in class_names]
     return tuple(

@@ -73,7 +73,7 @@ class Loader:
             are gathered one group ahead by a thread, into pinned memory for CUDA; the batches are the same.
 
     Raises:
-        ConfigError: for sizes below one, or a mean, std or lighting that does not fit the channels.
+        ConfigError: for sizes below one, or a mean, std, lighting, padding or cutout that does not fit the images.
         DataError: for an empty split.
     """
 
@@ -136,6 +136,10 @@ class Loader:
         mean_C, std_C = (self._per_channel(name, value) for name, value in (("mean", mean), ("std", std)))
         if not bool((std_C > 0).all()):
             raise ConfigError(f"std is expected to be above 0, got {tuple(std)}")
+        for step in ("crop_padding", "cutout"):
+            pixels, side = getattr(augment, step, 0), max(split.shape[1:])
+            if pixels > side:
+                raise ConfigError(f"augment.{step} is at most the side of the images, {side} pixels, got {pixels}")
         self._scale, self._shift = (x.view(1, -1, 1, 1) for x in (1 / (255 * std_C), -mean_C / std_C))
         self._std_C, self._mean_colour = std_C, (mean_C * 255).round().clamp(0, 255).to(torch.uint8)
         if augment is not None and augment.lighting and len(std_C) != 3:

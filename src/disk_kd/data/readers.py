@@ -7,7 +7,7 @@ Hugging Face's readers fetch what their cache lacks whether or not a download wa
 from __future__ import annotations
 
 import importlib
-import tarfile
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,12 +19,11 @@ from timm.data import create_dataset
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from disk_kd.data.decode import check_memory, to_pixels
-from disk_kd.data.folders import TarFiles, folder_parts
+from disk_kd.data.decode import ENDINGS, check_memory, to_pixels
+from disk_kd.data.folders import folder_parts, is_image
 from disk_kd.data.samples import Parts, Samples, from_memory
-from disk_kd.errors import DataError
-
-_PICTURES = (".jpg", ".jpeg", ".png", ".webp")
+from disk_kd.data.tars import TarFiles, tar_members
+from disk_kd.errors import DataError, shown
 
 # prefix -> (module it needs, what to install)
 READERS = {
@@ -59,11 +58,36 @@ def reader_parts(name: str, root: str | None, image_size: int | None, download: 
     for part in held_out:
         if (dataset := _open(name, root, part, download)) is not None:
             samples = _samples(f"{name} {part}", prefix, dataset, image_size)
-            if int(samples.targets.min()) >= 0:  # public test sets often come with labels of -1
+            if int(samples.targets.max()) >= 0:  # public test sets often come with labels of -1
                 read[part] = samples
-    highest = max(int(samples.targets.max()) for samples in read.values())
-    names = _class_names(train) or tuple(str(label) for label in range(highest + 1))
+    names = _class_names(train)
+    for part, samples in read.items():
+        lowest, highest = int(samples.targets.min()), int(samples.targets.max())
+        if lowest < 0 or (names and highest >= len(names)):
+            expected = f"in 0 … {len(names) - 1}" if names else "of at least 0"
+            wrong = lowest if lowest < 0 else highest
+            raise DataError(f"{name} {part}: labels {expected} are expected, one is {wrong}; remove its sample")
+    if not names:
+        names, read = _numbered(name, read)
     return _arrange({part: replace(samples, class_names=names) for part, samples in read.items()})
+
+
+def _numbered(name: str, splits: dict[str, Samples]) -> tuple[tuple[str, ...], dict[str, Samples]]:
+    """Classes named by the labels of the training samples, and the splits with labels from 0 on, none left out."""
+    labels = splits["train"].targets.unique()
+    if int(labels[-1]) != len(labels) - 1:
+        warnings.warn(f"{name} has {len(labels)} labels, {_range(labels)}; they are numbered from 0 on", stacklevel=2)
+    for part, samples in splits.items():
+        if other := sorted(set(samples.targets.tolist()) - set(labels.tolist())):
+            raise DataError(f"{name} {part}: label {other[0]} is of no training sample; they have {_range(labels)}")
+    numbered = {
+        part: replace(samples, targets=torch.searchsorted(labels, samples.targets)) for part, samples in splits.items()
+    }
+    return tuple(map(str, labels.tolist())), numbered
+
+
+def _range(labels: Tensor) -> str:
+    return f"{int(labels[0])} … {int(labels[-1])}"
 
 
 def _samples(where: str, prefix: str, dataset: Any, image_size: int | None) -> Samples:
@@ -84,13 +108,17 @@ class _RowFiles:
     reader: Any
 
     def __call__(self, number: int) -> bytes:
-        with self.reader[number][0] as file:
+        try:
+            image = self.reader[number][0]
+        except (TypeError, AssertionError) as error:
+            raise OSError("its row holds no image") from error
+        with image as file:
             content: bytes = file.read()
         return content
 
-    def stamp(self, number: int) -> int:
+    def stamp(self, number: int) -> str:
         """Of the whole table, which says when its content changes."""
-        return int(self.reader.dataset._fingerprint, 16)
+        return str(self.reader.dataset._fingerprint)
 
 
 def _rows(where: str, reader: Any) -> Samples:
@@ -103,29 +131,30 @@ def _rows(where: str, reader: Any) -> Samples:
 
 
 def _shards(where: str, shards: list[Path]) -> Samples:
-    """Plain tars of WebDataset: KEY.cls beside KEY.jpg, .jpeg, .png or .webp, of files on this machine."""
+    """Plain tars of WebDataset: KEY.cls beside the image KEY.jpg, KEY.png and so on, of files on this machine."""
     images: list[tuple[Path, int, int]] = []
     paths: list[str] = []
     targets: list[int] = []
     for shard in shards:
         if not shard.is_file():
             raise DataError(f"{where}: the shard {shard} is no file; copy the shards to a local folder")
-        try:
-            with tarfile.open(shard, "r:") as tar:
-                members = [member for member in tar.getmembers() if member.isfile()]
-        except (tarfile.TarError, OSError) as error:
-            raise DataError(f"{shard} cannot be read as an uncompressed tar: {error}") from error
-        labels = {m.name.removesuffix(".cls"): m for m in members if m.name.endswith(".cls")}
-        pictures = [m for m in members if m.name.lower().endswith(_PICTURES)]
+        members = {name: member for name, member in tar_members(shard).items() if member.isfile()}
+        labels = {name.removesuffix(".cls"): member for name, member in members.items() if name.endswith(".cls")}
         label_files = TarFiles((shard, m.offset_data, m.size) for m in labels.values())
         label_of = {key: label_files(number) for number, key in enumerate(labels)}
-        for member in pictures:
-            key = member.name.rpartition(".")[0]
+        for image, member in members.items():
+            if not is_image(image):
+                continue
+            key = image.rpartition(".")[0]
             if key not in label_of:
-                raise DataError(f"{where}: {shard}:{member.name} has no label beside it, {key}.cls")
+                raise DataError(f"{where}: {shard}:{image} has no label beside it, {key}.cls")
+            labels.pop(key, None)
             targets.append(_label(where, len(targets), label_of[key].decode("ascii", "replace").strip()))
             images.append((shard, member.offset_data, member.size))
-            paths.append(f"{shard}:{member.name}")
+            paths.append(shown(f"{shard}:{image}"))
+        if labels:
+            key = next(iter(labels))
+            raise DataError(f"{where}: {shard}:{key}.cls has no image beside it; they end in {' '.join(ENDINGS)}")
     if not targets:
         raise DataError(f"{where} holds no samples")
     return Samples((), torch.tensor(targets), TarFiles(images), tuple(paths))
@@ -133,8 +162,11 @@ def _shards(where: str, shards: list[Path]) -> Samples:
 
 def _label(where: str, number: int, label: Any) -> int:
     try:
-        return int(label)
-    except (TypeError, ValueError) as error:
+        whole = int(label)
+        if whole != float(label):
+            raise ValueError
+        return whole
+    except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{where}: one whole label an image is expected, sample {number} has {label!r}") from error
 
 

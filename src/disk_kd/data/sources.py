@@ -5,6 +5,8 @@ Shapes: N samples.
 
 from __future__ import annotations
 
+import unicodedata
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -25,7 +27,7 @@ from disk_kd.data.samples import Parts, Samples, from_memory
 from disk_kd.data.sampling import flip_labels, set_aside, stratified
 from disk_kd.data.seeds import LIMIT, TEST, VALIDATION
 from disk_kd.data.stream import NO_AUGMENT, StreamedSplit, TimmAugment, usual_workers
-from disk_kd.errors import ConfigError, DataError, nearest
+from disk_kd.errors import ConfigError, DataError, nearest, shown
 
 DATASETS: dict[str, str] = {
     "digits": "handwritten digits, 1,797 grey images of 8x8, 10 classes; comes with scikit-learn",
@@ -73,7 +75,7 @@ def load_dataset(
             brings no validation split; 0 sets none aside.
         seed: decides the validation split, `limit_train` and `label_noise`.
         limit_train: keeps that many of the training samples left, each class in proportion; all when
-            there are fewer.
+            there are fewer. It is at least the number of classes.
         label_noise: share of the training labels replaced by another class. Validation and test stay clean.
         crop_pct: share of the shorter side that validation and test see of a file, in (0, 1].
         skip_unreadable: leave out files that are no readable images, with a warning, instead of refusing them.
@@ -93,6 +95,12 @@ def load_dataset(
         raise ConfigError("data.timm augments streamed files; give data.stream=auto, or data.timm.enabled=false")
     parts = _open(name, None if root is None else str(Path(root).expanduser()), image_size, download)
     _check_classes(name, parts)
+    if limit_train is not None and limit_train < len(parts.train.class_names):
+        count = len(parts.train.class_names)
+        raise ConfigError(f"data.limit_train is at least the number of classes, {count}, got {limit_train}")
+    if parts.train.files is None and (crop_pct != 1 or skip_unreadable):
+        option = "skip_unreadable=false" if skip_unreadable else "crop_pct=1"
+        raise ConfigError(f"the images of {name} are no files: leave data.{option}")
     targets = parts.train.targets
     ids = torch.arange(len(targets))
     reading = Reading(image_size, 1.0, skip_unreadable)
@@ -113,6 +121,7 @@ def load_dataset(
     if limit_train is not None:
         ids = ids[stratified(targets[ids], ids, limit_train, LIMIT, seed)]
     train = part(parts.train, reading, ids)
+    _tell_empty_classes(name, train)
     if isinstance(train, StreamedSplit):
         train = replace(train, timm=timm)
     if label_noise:
@@ -147,10 +156,26 @@ def _check_options(image_size: int | None, validation: float, limit_train: int |
 
 def _check_classes(name: str, parts: Parts) -> None:
     ours = set(parts.train.class_names)
-    for part, samples in (("validation", parts.validation), ("test", parts.test)):
-        if samples is not None and (differing := ours ^ set(samples.class_names)):
+    if len(ours) < 2:
+        raise DataError(f"{name} has one class, {parts.train.class_names[0]}; at least two are needed")
+    for part, samples in (("train", parts.train), ("validation", parts.validation), ("test", parts.test)):
+        if samples is None:
+            continue
+        alike: dict[str, str] = {}
+        for own in ours | set(samples.class_names):
+            if (other := alike.setdefault(unicodedata.normalize("NFC", own), own)) != own:
+                one, two = sorted(map(ascii, (own, other)))
+                raise DataError(f"{name}: the classes {one} and {two} look the same; rename one, or join them")
+        if differing := ours ^ set(samples.class_names):
             listed = ", ".join(sorted(differing)[:5])
             raise DataError(f"{name}: train and {part} are expected to have the same classes; only one has {listed}")
+
+
+def _tell_empty_classes(name: str, train: AnySplit) -> None:
+    counts = train.targets.bincount(minlength=len(train.class_names))
+    if empty := [shown(train.class_names[label]) for label in (counts == 0).nonzero().flatten().tolist()]:
+        said = f"{len(empty)} of {len(counts)} classes have no training image, such as {empty[0]}"
+        warnings.warn(f"{name}: {said}", stacklevel=2)
 
 
 def _open(name: str, root: str | None, image_size: int | None, download: bool) -> Parts:
@@ -160,7 +185,7 @@ def _open(name: str, root: str | None, image_size: int | None, download: bool) -
         raise ConfigError(f"data.name {name!r} is no dataset; {nearest(name.lower(), DATASETS)}")
     if name == "digits":
         return _digits(image_size)
-    if of_reader and prefix.lower() != "torch":
+    if of_reader and prefix.lower() not in ("torch", "wds"):
         return reader_parts(name, root, image_size, download)
     if root is None:
         raise DataError(f"{name} needs data.root, the folder of its data")

@@ -14,7 +14,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from disk_kd.errors import DataError
+from disk_kd.errors import DataError, shown
 
 _CHUNK = 1024
 
@@ -65,7 +65,7 @@ class Split:
     @property
     def shown_names(self) -> tuple[str, ...]:
         """What to call each label to a person, in label order."""
-        return self.class_words or self.class_names
+        return tuple(map(shown, self.class_words or self.class_names))
 
     @property
     def shape(self) -> tuple[int, int, int]:

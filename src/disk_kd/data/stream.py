@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import multiprocessing
 import os
 import time
 import warnings
@@ -16,6 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from threading import Thread
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
@@ -23,16 +26,20 @@ from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 from torch.utils.data import Dataset as MapDataset
 
 from disk_kd import ranks
-from disk_kd.data.decode import Reading, as_array, centre_crop, read_picture
+from disk_kd.data.decode import MEND, Reading, as_array, centre_crop, read_picture
 from disk_kd.data.seeds import sample_seeds, seeded
-from disk_kd.errors import ConfigError, DataError
+from disk_kd.errors import ConfigError, DataError, shown
 
 _AHEAD = 4
 """Batches that each process prepares before they are asked for."""
+_NO_SHARED_MEMORY = (
+    "the shared memory (/dev/shm) is too small for the images of the processes that decode; enlarge it (docker run "
+    "--shm-size=8g), lower data.workers, or give data.workers=0"
+)
 
 
 class Files(Protocol):
@@ -41,8 +48,8 @@ class Files(Protocol):
     def __call__(self, number: int) -> bytes:
         """A file's content."""
 
-    def stamp(self, number: int) -> int:
-        """What changes when the content does, cheap to tell: the size in bytes."""
+    def stamp(self, number: int) -> str:
+        """What changes when the content does, cheap to tell: the size in bytes, and when it was written."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +96,10 @@ class TimmAugment:
                 raise ConfigError(f"data.timm.{given[0]} has no effect unless data.timm.enabled is true")
             return
         for name, (low, high) in (("scale", self.scale), ("ratio", self.ratio)):
-            if not 0 < low <= high:
-                raise ConfigError(f"data.timm.{name} goes from a number above 0 to one not below it, got {low}, {high}")
+            if not 0 < low <= high < math.inf:
+                raise ConfigError(
+                    f"data.timm.{name} goes from a number above 0 to a finite one not below it, got {low}, {high}"
+                )
         for name in ("hflip", "vflip", "reprob"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"data.timm.{name} is a chance in [0, 1], got {getattr(self, name)}")
@@ -99,10 +108,11 @@ class TimmAugment:
                 raise ConfigError(f"data.timm.{name} is a number of at least 1, got {getattr(self, name)}")
         jitter = self.color_jitter
         strengths = (jitter,) * 3 if isinstance(jitter, int | float) else jitter
-        if len(strengths) not in (3, 4) or min(strengths) < 0 or max(strengths[3:], default=0) > 0.5:
+        possible = all(0 <= strength < math.inf for strength in strengths)
+        if len(strengths) not in (3, 4) or not possible or max(strengths[3:], default=0) > 0.5:
             raise ConfigError(
-                "data.timm.color_jitter is a strength of at least 0, or three or four of them, the fourth at most 0.5,"
-                f" got {jitter}"
+                "data.timm.color_jitter is a finite strength of at least 0, or three or four of them, the fourth at "
+                f"most 0.5, got {jitter}"
             )
         try:
             self.transform(32)
@@ -175,7 +185,7 @@ class StreamedSplit:
     @property
     def shown_names(self) -> tuple[str, ...]:
         """What to call each label to a person, in label order."""
-        return self.class_words or self.class_names
+        return tuple(map(shown, self.class_words or self.class_names))
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -209,7 +219,14 @@ class StreamedSplit:
         return images
 
     def fingerprint(self) -> str:
-        """SHA-256 over class names, image size, targets, ids, and the files' names and sizes (not their content)."""
+        """SHA-256 over class names, image size, targets, ids, and the files' names, sizes and times of change.
+
+        It asks the file system once for each file, which takes some 10 microseconds on a local disk, and reads none of
+        them. Files that are copied keep it if the copy keeps their times (cp -p, rsync -a, tar).
+
+        Raises:
+            DataError: a file is not there, and unreadable ones are not left out.
+        """
         return self._digest
 
     @cached_property
@@ -221,8 +238,16 @@ class StreamedSplit:
         for number in self.ids.tolist():
             # Without the folders above, so that data that was moved is the same.
             name = "/".join(self.sources[number].split("/")[-2:])
-            digest.update(f"{name} {self.files.stamp(number)}\n".encode())
+            digest.update(f"{name} {self._stamp(number)}\n".encode())
         return digest.hexdigest()
+
+    def _stamp(self, number: int) -> str:
+        try:
+            return self.files.stamp(number)
+        except OSError as error:
+            if self.reading.skip_unreadable:
+                return "unreadable"
+            raise DataError(f"{self.sources[number]} cannot be read: {error.strerror}; {MEND}") from error
 
 
 class Stream:
@@ -240,13 +265,17 @@ class Stream:
         self.split = split
         self.repeats = split.timm.repeats if train else 1
         self._items = _Items()
-        options: dict[str, Any] = {"persistent_workers": train, "prefetch_factor": _AHEAD} if split.workers else {}
+        options: dict[str, Any] = {}
+        if split.workers:
+            # Else a run of a comparison would start its processes as it was started itself, which takes seconds.
+            start = multiprocessing.get_all_start_methods()[0]
+            options = {"persistent_workers": train, "prefetch_factor": _AHEAD, "multiprocessing_context": start}
         self._loader = DataLoader(
             _Pictures(split, train, seed),
             batch_sampler=self._items,
             num_workers=split.workers,
             collate_fn=_collate,
-            worker_init_fn=_stand_apart,
+            worker_init_fn=_begin,
             pin_memory=pinned,
             generator=torch.Generator(),  # it would draw from the global one
             **options,
@@ -260,17 +289,22 @@ class Stream:
             view: of a row's first repetition in units of repetitions.
 
         Raises:
-            DataError: a file cannot be read, or a process that reads them died.
+            DataError: a file cannot be read, or a process that reads them died or finds no shared memory.
         """
         r = self.repeats
         self._items.batches = ([(code // r, view * r + code % r) for code in batch.tolist()] for batch in batches)
         try:
-            for images, rows, read, messages in self._loader:
+            for images, pairs, messages in self._loader:
                 for message in messages:
                     if not self.split.reading.skip_unreadable:
-                        raise DataError(f"{message}; replace it, or give data.skip_unreadable=true")
+                        raise DataError(f"{message}; {MEND}")
                     warnings.warn(f"left out: {message}", stacklevel=2)
+                rows, read = torch.tensor(pairs, dtype=torch.int64).view(-1, 2).unbind(1)
                 yield images, rows, read
+        except RuntimeError as error:
+            if _NO_SHARED_MEMORY not in str(error):
+                raise
+            raise DataError(_NO_SHARED_MEMORY) from None
         except (EOFError, ConnectionError) as error:
             # It died while its pictures were handed over; torch raises when the signal comes, a moment later.
             time.sleep(1)
@@ -345,19 +379,39 @@ class _Pictures(MapDataset[_Sample]):
             return self.timm.erase(self.transform(picture))
 
 
-def _collate(samples: list[_Sample]) -> tuple[Tensor, Tensor, Tensor, list[str]]:
+def _collate(samples: list[_Sample]) -> tuple[Tensor, list[tuple[int, int]], list[str]]:
+    """Pixels of a batch, row and read of each, and what was wrong with others.
+
+    The pixels are the only tensor, and are put into shared memory here: where there is no room, torch's own thread
+    that does it would lose the batch, and the run would wait for it for ever.
+    """
     there = [sample.pixels for sample in samples if sample.pixels is not None]
     images = torch.stack(there) if there else torch.empty(0, 3, 1, 1, dtype=torch.uint8)
-    rows = [(sample.row, sample.read) for sample in samples if sample.pixels is not None]
-    messages = [message for sample in samples for message in sample.messages]
-    own, read = torch.tensor(rows, dtype=torch.int64).view(-1, 2).unbind(1)
-    return images, own, read, messages
+    if get_worker_info() is not None:
+        try:
+            images.share_memory_()
+        except RuntimeError as error:
+            raise RuntimeError(_NO_SHARED_MEMORY) from error
+    pairs = [(sample.row, sample.read) for sample in samples if sample.pixels is not None]
+    return images, pairs, [message for sample in samples for message in sample.messages]
 
 
-def _stand_apart(worker: int) -> None:
-    """A launcher signals a rank's whole process group: the rank decides, saves and ends, and its workers with it."""
+def _begin(worker: int) -> None:
+    """Sets up a process that decodes.
+
+    A launcher signals a rank's whole process group: the rank decides, saves and ends, and its workers with it. A rank
+    that is killed ends none of them: they watch it.
+    """
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def usual_workers() -> int:

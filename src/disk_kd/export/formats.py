@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from io import StringIO
+from io import BytesIO, StringIO
 from pathlib import Path
 
 import timm
@@ -80,7 +80,7 @@ def _write_timm(student: Student, path: Path, traced: nn.Module) -> None:
         "mean": student.about["mean"],
         "std": student.about["std"],
         "interpolation": "bicubic",
-        "crop_pct": 1.0,
+        "crop_pct": student.about.get("crop_pct", 1.0),
     }
     # Of the weights that timm has under this name, not of these.
     others = {key: None for key in ("tag", "license", "origin_url") if student.settings.get(key)}
@@ -104,7 +104,9 @@ def _program(student: Student, traced: nn.Module) -> torch.export.ExportedProgra
 
 def _write_torch_export(student: Student, path: Path, traced: nn.Module) -> None:
     described = {EXTRA_FILE: _description(student, traced)}
-    torch.export.save(_program(student, traced), path, extra_files=described)
+    content = BytesIO()  # because torch aborts the process where a disk is full
+    torch.export.save(_program(student, traced), content, extra_files=described)
+    path.write_bytes(content.getbuffer())
 
 
 def _load_torch_export(student: Student, path: Path) -> Classifier:

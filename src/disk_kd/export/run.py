@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
-from disk_kd.errors import ConfigError, ModelError, RunError, nearest
+from disk_kd.errors import ConfigError, ModelError, RunError, nearest, one_line
 from disk_kd.export.formats import FORMATS, Classifier, write_half
 from disk_kd.export.student import Student, read_student
+from disk_kd.logits import logits_of
 
 TOLERANCE = 1e-4
 """Largest difference of a logit that is let pass, as a share of the student's largest logit."""
@@ -94,7 +96,10 @@ def export(
     with _renamed_at_end(target) as temporary:
         traced = student.normalised() if with_normalisation else student.model
         write = write_half if half else FORMATS[kind].write
-        write(student, temporary, traced)
+        try:
+            write(student, temporary, traced)
+        except SafetensorError as error:
+            raise RunError(f"cannot write {target} ({one_line(error)}); make room or give another --output") from None
         exported = FORMATS[kind].load(student, temporary)
         tolerance = HALF_TOLERANCE if half else TOLERANCE
         difference, allowed = _compare(student, exported, with_normalisation, tolerance)
@@ -137,6 +142,8 @@ def _check_packages(names: Sequence[str]) -> None:
 def _check_target(target: Path, suffix: str, student: Student, overwrite: bool) -> None:
     if suffix and target.suffix != suffix:
         raise ConfigError(f"the output {target} must have a name that ends in {suffix}")
+    if target.is_symlink() or (target.exists() and not (target.is_file() or target.is_dir())):
+        raise RunError(f"{target} is a link, a device or a pipe, which is not replaced; give another --output")
     if not target.exists():
         return
     if target.samefile(student.weights):
@@ -190,9 +197,10 @@ def _compare(student: Student, exported: Classifier, pixels: bool, tolerance: fl
     for count in _CHECKED_BATCHES:
         pixels_BCHW = torch.rand(count, *student.input_size, generator=generator)
         images_BCHW = (pixels_BCHW - mean) / std
-        logits_BK = student.model(images_BCHW)
+        logits_BK = logits_of(student.model(images_BCHW), student.model)
         if not logits_BK.isfinite().all():
             raise ModelError(f"{student.weights} gives logits that are not finite; export another run")
-        differences.append((exported(pixels_BCHW if pixels else images_BCHW) - logits_BK).abs().max())
+        written_BK = logits_of(exported(pixels_BCHW if pixels else images_BCHW), student.model)
+        differences.append((written_BK - logits_BK).abs().max())
         sizes.append(logits_BK.abs().max())
     return float(torch.stack(differences).max()), tolerance * float(torch.stack(sizes).max())

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from disk_kd.build import STUDENT, check_named, normalisation, read_about, trained_model
-from disk_kd.config import imports_of, load_recipe, named_in
+from disk_kd.config import imports_of, is_run_config, load_recipe, named_in
 from disk_kd.errors import CheckpointError, ModelError
 from disk_kd.plugins import import_modules
 from disk_kd.summary import read_summary
@@ -104,7 +104,7 @@ def read_student(run: Path, imports: Iterable[str] = ()) -> Student:
     if not about.keys() >= {"model", "options", "in_chans", "image_size", "classes"}:
         raise ModelError(f"{weights} does not say its model and classes; give a run directory, or a file that it wrote")
     config = weights.parent / "config.yaml"
-    recipe = load_recipe(config) if config.is_file() else {}
+    recipe = load_recipe(config) if is_run_config(config) else {}
     allowed = recipe if run.is_dir() else {}
     import_modules([*imports, *imports_of(allowed)])
     check_named(about, weights, {*imports, *named_in(allowed)})

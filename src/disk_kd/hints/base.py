@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from timm.models import group_parameters
 from timm.utils import unwrap_model
 from torch import Tensor, nn
 
@@ -176,7 +177,39 @@ class Hint(nn.Module):
         raise NotImplementedError
 
 
-class StudentAndHint(nn.Module):
+class StudentWithOthers(nn.Module):
+    """A student and what trains beside it, which timm's optimisers see as they would see the student.
+
+    Attributes:
+        student: a plain model, or another such pair.
+    """
+
+    student: nn.Module
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the student's parameters that are to have no weight decay."""
+        names: set[str] = getattr(self.student, "no_weight_decay", set)()
+        return {f"student.{name}" for name in names}
+
+    @property
+    def group_matcher(self) -> Callable[..., Callable[[str], int]]:
+        """What tells a parameter's layer, for layer decay; what trains beside the student belongs to the last layer.
+
+        Raises:
+            AttributeError: the student does not tell its layers.
+        """
+        student: Any = self.student
+        own = student.group_matcher
+
+        def matcher(coarse: bool = False) -> Callable[[str], int]:
+            layers = group_parameters(student, own(coarse=coarse), reverse=True)
+            last = max(layers.values())
+            return lambda name: layers.get(name.removeprefix("student."), last) if name.startswith("student.") else last
+
+        return matcher
+
+
+class StudentAndHint(StudentWithOthers):
     """Student and hint behind one forward pass, as data-parallel wrappers need it."""
 
     def __init__(self, student: nn.Module, hint: Hint) -> None:

@@ -6,7 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from disk_kd.support import check_shapes, check_temperature, log_probabilities, other_classes
+from disk_kd.support import (
+    check_shapes,
+    check_temperature,
+    log_probabilities,
+    other_classes,
+    teacher_log_probabilities,
+)
 
 
 def dkd_loss(
@@ -46,7 +52,7 @@ def dkd_loss(
     check_shapes(student_logits, teacher_logits, targets)
     check_temperature(temperature, usual=4.0)
     log_s_BC = log_probabilities(student_logits, temperature)
-    log_t_BC = log_probabilities(teacher_logits.detach(), temperature)
+    log_t_BC = teacher_log_probabilities(teacher_logits, temperature)
     log_s_BR, log_t_BR = other_classes(log_s_BC, targets), other_classes(log_t_BC, targets)
     tckd = _divergence(_label_or_not(log_s_BC, log_s_BR, targets), _label_or_not(log_t_BC, log_t_BR, targets))
     nckd = _divergence(log_s_BR.log_softmax(1), log_t_BR.log_softmax(1))

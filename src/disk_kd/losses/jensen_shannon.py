@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from disk_kd.errors import ConfigError
-from disk_kd.support import check_shapes, check_temperatures, log_probabilities
+from disk_kd.support import check_shapes, check_temperatures, log_probabilities, teacher_log_probabilities
 
 
 def jensen_shannon_loss(
@@ -55,7 +55,7 @@ def jensen_shannon_loss(
     if not 0 < skew < 1:
         raise ConfigError(f"skew must be above 0 and below 1, got {skew}; try 0.5")
     log_s_BC = log_probabilities(student_logits, student_temperature)
-    log_t_BC = log_probabilities(teacher_logits.detach(), teacher_temperature)
+    log_t_BC = teacher_log_probabilities(teacher_logits, teacher_temperature)
     log_m_BC = torch.logaddexp(log_t_BC + math.log(skew), log_s_BC + math.log1p(-skew))
     from_teacher = (log_t_BC.exp() * (log_t_BC - log_m_BC)).sum(1).mean()
     from_student = (log_s_BC.exp() * (log_s_BC - log_m_BC)).sum(1).mean()

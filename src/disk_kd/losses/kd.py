@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from disk_kd.errors import ConfigError
-from disk_kd.support import check_shapes, check_temperatures, log_probabilities
+from disk_kd.support import check_shapes, check_temperatures, log_probabilities, teacher_log_probabilities
 
 
 def kd_loss(
@@ -48,11 +48,13 @@ def kd_loss(
     check_shapes(student_logits, teacher_logits)
     check_temperatures(student_temperature, teacher_temperature)
     log_s_BC = log_probabilities(student_logits, student_temperature)
-    log_t_BC = log_probabilities(teacher_logits.detach(), teacher_temperature)
+    log_t_BC = teacher_log_probabilities(teacher_logits, teacher_temperature)
     if not 0 <= reverse <= 1:
         raise ConfigError(f"reverse must be from 0 to 1, got {reverse}; try 0.5")
     kl = F.kl_div(log_s_BC, log_t_BC, reduction="batchmean", log_target=True)
     if reverse:
+        # A masked class makes this direction infinite, which it must be here too.
+        log_t_BC = log_probabilities(teacher_logits.detach(), teacher_temperature)
         kl = (1 - reverse) * kl + reverse * F.kl_div(log_t_BC, log_s_BC, reduction="batchmean", log_target=True)
     return student_temperature * teacher_temperature * kl
 

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from disk_kd.support import check_shapes, check_temperature, log_probabilities, other_classes
+from disk_kd.support import (
+    check_shapes,
+    check_temperature,
+    log_probabilities,
+    other_classes,
+    teacher_log_probabilities,
+)
 
 
 def nkd_loss(
@@ -44,11 +50,11 @@ def nkd_loss(
     """
     check_shapes(student_logits, teacher_logits, targets)
     check_temperature(temperature)
-    label_B1, teacher_BC = targets[:, None], teacher_logits.detach()
+    label_B1 = targets[:, None]
     log_s_B1 = log_probabilities(student_logits, 1.0).gather(1, label_B1)
-    log_t_B1 = log_probabilities(teacher_BC, 1.0).gather(1, label_B1)
+    log_t_B1 = teacher_log_probabilities(teacher_logits, 1.0).gather(1, label_B1)
     log_s_BR = log_probabilities(other_classes(student_logits, targets), temperature)
-    log_t_BR = log_probabilities(other_classes(teacher_BC, targets), temperature)
+    log_t_BR = teacher_log_probabilities(other_classes(teacher_logits, targets), temperature)
     label = -(log_t_B1.exp() * log_s_B1).mean()
     others = -(log_t_BR.exp() * log_s_BR).sum(1).mean()
     return label + gamma * temperature**2 * others

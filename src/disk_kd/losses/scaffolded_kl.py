@@ -12,6 +12,7 @@ from disk_kd.support import (
     log_add_helper,
     log_probabilities,
     support,
+    teacher_log_probabilities,
 )
 
 
@@ -63,7 +64,7 @@ def scaffolded_kl(
     check_temperatures(student_temperature, teacher_temperature)
     helper_B = at_least_float32(helper)
     log_s_BC = log_probabilities(student_logits, student_temperature)
-    log_t_BC = log_probabilities(teacher_logits.detach(), teacher_temperature)
+    log_t_BC = teacher_log_probabilities(teacher_logits, teacher_temperature)
     ranked_BC = student_logits if outside_student else None
     index_BM, member_BM = support(
         teacher_logits, targets, top_k, mass=mass, temperature=teacher_temperature, outside_BC=ranked_BC

@@ -17,10 +17,11 @@ import timm
 import torch
 from timm.models import get_arch_name, get_pretrained_cfg, model_entrypoint
 from timm.utils import unwrap_model
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from disk_kd.errors import ModelError, nearest, one_line
+from disk_kd.logits import logits_of
 from disk_kd.models.weights import StrPath, load_weights
 from disk_kd.plugins import TIMM_SOURCES, find_own, is_own
 
@@ -67,6 +68,8 @@ def create_model(
         )
     options = {"num_classes": num_classes, "in_chans": in_chans, **model_kwargs}
     model = _make(name, options, pretrained) if is_own(name) else _create(name, options, pretrained)
+    if not isinstance(model, nn.Module) or next(model.parameters(), None) is None:
+        raise ModelError(f"{name} gives a {type(model).__name__}, not a torch.nn.Module with parameters; correct it")
     if weights is not None:
         load_weights(model, weights)
     if (mean, std) != (None, None):
@@ -88,8 +91,8 @@ def _create(name: str, options: dict[str, Any], pretrained: bool) -> nn.Module:
         raise ModelError(f"{name} cannot be built with {options}: {one_line(error)}; {advice}") from error
 
 
-def _make(name: str, options: dict[str, Any], pretrained: bool) -> nn.Module:
-    """The model that a user's function or class makes."""
+def _make(name: str, options: dict[str, Any], pretrained: bool) -> Any:
+    """What a user's function or class makes."""
     make = find_own(name, "model")
     if not callable(make) or isinstance(make, nn.Module):
         raise ModelError(f"{name} is a {type(make).__name__}; give a function or class that makes the model")
@@ -101,20 +104,17 @@ def _make(name: str, options: dict[str, Any], pretrained: bool) -> nn.Module:
             given["pretrained"] = pretrained
         elif pretrained:
             raise TypeError("it takes no 'pretrained'; give weights")
-        model = make(**given)
+        return make(**given)
     except Exception as error:  # a user's function can fail in any way at all
         said = f"{type(error).__name__}: {one_line(error)}"
         raise ModelError(f"{name} cannot be called with {options} ({said}); correct it, or the options") from error
-    if not isinstance(model, nn.Module) or next(model.parameters(), None) is None:
-        raise ModelError(f"{name} gives a {type(model).__name__}, not a torch.nn.Module with parameters; correct it")
-    return model
 
 
 def set_normalisation(model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
     """Let a model's `pretrained_cfg` say that it takes (x - mean) / std of pixels x in [0, 1]."""
     plain: Any = unwrap_model(model)
-    own = getattr(plain, "pretrained_cfg", None) or {}
-    plain.pretrained_cfg = {**own, "mean": tuple(mean), "std": tuple(std)}
+    own = getattr(plain, "pretrained_cfg", None)
+    plain.pretrained_cfg = {**(own if isinstance(own, dict) else {}), "mean": tuple(mean), "std": tuple(std)}
 
 
 def _check_normalisation(mean: Any, std: Any, in_chans: int) -> None:
@@ -188,7 +188,9 @@ def check_logits(model: nn.Module, input_size: tuple[int, int, int], num_classes
     devices = [parameter.device] if parameter.device.type == "cuda" else []
     try:
         with torch.no_grad(), torch.random.fork_rng(devices):
-            logits = model(images)
+            logits = logits_of(model(images), model)
+    except ModelError:
+        raise
     except Exception as error:  # a user's own model can fail in any way at all
         raise ModelError(
             f"{type(model).__name__} does not take an image of shape {tuple(input_size)} (C, H, W): {one_line(error)}"
@@ -196,11 +198,10 @@ def check_logits(model: nn.Module, input_size: tuple[int, int, int], num_classes
     finally:
         for buffer, before in buffers:
             buffer.copy_(before)
-    shape = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
-    if shape != (2, num_classes):
+    if logits.shape != (2, num_classes):
         raise ModelError(
-            f"{type(model).__name__} gives {shape} for two images, not logits of shape {(2, num_classes)}; leave out"
-            " options that make something else of it than a classifier"
+            f"{type(model).__name__} gives {tuple(logits.shape)} for two images, not logits of shape"
+            f" {(2, num_classes)}; leave out options that make something else of it than a classifier"
         )
 
 

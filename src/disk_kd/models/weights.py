@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,16 @@ import torch
 from timm.models import model_entrypoint
 from torch import Tensor, nn
 
-from disk_kd.errors import CheckpointError
+from disk_kd.errors import CheckpointError, RunError
 from disk_kd.files import save_tensors
 
 StrPath = str | os.PathLike[str]
 
 # Where training programs put the weights, in order of preference; DiSK's release uses the first.
-_WEIGHT_KEYS = ("base_state_dict", "state_dict_ema", "state_dict", "model")
+_WEIGHT_KEYS = ("base_state_dict", "state_dict_ema", "state_dict", "model", "model_state_dict", "net", "student")
+
+# How many batches a batch norm has seen, which checkpoints of before PyTorch 0.4.1 do not hold.
+_COUNTER = "num_batches_tracked"
 
 # What DistributedDataParallel and torch.compile put before every key.
 _WRAPPER_PREFIXES = ("module.", "_orig_mod.")
@@ -55,18 +59,28 @@ class _Discarded:
 def load_state_dict(path: StrPath) -> dict[str, Tensor]:
     """Read the weights in a file, on the CPU, without running any code the file may hold.
 
-    They are looked for under ``base_state_dict``, ``state_dict_ema``, ``state_dict``, ``model``, and last at
-    the top of the file. ``module.`` and ``_orig_mod.`` before every key are taken off.
+    They are looked for under ``base_state_dict``, ``state_dict_ema``, ``state_dict``, ``model``,
+    ``model_state_dict``, ``net``, ``student``, at the top of the file, and last under its only key that holds a dict of
+    tensors. ``module.`` and ``_orig_mod.`` before every key are taken off.
 
     Raises:
-        CheckpointError: the file is missing, a folder, damaged, would run code, or holds no tensors.
+        CheckpointError: the file is missing, a folder, damaged, would run code, or holds no tensors, or such as no
+            model can take: sparse, quantised, complex, or without numbers.
     """
     path = _existing_file(path)
     content = _read(path)
     entries = content if isinstance(content, dict) else {}
-    for weights in (*(entries.get(key) for key in _WEIGHT_KEYS), content):
+    nested = [value for value in entries.values() if _is_state_dict(value)]
+    for weights in (*(entries.get(key) for key in _WEIGHT_KEYS), content, *(nested if len(nested) == 1 else ())):
         if _is_state_dict(weights):
+            _check_plain(path, weights)
             return _without_wrappers({key: value.detach() for key, value in weights.items()})
+    for weights in (*(entries.get(key) for key in _WEIGHT_KEYS), content):
+        if isinstance(weights, dict) and any(isinstance(value, Tensor) for value in weights.values()):
+            other = next(key for key, value in weights.items() if not isinstance(value, Tensor))
+            raise CheckpointError(
+                f"{path} holds {other!r} among its weights, which is no tensor; save model.state_dict() alone"
+            )
     found = ", ".join(map(repr, entries))[:200] or f"a {type(content).__name__}"
     raise CheckpointError(
         f"{path} holds no weights: expected a dict of tensors at its top or under {', '.join(_WEIGHT_KEYS)}, "
@@ -77,6 +91,9 @@ def load_state_dict(path: StrPath) -> dict[str, Tensor]:
 def load_weights(model: nn.Module, path: StrPath, *, strict: bool = True) -> None:
     """Load a file of weights into a timm model; nothing is changed when they do not fit.
 
+    A name before every key that the model does not know, such as Lightning's ``model.``, is taken off. Batch norms of
+    before PyTorch 0.4.1 do not count their batches, and are loaded without.
+
     Args:
         model: a timm model.
         path: a file that `load_state_dict` reads.
@@ -86,7 +103,7 @@ def load_weights(model: nn.Module, path: StrPath, *, strict: bool = True) -> Non
     Raises:
         CheckpointError: the file cannot be read, its keys or shapes are not the model's, or it holds NaN.
     """
-    weights = load_state_dict(path)
+    weights = _without_prefix(load_state_dict(path), model.state_dict())
     for key, values in weights.items():
         if values.isnan().any():
             raise CheckpointError(f"{key} in {path} is not a number; give weights of a run that did not diverge")
@@ -114,6 +131,8 @@ def save_state_dict(path: StrPath, state_dict: dict[str, Tensor], metadata: dict
             f"{path} cannot be written ({error.strerror}); give a file in a folder that exists, may be "
             "written to and has room"
         ) from error
+    except RunError as error:  # a folder, a link or a device stands there
+        raise CheckpointError(str(error)) from None
 
 
 def read_metadata(path: StrPath) -> dict[str, str]:
@@ -169,6 +188,10 @@ def _existing_file(path: StrPath) -> Path:
         raise CheckpointError(f"{path} is a folder; give the file of weights in it")
     if not path.exists():
         raise CheckpointError(f"{path}: no such file; give a .safetensors file or one written by torch.save")
+    try:
+        path.open("rb").close()
+    except OSError as error:  # safetensors would say that there is no such file
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
     return path
 
 
@@ -177,15 +200,20 @@ def _read(path: Path) -> Any:
     try:
         if kind == "safetensors":
             return safetensors.torch.load_file(path)
-        with torch.serialization.safe_globals([(_Discarded, name) for name in _DISCARDED_NAMES]):
+        safe = torch.serialization.safe_globals([(_Discarded, name) for name in _DISCARDED_NAMES])
+        with safe, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of how torch reads tensors that are then refused
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can fail in any way at all
         raise CheckpointError(_why_unreadable(path, kind, error)) from error
 
 
 def _why_unreadable(path: Path, kind: str, error: Exception) -> str:
-    if isinstance(error, PermissionError):
-        return f"{path} may not be read; check its permissions"
+    if "TorchScript" in str(error):
+        return (
+            f"{path} is a TorchScript archive, which holds code; only tensors are read: save model.state_dict() with"
+            " torch.save and give that file"
+        )
     code = re.search(r"GLOBAL (\S+)", str(error))
     if code:
         return (
@@ -206,6 +234,33 @@ def _is_state_dict(value: object) -> bool:
     )
 
 
+def _check_plain(path: Path, weights: dict[str, Tensor]) -> None:
+    """Refuse tensors that are not dense arrays of numbers."""
+    for key, value in weights.items():
+        kinds = {
+            "sparse": value.layout != torch.strided,
+            "quantised": value.is_quantized,
+            "complex": value.is_complex(),
+            "without numbers": value.is_meta,
+        }
+        if any(kinds.values()):
+            kind = next(kind for kind, so in kinds.items() if so)
+            raise CheckpointError(
+                f"{key} in {path} is {kind}, a model takes dense real numbers; save model.state_dict() of a plain model"
+            )
+
+
+def _without_prefix(weights: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights without a name before every key, where a key then is one of the model's `own`."""
+    stripped = weights
+    while not any(key in own for key in stripped):
+        prefix = next(iter(stripped)).partition(".")[0] + "."
+        if not all(key.startswith(prefix) for key in stripped):
+            return weights
+        stripped = {key.removeprefix(prefix): value for key, value in stripped.items()}
+    return stripped
+
+
 def _without_wrappers(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     for prefix in _WRAPPER_PREFIXES:
         if all(key.startswith(prefix) for key in weights):
@@ -218,31 +273,56 @@ def _misfit(model: nn.Module, weights: dict[str, Tensor], strict: bool) -> str:
     own = model.state_dict()
     shared = [key for key in own if key in weights]
     reshaped = [key for key in shared if own[key].shape != weights[key].shape]
-    if reshaped and all(key.startswith(_classifier_prefixes(model)) for key in reshaped):
+    if reshaped and all(_other_classes(model, own[key], weights[key], key) for key in reshaped):
         theirs, ours = len(weights[reshaped[0]]), len(own[reshaped[0]])
         return (
             f"the weights have {theirs} classes, the model {ours}; create it with num_classes={theirs}, "
             f"then model.reset_classifier({ours}) gives it a new head"
         )
     shapes = [f"{key!r} is {list(weights[key].shape)}, not {list(own[key].shape)}" for key in reshaped]
-    parts = [_first_of("other shapes: ", shapes)]
+    types = [f"{key!r} is {weights[key].dtype}" for key in shared if _loses_type(own[key], weights[key])]
+    parts = [_first_of("other shapes: ", shapes), _first_of("other types: ", types)]
     if strict or not shared:
+        missing = [key for key in own if key not in weights and not key.endswith(_COUNTER)]
         parts += [
-            _first_of("missing in the file: ", [repr(key) for key in own if key not in weights]),
+            _first_of("missing in the file: ", [repr(key) for key in missing]),
             _first_of("unknown to the model: ", [repr(key) for key in weights if key not in own]),
         ]
+        if prefix := _prefix_of(missing, weights):
+            parts.append(f"the model's keys begin with {prefix!r} in the file, other keys stand beside them")
     found = "; ".join(filter(None, parts))
     if not found:
         return ""
-    owner = _owner(weights, getattr(model, "in_chans", 3))
+    owner = None if types else _owner(weights, getattr(model, "in_chans", 3))
     return f"{found}; {f'these weights are of {owner}' if owner else 'give weights of this architecture'}"
+
+
+def _prefix_of(keys: list[str], weights: dict[str, Tensor]) -> str:
+    """The name that all of `keys` have before them in the file; empty where there is none."""
+    for key in weights:
+        prefix = key.removesuffix(keys[0]) if keys else key
+        if prefix != key and all(f"{prefix}{name}" in weights for name in keys):
+            return prefix
+    return ""
+
+
+def _other_classes(model: nn.Module, own: Tensor, theirs: Tensor, key: str) -> bool:
+    """Whether a tensor is of the model's classifier, for other classes."""
+    of_classifier = key.startswith(_classifier_prefixes(model))
+    return of_classifier and theirs.dim() == own.dim() and theirs.shape[1:] == own.shape[1:]
+
+
+def _loses_type(own: Tensor, theirs: Tensor) -> bool:
+    """Whether numbers of a model would be read from integers, such as quantised weights."""
+    return own.is_floating_point() and not theirs.is_floating_point()
 
 
 def _owner(weights: dict[str, Tensor], in_chans: int) -> str | None:
     """The model of this package that has these keys and shapes, of any number of classes; None where none has."""
 
     def layout(tensors: dict[str, Tensor]) -> dict[str, torch.Size]:
-        return {key: value.shape[1:] for key, value in tensors.items()}  # a classifier's first size is its classes
+        # A classifier's first size is its classes.
+        return {key: value.shape[1:] for key, value in tensors.items() if not key.endswith(_COUNTER)}
 
     wanted = layout(weights)
     for name in timm.list_models("cifar_*"):

@@ -25,28 +25,37 @@ _DOUBT = (
 
 
 def most_helped(subject: Subject) -> Section:
-    """Pictures of the training examples with the greatest g, and of those with the greatest loss of the teacher."""
-    title = "The examples most helped"
+    """Pictures of the training examples with the greatest g, where DiSK ran, and of those that the teacher doubts."""
+    disk = any(group.uses_disk for group in subject.candidates)
+    title = "The examples most helped" if disk else "The labels that the teacher doubts"
     chosen = subject.verdict.chosen
     if chosen is None:
         return Section("helped", title, [Note("Left out: no run is finished.", missing=True)])
     found = subject.attempt(lambda: _inspect(subject, chosen))
     if isinstance(found, Note):
         return Section("helped", title, [found])
+    items = [*(_helped(found, chosen) if disk else []), *_doubted(found, disk)]
+    return Section("helped", title, items or [Note("The teacher guesses the label of every training image.")])
+
+
+def _helped(found: Inspection, chosen: Group) -> list[Item]:
     helped = [at for at in found.ranked() if float(found.help[at]) > 0][:PICTURES]
-    items: list[Item] = [Note(_told(found, chosen))]
-    if helped:
-        items.append(Gallery("Training images, the most helped first", [_picture(found, at) for at in helped]))
-    else:
-        items.append(Note("No training example gets help: the student follows its teacher wherever help would pay."))
+    if not helped:
+        none = "No training example gets help: the student follows its teacher wherever help would pay."
+        return [Note(_told(found, chosen)), Note(none)]
+    pictures = [_picture(found, at, True) for at in helped]
+    return [Note(_told(found, chosen)), Gallery("Training images, the most helped first", pictures)]
+
+
+def _doubted(found: Inspection, disk: bool) -> list[Item]:
     doubted = [
         at for at in found.ranked("teacher-loss") if int(found.teacher_guess[at]) != int(found.split.targets[at])
     ]
-    if doubted:
-        items.append(Note(_DOUBT))
-        pictures = [_picture(found, at) for at in doubted[:DOUBTED]]
-        items.append(Gallery("Training images whose label the teacher doubts most", pictures))
-    return Section("helped", title, items)
+    if not doubted:
+        return []
+    pictures = [_picture(found, at, disk) for at in doubted[:DOUBTED]]
+    gallery = Gallery("Training images whose label the teacher doubts most", pictures)
+    return [*([Note(_DOUBT)] if disk else []), gallery]
 
 
 def _inspect(subject: Subject, chosen: Group) -> Inspection:
@@ -69,14 +78,15 @@ def _told(found: Inspection, chosen: Group) -> str:
     )
 
 
-def _picture(found: Inspection, at: int) -> Picture:
+def _picture(found: Inspection, at: int, disk: bool) -> Picture:
     names, index = found.split.shown_names, int(found.split.ids[at])
     label = names[int(found.split.targets[at])]
     lines = [("label", label + (" (flipped)" if found.flipped is not None and bool(found.flipped[at]) else ""), False)]
     for who in ("teacher", "student"):
         guess = names[int(getattr(found, f"{who}_guess")[at])]
         lines.append((who, f"{guess}, {100 * float(getattr(found, f'{who}_best')[at]):.0f}%", guess != label))
-    lines += [("g", f"{float(found.help[at]):.3f}", False), ("index", str(index), False)]
+    lines += [("g", f"{float(found.help[at]):.3f}", False)] if disk else []
+    lines.append(("index", str(index), False))
     return Picture(
         _data_uri(found.split.pictures(torch.tensor([at]))[0]), f"Training image {index}, label {label}", lines
     )

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from disk_kd.build import inference_batch, load_data, normalisation, place
-from disk_kd.config import RunConfig
+from disk_kd.config import RunConfig, find_method
 from disk_kd.data import AnySplit, Augment, Batch, Loader
 from disk_kd.errors import ConfigError, ModelError
 from disk_kd.helpers import exact_helper
 from disk_kd.losses import standardise
 from disk_kd.report.outputs import Outputs
 from disk_kd.report.reading import Run
-from disk_kd.tasks import VARIANTS
+from disk_kd.tasks import VARIANTS, DiSKTask
 
 Ranking = Literal["help", "student-loss", "teacher-loss", "teacher-doubt"]
 RANKINGS: dict[Ranking, str] = {
@@ -51,15 +51,16 @@ class HelperSettings:
     def of(cls, run: Run, classes: int, price: float | None = None) -> HelperSettings:
         """The exact helper of a run.
 
-        A run of DiSK gives its temperatures, support and unit, and its price at the end if its helper was exact.
-        Otherwise the normalised form's defaults hold, at price 0.
+        A run of DiSK, or of a class that derives from it, gives its temperatures, support and unit, and its price at
+        the end if its helper was exact. Otherwise the normalised form's defaults hold, at price 0.
 
         Args:
             run: of any method.
             classes: C, the largest `top_k`.
             price: in the place of the run's.
         """
-        options = run.config.method_options if run.config.method == "disk" else {}
+        config = run.config
+        options = config.method_options if issubclass(find_method(config.method), DiSKTask) else {}
         default = VARIANTS["normalised"]
         given = {name: options.get(name) for name in _SETTINGS}
         chosen = {name: getattr(default, name) if value is None else value for name, value in given.items()}
@@ -70,10 +71,10 @@ class HelperSettings:
             settings = replace(
                 settings,
                 price=at_end,
-                unit=options["budget_unit"],
-                mass=options["support_mass"],
-                outside_student=options["support"] == "outside-student",
-                standardise=options["standardise"],
+                unit=options.get("budget_unit", "ce"),
+                mass=options.get("support_mass", 1.0),
+                outside_student=options.get("support") == "outside-student",
+                standardise=options.get("standardise", False),
             )
         return settings if price is None else replace(settings, price=price)
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from rich.table import Table
 
+from disk_kd.compare.table import csv_lines
 from disk_kd.report.inspection import RANKINGS, Inspection, Ranking
 from disk_kd.report.measures import area_under_curve, precision_at
 
@@ -43,12 +42,8 @@ def csv_rows(inspection: Inspection, by: Ranking = "help") -> Iterator[dict[str,
 
 def csv_text(inspection: Inspection, by: Ranking = "help") -> str:
     """`csv_rows` as CSV."""
-    file = io.StringIO()
     rows = list(csv_rows(inspection, by))
-    writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return file.getvalue()
+    return csv_lines(rows, list(rows[0]))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from disk_kd.compare.conditions import conditions_text, settled
 from disk_kd.report.drawing import Series
 from disk_kd.report.figures import accuracy_over_cost
 from disk_kd.report.items import Figure, Figures, Item, Note, Points, Section, Table, Text
-from disk_kd.report.reading import Group
+from disk_kd.report.reading import Group, Run
 from disk_kd.report.subject import Mentor, Subject, TeacherFacts
 from disk_kd.report.training import shown_text
 from disk_kd.report.verdict import spread
@@ -30,21 +30,28 @@ def runs(subject: Subject) -> Section:
     rows = [_row(subject, group, 3 if several else 4) for group in subject.candidates]
     rows += [_teacher_row(mentor, facts) for mentor, facts in subject.taught if not isinstance(facts, Note)]
     same = _same(rows) if len(subject.candidates) > 1 else {}
-    columns = [title for title in _COLUMNS if title not in same and any(row.get(title) for row in rows)]
+    left_out = {*same, *(() if subject.has_top5 else ("top-5 %",))}
+    columns = [title for title in _COLUMNS if title not in left_out and any(row.get(title) for row in rows)]
     cells = [[row.get(title, "") for title in columns] for row in rows]
     titles = [f"gain over {subject.baseline.name}" if t == "gain" and subject.baseline else t for t in columns]
-    marked = 0 if len(subject.candidates) > 1 and subject.finished else None
+    marked = 0 if len(subject.candidates) > 1 and subject.finished and subject.comparable else None
     items: list[Item] = [Table(_caption(subject), titles, cells, marked, words=_WORDS)]
     if same:
         items.append(Note(f"The same for all: {'; '.join(f'{title}: {value}' for title, value in same.items())}."))
     items += dict.fromkeys([*subject.lost, *(facts for _, facts in subject.taught if isinstance(facts, Note))])
-    items += [_every_run(subject)] if several else []
+    items += [_every_run(subject)] if several and subject.finished else []
     if len(subject.candidates) > 1:
-        found = {group.name: [settled(run.folder) for run in group.runs] for group in subject.candidates}
-        first, *lines = conditions_text(found).splitlines()
+        first, *lines = _differing(subject).splitlines()
         points = [line.removeprefix("- ") for line in lines if line]
         items += [Note(first), *([Points(points)] if points else [])]
     return Section("runs", "The runs" if len(subject.candidates) > 1 else "The run", items)
+
+
+def _differing(subject: Subject) -> str:
+    """What the runs differ in, in the words of the comparison where the report is of one."""
+    if subject.differing is not None:
+        return subject.differing
+    return conditions_text({group.name: [settled(run.folder) for run in group.runs] for group in subject.candidates})
 
 
 def _same(rows: Sequence[_Row]) -> dict[str, str]:
@@ -59,9 +66,9 @@ _NEED_NO_PLACE = ("student", "seeds", "passes", "start")
 def _caption(subject: Subject) -> str:
     text = f"On the {subject.candidates[0].chosen.split} split, of the checkpoint that validation chose."
     if len(subject.candidates) > 1:
-        text += " The best on validation first."
+        text += f" {subject.first.capitalize()} first."
     if any(len(group.runs) > 1 for group in subject.candidates):
-        text += " Mean ± sample standard deviation over the seeds; gain and gap ± half their 95% interval."
+        text += " Mean ± sample standard deviation over the seeds; gain and gap ± half their 95% interval over seeds."
     return f"{text} Passes: student passes over the training data, those of the start before the plus."
 
 
@@ -79,7 +86,7 @@ def _row(subject: Subject, group: Group, digits: int) -> _Row:
         ("ECE", "ece", digits),
     ):
         row[title] = spread(group.values("split", name), places)
-    if len(subject.candidates) > 1:
+    if len(subject.candidates) > 1 and subject.comparable:
         gap = subject.verdict.gaps.get(group.name)
         row["to the chosen"] = "chosen" if gap is None else gap.numbers()
         gain = subject.gains.get(group.name)
@@ -126,29 +133,33 @@ def _memory(summary: dict[str, Any]) -> str:
 
 def _every_run(subject: Subject) -> Table:
     """Each seed's numbers, as its summary has them."""
-    rows = []
-    for group in subject.candidates:
-        for run in group.finished:
-            summary = run.summary or {}
-            metrics = summary[run.split]
-            validation = summary.get("validation", {}).get("top1")
-            last = summary["last"][run.split]["top1"]
-            row = [
-                group.name,
-                str(run.seed),
-                "" if validation is None else f"{validation:.2f}",
-                f"{metrics['top1']:.2f}",
-            ]
-            row += [f"{metrics['top5']:.2f}", f"{metrics['nll']:.4f}", f"{metrics['ece']:.4f}", f"{last:.2f}"]
-            rows.append([*row, str(summary["selected_pass"])])
-    titles = ("run", "seed", "validation top-1 %", "top-1 %", "top-5 %", "NLL", "ECE", "last top-1 %", "chosen pass")
+    found = [_seed_row(group.name, run) for group in subject.candidates for run in group.finished]
+    titles = [title for title in found[0] if title != "top-5 %" or subject.has_top5]
     caption = "Each seed. Last: of the last checkpoint. Chosen pass: of the checkpoint that validation chose."
-    return Table(caption, titles, rows, folded="Every run")
+    return Table(caption, titles, [[row[title] for title in titles] for row in found], folded="Every run")
+
+
+def _seed_row(name: str, run: Run) -> _Row:
+    summary = run.summary or {}
+    metrics, validation = summary[run.split], summary.get("validation", {}).get("top1")
+    return {
+        "run": name,
+        "seed": str(run.seed),
+        "validation top-1 %": "" if validation is None else f"{validation:.2f}",
+        "top-1 %": f"{metrics['top1']:.2f}",
+        "top-5 %": f"{metrics['top5']:.2f}",
+        "NLL": f"{metrics['nll']:.4f}",
+        "ECE": f"{metrics['ece']:.4f}",
+        "last top-1 %": f"{summary['last'][run.split]['top1']:.2f}",
+        "chosen pass": str(summary["selected_pass"]),
+    }
 
 
 def cost(subject: Subject) -> Section:
     """Accuracy against multiply-adds."""
     title = "Accuracy against cost"
+    if not subject.comparable and len(subject.finished) > 1:
+        return Section("cost", title, [Note("Left out: the runs were measured on different images.", missing=True)])
     points: list[tuple[Series, float, float]] = []
     for group in subject.shown:
         if group.finished:

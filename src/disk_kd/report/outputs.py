@@ -20,6 +20,7 @@ from disk_kd.build import (
     pick_device,
     place,
     read_about,
+    teacher_image_size,
     trained_model,
 )
 from disk_kd.config import RunConfig, named_in
@@ -78,7 +79,7 @@ class Outputs:
         assert config.teacher is not None
         dataset = self.dataset(config)
         model = self._once(teacher_key(config), lambda: build_model(config, "teacher", dataset).to(self.device))
-        return Teacher.of(model, student, image_size=config.teacher.image_size).to(self.device)
+        return Teacher.of(model, student, image_size=teacher_image_size(config, dataset)).to(self.device)
 
     def student_logits(self, run: Run) -> tuple[Tensor, Tensor]:
         """Logits (N, C) of the run's student on its split, and targets (N,), on the host."""

@@ -52,17 +52,20 @@ def report(paths: Iterable[Path], *, output: Path | None = None, device: str = "
     return output
 
 
-def report_comparison(rows: Mapping[str, Sequence[Path]], baseline: str | None, output: Path) -> None:
+def report_comparison(
+    rows: Mapping[str, Sequence[Path]], baseline: str | None, output: Path, differing: str | None = None
+) -> None:
     """Write the report of a comparison.
 
     Args:
         rows: the run directories of each row, which are its seeds.
         baseline: the row that the others are compared with; None: that of the labels alone, if there is one.
         output: the file.
+        differing: what the comparison says of the conditions in which its rows differ; None: of the rows here.
     """
     groups = name_groups({name: [Run.read(folder) for folder in folders] for name, folders in rows.items()})
     base = None if baseline is None or baseline not in rows else groups[list(rows).index(baseline)].name
-    write_text(output, page(Subject(groups, Outputs(), base)))
+    write_text(output, page(Subject(groups, Outputs(), base, differing)))
 
 
 def page(subject: Subject) -> str:
@@ -75,8 +78,9 @@ def page(subject: Subject) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    several = (side_by_side,) if len(subject.finished) > 1 else ()
-    sections = [section(subject) for section in (*several, *_SECTIONS)]
+    several = (side_by_side,) if len(subject.finished) > 1 and subject.comparable else ()
+    made = [section(subject) for section in (*several, *_SECTIONS)]
+    sections = [section for section in made if section is not None]
     template = environment.get_template("page.html.jinja")
     style = environment.get_template("page.css").render()
     return template.render(verdict=subject.verdict, sections=sections, style=style, version=version("disk-kd"))

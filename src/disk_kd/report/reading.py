@@ -13,11 +13,12 @@ from typing import Any
 import yaml
 
 from disk_kd.build import STUDENT
-from disk_kd.config import ENVIRONMENT, RunConfig, parse_run
+from disk_kd.config import ENVIRONMENT, RunConfig, find_method, parse_run
 from disk_kd.errors import RunError
 from disk_kd.options import dotted
 from disk_kd.run import CONFIG
 from disk_kd.summary import read_summary
+from disk_kd.tasks import DiSKTask
 
 _SEED_FOLDER = re.compile(r"seed\d+")
 _NOT_COMPARED = {"train.seed", "output", "description", "published", *ENVIRONMENT}
@@ -86,6 +87,17 @@ class Run:
         """The split that its outcome is told on: test, or validation where the data has no test split."""
         return "test" if self.summary and "test" in self.summary else "validation"
 
+    def images_of(self, split: str) -> tuple[Any, ...] | None:
+        """The same for runs whose "validation" or "test" holds the same images; None where it was not measured."""
+        measured = (self.summary or {}).get(split)
+        if measured is None:
+            return None
+        data = self.config.data
+        # The name tells what the images are, or the folder or reader that they come from.
+        root = data.root if data.name == "folder" or "/" in data.name else None
+        set_aside = (data.validation, data.split_seed) if split == "validation" else ()
+        return (data.name, root, measured["samples"], *set_aside)
+
     @property
     def weights(self) -> Path:
         """The file of its student."""
@@ -143,6 +155,11 @@ class Group:
     def chosen(self) -> Run:
         """The run that would be shipped: of the finished ones the best on validation."""
         return max(self.finished or self.runs[:1], key=_validated)
+
+    @property
+    def uses_disk(self) -> bool:
+        """Whether its method is DiSK, or a user's own that derives from it."""
+        return issubclass(find_method(self.chosen.config.method), DiSKTask)
 
     @property
     def labels_alone(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from disk_kd.compare.run import interval
+from disk_kd.compare.gain import differences, interval
 from disk_kd.report.drawing import Series
 from disk_kd.report.figures import Seeds, seeds_and_intervals
 from disk_kd.report.items import Figure, Figures, Item, Note, Section
@@ -36,7 +36,7 @@ def side_by_side(subject: Subject) -> Section:
         figures.append(Figure(svg, f"Gain over {base.name}", how))
     items: list[Item] = [Note(_task(subject)), Figures(figures)]
     if len(subject.finished) > len(drawn):
-        items.append(Note(f"The figures show the best {len(drawn)} on validation; the table below has all."))
+        items.append(Note(f"The figures show {len(drawn)}, {subject.first} first; the table below has all."))
     return Section("side", title, items)
 
 
@@ -46,8 +46,7 @@ def _seeds(subject: Subject, group: Group) -> Seeds:
 
 
 def _gains(subject: Subject, group: Group, base: Group) -> Seeds:
-    ours, theirs, gap = tops(group), tops(base), subject.gains[group.name]
-    pairs = [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
+    gap, pairs = subject.gains[group.name], differences(tops(group), tops(base))
     return Seeds(_series(subject, group), pairs, gap.points, gap.half)
 
 

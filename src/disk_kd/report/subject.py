@@ -16,7 +16,7 @@ from disk_kd.report.drawing import MOST, Series
 from disk_kd.report.items import Note
 from disk_kd.report.outputs import Outputs, metrics_of, teacher_key
 from disk_kd.report.reading import Group, Run
-from disk_kd.report.verdict import Gap, Gaps, Verdict, judge, labels_alone, ranked
+from disk_kd.report.verdict import Gap, Verdict, first_of, gap_between, judge, labels_alone, ranked, ranking_split
 
 Value = TypeVar("Value")
 
@@ -49,7 +49,8 @@ class Subject:
     """The runs of a report.
 
     Attributes:
-        candidates: the groups that could be shipped, the best on validation first.
+        candidates: the groups that could be shipped, as `ranked` has them.
+        comparable: whether the finished ones were measured on the same images.
         shown: those of them that figures show.
         series: their places in figures, by name.
         lost: why teachers that the candidates name are not among `mentors`.
@@ -58,17 +59,29 @@ class Subject:
         groups: one or more, each of runs that differ in their seed alone.
         outputs: gives data, models and their logits.
         baseline: name of the group that the others are compared with; None: that of the labels alone, if any.
+        differing: what `conditions_text` says of the runs; None: it is asked.
     """
 
-    def __init__(self, groups: Sequence[Group], outputs: Outputs, baseline: str | None = None) -> None:
-        self.outputs = outputs
+    def __init__(
+        self, groups: Sequence[Group], outputs: Outputs, baseline: str | None = None, differing: str | None = None
+    ) -> None:
+        self.outputs, self.differing = outputs, differing
         self.lost: list[Note] = []
-        groups = ranked(groups)
-        taught = [group for group in groups if not _is_teacher(group, groups)]
-        self.candidates = taught or groups
+        self.candidates = ranked([group for group in groups if not _is_teacher(group, groups)] or groups)
+        self.comparable = ranking_split(self.candidates) is not None
         self.shown = _shown(self.candidates)
         self.series = {group.name: Series(group.name, i) for i, group in enumerate(self.shown)}
         self._baseline = baseline
+
+    @property
+    def first(self) -> str:
+        """What the first of the candidates is, in words."""
+        return first_of(self.candidates)
+
+    @property
+    def has_top5(self) -> bool:
+        """Whether there are so many classes that top-5 says something."""
+        return any((group.chosen.summary or {}).get("classes", 6) > 5 for group in self.finished)
 
     @property
     def finished(self) -> list[Group]:
@@ -142,10 +155,10 @@ class Subject:
     @cached_property
     def gains(self) -> dict[str, Gap]:
         """Of every other finished group over the baseline, by name; none where there is no baseline."""
-        if self.baseline is None:
+        base = self.baseline
+        if base is None or not self.comparable:
             return {}
-        measure = Gaps(self.finished, self.outputs)
-        return {group.name: measure(group, self.baseline) for group in self.finished if group is not self.baseline}
+        return {group.name: gap_between(group, base, self.outputs) for group in self.finished if group is not base}
 
     def attempt(self, make: Callable[[], Value]) -> Value | Note:
         """What `make` gives, or the line that says why it cannot."""
@@ -170,11 +183,9 @@ def _is_teacher(group: Group, groups: Sequence[Group]) -> bool:
 
 
 def _shown(groups: Sequence[Group]) -> list[Group]:
-    """As many as a figure can hold: the best on validation, among them the best of DiSK and of labels alone."""
-    wanted = [next((group for group in groups if group.chosen.config.method == "disk"), None)]
-    wanted.append(labels_alone(groups, groups[0]))
-    first = list(groups[:MOST])
-    for place, group in enumerate(wanted, start=1):
-        if group is not None and group not in first:
-            first[-place] = group
-    return [group for group in groups if group in first]
+    """As many as a figure can hold: the first, and the first of DiSK and of the labels alone in any case."""
+    disk = next((group for group in groups if group.uses_disk), None)
+    wanted = [group for group in (disk, labels_alone(groups, groups[0])) if group is not None]
+    others = [group for group in groups if group not in wanted]
+    kept = [*wanted, *others[: MOST - len(wanted)]]
+    return [group for group in groups if group in kept]

@@ -41,18 +41,16 @@ def training(subject: Subject) -> Section:
 def shown_text(subject: Subject) -> str:
     """Which of many groups the figures show."""
     return (
-        f"Figures show {len(subject.shown)} of {len(subject.candidates)}: the best on validation,"
-        " among them the best of DiSK and of the labels alone. The table of the runs has all."
+        f"Figures show {len(subject.shown)} of {len(subject.candidates)}, {subject.first} first,"
+        " and the first of DiSK and of the labels alone in any case. The table of the runs has all."
     )
 
 
-def budget(subject: Subject) -> Section:
-    """Help asked and given, its price, and how many examples it reached."""
-    title = "Budget: help asked and help used"
+def budget(subject: Subject) -> Section | None:
+    """Help asked and given, its price, and how many examples it reached; None where no method has a budget."""
     groups = [group for group in subject.candidates if _values(group.chosen, "train", "budget_used")][:MOST]
     if not groups:
-        note = Note("Left out: none of the runs uses DiSK, the method whose helper has a budget.", missing=True)
-        return Section("budget", title, [note])
+        return None
     asked = [line for group in groups for line in _lines(subject, group, "train", "budget", asked=True)]
     used = [line for group in groups for line in _lines(subject, group, "train", "budget_used")]
     label = f"Budget asked and used over student passes, for {_names(used)}"
@@ -65,7 +63,7 @@ def budget(subject: Subject) -> Section:
             label = f"{heading} over student passes, for {_names(lines)}"
             svg = over_passes(name, label, unit, lines, may_log=name == "helper_mean")
             figures.append(Figure(svg, heading, how, _legend(lines)))
-    return Section("budget", title, [Note(_held(groups)), Figures(figures)])
+    return Section("budget", "Budget: help asked and help used", [Note(_held(groups)), Figures(figures)])
 
 
 _HELP = (
@@ -89,9 +87,20 @@ def _held(groups: Sequence[Group]) -> str:
     for group in groups:
         end = (group.chosen.summary or {}).get("end") or _last_finite(group.chosen.student_lines)
         asked, used = end["budget"], end["budget_used"]
-        held = "within it" if used <= 1.1 * asked else f"{used / asked:.1f}-fold" if asked else "over it"
-        told.append(f"{group.name} used {used:.3g} of {asked:.3g}, {held}")
+        told.append(f"{group.name} used {used:.3g} of {asked:.3g}, {_beside(used, asked)}")
     return f"At the end of training: {'; '.join(told)}."
+
+
+def _beside(used: float, asked: float) -> str:
+    """What was used beside what was asked, in words."""
+    if used <= asked:
+        return "within it"
+    if asked == 0:
+        return "over it"
+    share = used / asked
+    if share >= 2:
+        return f"{share:.3g} times as much"
+    return "over it by less than 1%" if share < 1.01 else f"over it by {share - 1:.0%}"
 
 
 def _last_finite(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -6,56 +6,73 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy.special import stdtrit
 from torch import Tensor
 
-from disk_kd.compare.run import interval
+from disk_kd.compare.gain import differences, interval
 from disk_kd.errors import DiskKDError
 from disk_kd.report.outputs import Outputs
 from disk_kd.report.reading import Group, Run
 
-FEW_SEEDS = 5
-"""Shared seeds from which the spread of two groups speaks for itself."""
 CHEAPER = 0.95
 """A student counts as cheaper from this share of the multiply-adds on."""
+_SURE = 1.92
+"""Gain in log-likelihood, nats, of one fitted number that is more than chance: half the 95% quantile of chi-squared."""
+_ORDER = {"validation": "the best on validation", "test": "the best on test", None: "the first"}
+"""What stands first, by the split that ranks."""
 
 
 @dataclass(frozen=True)
 class Gap:
-    """Top-1 of one group less that of another, in points, and half the width of its 95% interval.
+    """Top-1 of one group less that of another, in points.
 
     Attributes:
-        points, half: of the gap; half is None where nothing measures it.
-        by: what the interval is over.
+        points: the gap.
+        half: half the width of its 95% interval over seeds; None where fewer than two seeds are shared.
+        by: what the gap is over.
+        half_over_images: the same over the images of the split, of a single shared seed.
     """
 
     points: float
     half: float | None
     by: str
+    half_over_images: float | None = None
 
     @property
-    def level(self) -> bool:
-        """Whether the gap could be chance."""
-        return self.half is not None and abs(self.points) <= self.half
+    def chance(self) -> bool:
+        """Whether the gap could be chance, as far as anything measures it."""
+        half = self.half_over_images if self.half is None else self.half
+        return half is None or abs(self.points) <= half
 
     def told(self) -> str:
         """In words."""
-        return f"{self.numbers()} points ({self.by})"
+        images = "" if self.half_over_images is None else f", ± {self.half_over_images:.2f} over its images alone"
+        return f"{self.numbers()} points ({self.by}{images})"
 
     def numbers(self) -> str:
-        """The gap, and half its interval where there is one."""
+        """The gap, and half its interval over seeds where there is one: the same as in the table of a comparison."""
         return f"{self.points:+.2f}" + ("" if self.half is None else f" ± {self.half:.2f}")
 
 
+def ranking_split(groups: Sequence[Group]) -> str | None:
+    """The split that can rank the groups: "validation", else "test"; None where they were measured on other images."""
+    runs = [run for group in groups for run in group.finished]
+    validated, tested = ({run.images_of(split) for run in runs} for split in ("validation", "test"))
+    if len(tested) > 1:
+        return None
+    if len(validated) <= 1 and None not in validated:
+        return "validation"
+    return "test" if None not in tested else None
+
+
 def ranked(groups: Sequence[Group]) -> list[Group]:
-    """The best on validation first; those without a finished run last."""
-    return sorted(groups, key=lambda group: -mean_of(group))
+    """The best on `ranking_split` first; those without a finished run last."""
+    split = ranking_split(groups)
+    return sorted(groups, key=lambda group: (not group.finished, -_mean(group, split)))
 
 
-def mean_of(group: Group) -> float:
-    """The mean top-1 that groups are chosen by: on validation, or on test where there is no validation split."""
-    values = group.values("validation", "top1") or group.values("test", "top1")
-    return statistics.fmean(values) if values else -1.0
+def _mean(group: Group, split: str | None) -> float:
+    values = group.values(split, "top1") if split else []
+    return statistics.fmean(values) if values else 0.0
 
 
 def labels_alone(groups: Sequence[Group], best: Group) -> Group | None:
@@ -64,40 +81,27 @@ def labels_alone(groups: Sequence[Group], best: Group) -> Group | None:
     return next((group for group in found if _student(group) == _student(best)), found[0] if found else None)
 
 
-class Gaps:
-    """Differences between groups on the split that they are told on, with what chance there is in them.
+def gap_between(one: Group, other: Group, outputs: Outputs) -> Gap:
+    """Top-1 of one group less that of the other, on the split that they are told on, paired by seed.
 
-    Two groups that share `FEW_SEEDS` seeds or more are paired by seed, by Student's t. Fewer seeds say little of their
-    own spread, so that of all groups is pooled, as if it were the same in all. Where no group has two seeds, the runs
-    that would be shipped are paired by image, which leaves the chance of the seeds out.
+    A single shared seed has no interval over seeds. Its two runs are paired by image, which leaves the chance of the
+    seeds out.
 
     Args:
-        groups: whose spreads are pooled.
+        one: the first.
+        other: the second, measured on the same images.
         outputs: for pairs of images.
     """
-
-    def __init__(self, groups: Sequence[Group], outputs: Outputs) -> None:
-        self.outputs = outputs
-        several = [list(tops(group).values()) for group in groups if len(group.finished) > 1]
-        self._freedom = sum(len(values) - 1 for values in several)
-        squares = sum((len(values) - 1) * statistics.variance(values) for values in several)
-        self._deviation = (squares / self._freedom) ** 0.5 if several else None
-
-    def __call__(self, one: Group, other: Group) -> Gap:
-        """Top-1 of one group less that of the other."""
-        ours, theirs = tops(one), tops(other)
-        shared = sorted(ours.keys() & theirs.keys())
-        if len(shared) >= FEW_SEEDS:
-            points, half = interval([ours[seed] - theirs[seed] for seed in shared])
-            return Gap(points, half, f"{len(shared)} seeds, paired")
-        points = statistics.fmean(ours.values()) - statistics.fmean(theirs.values())
-        if self._deviation is not None:
-            error = self._deviation * (1 / len(ours) + 1 / len(theirs)) ** 0.5
-            seeds = f"{len(ours)} and {len(theirs)} seeds" if len(ours) != len(theirs) else f"{len(ours)} seeds each"
-            half = float(stdtrit(self._freedom, 0.975)) * error
-            return Gap(points, half, f"{seeds.replace('1 seeds', '1 seed')}, spread pooled over all runs")
-        half_over_images = _half_over_images(one.chosen, other.chosen, self.outputs)
-        return Gap(points, half_over_images, "one seed each, paired by image")
+    ours, theirs = tops(one), tops(other)
+    paired = differences(ours, theirs)
+    if not paired:
+        return Gap(statistics.fmean(ours.values()) - statistics.fmean(theirs.values()), None, "no seed in common")
+    points, half = interval(paired)
+    if half is not None:
+        return Gap(points, half, f"{len(paired)} seeds, paired")
+    seed = next(seed for seed in ours if seed in theirs)
+    first, second = (next(run for run in group.finished if run.seed == seed) for group in (one, other))
+    return Gap(points, None, "one seed", _half_over_images(first, second, outputs))
 
 
 def tops(group: Group) -> dict[int, float]:
@@ -139,8 +143,8 @@ class Verdict:
         title: of the report.
         sentence: the outcome.
         reasons: name and text of each.
-        chosen: the group to ship; None where no run is finished.
-        gaps: of every other candidate to the chosen one, by its name.
+        chosen: the group to ship, or to show where none can be chosen; None where no run is finished.
+        gaps: of every other candidate to the chosen one, by its name; none where they were measured on other images.
     """
 
     title: str
@@ -159,7 +163,7 @@ def judge(
     """The verdict over the candidates.
 
     Args:
-        groups: those that could be shipped, the best on validation first.
+        groups: those that could be shipped, as `ranked` has them.
         teachers: name, top-1 on the same split and multiply-adds of each.
         outputs: for intervals over images.
         baseline: what the chosen one is compared with.
@@ -168,39 +172,61 @@ def judge(
     if not finished:
         return Verdict("A run that is not finished", _unfinished(groups), (), None, {})
     best, *others = finished
-    measure = Gaps(finished, outputs)
-    gaps = {other.name: measure(other, best) for other in others}
+    by = ranking_split(finished)
+    gaps = {other.name: gap_between(other, best, outputs) for other in others} if by else {}
     reasons = [("Accuracy", _accuracy(best))]
-    if others:
+    if others and by != "validation":
+        reasons.append(("How it was chosen", _without_validation(finished, by)))
+    if gaps:
         reasons.append(("Against the others", _against(others, gaps)))
         if baseline is not None and baseline is not best:
             title = "Against labels alone" if baseline.labels_alone else "Against the baseline"
             reasons.append((title, _baseline(best, baseline, gaps[baseline.name])))
     reasons += [("Against the teacher", _teacher(best, *teacher)) for teacher in teachers]
     reasons.append(("Honest probabilities", _calibration(best)))
-    smaller = _smaller(best, others, gaps)
+    smaller = _smaller(best, others, gaps) if gaps else ""
     if smaller:
         reasons.append(("Where size matters", smaller))
-    reasons.append(("The file", str(_shipped(best))))
+    reasons.append(("The file", _shipped(best)))
     title = "Which student to ship" if others else f"{_student(best)} by {best.chosen.config.method}"
-    return Verdict(title, _sentence(best, others, gaps), tuple(reasons), best, gaps)
+    return Verdict(title, _sentence(best, others, gaps, by), tuple(reasons), best, gaps)
 
 
-def _sentence(best: Group, others: Sequence[Group], gaps: dict[str, Gap]) -> str:
+def _sentence(best: Group, others: Sequence[Group], gaps: dict[str, Gap], by: str | None) -> str:
     run = best.chosen
     assert run.summary is not None
-    top1 = spread(best.values("split", "top1"), 2)
+    top1 = f"{spread(best.values('split', 'top1'), 2)}% top-1 on {run.split}"
+    if len(best.finished) > 1:
+        top1 += f" over {len(best.finished)} seeds, {_top1(run):.2f}% of the file itself,"
     size = f"{run.summary['parameters']:,} parameters"
     if not others:
-        return f"{_student(best)} ({best.name}) reaches {top1}% top-1 on {run.split} with {size}."
-    level = sum(gap.level for gap in gaps.values())
-    are = {0: "none of the others is", 1: "one of the others is"}.get(level, f"{level} of the others are")
-    tail = f"; {are} level with it within chance"
-    return f"Ship {best.name}: {top1}% top-1 on {run.split} with {size}, the best on {_chosen_on(run)}{tail}."
+        return f"{_student(best)} ({best.name}) reaches {top1} with {size}."
+    if by is None:
+        return (
+            "No student can be chosen: the runs were measured on different images. The details below are of"
+            f" {best.name}: {top1} with {size}."
+        )
+    chance = sum(gap.chance for gap in gaps.values())
+    tail = f"; {chance} of the {len(others)} others cannot be told from it" if chance else ""
+    return f"Ship {best.name}: {top1} with {size}, {_ORDER[by]}{tail}."
 
 
-def _chosen_on(run: Run) -> str:
-    return "validation" if run.summary and "validation" in run.summary else "test, as there is no validation split"
+def first_of(groups: Sequence[Group]) -> str:
+    """What the first of `ranked` groups is, in words."""
+    return _ORDER[ranking_split(groups)]
+
+
+def _without_validation(groups: Sequence[Group], by: str | None) -> str:
+    """Why validation does not rank the groups, and what that means."""
+    if by is None:
+        return "Nothing ranks runs that were measured on different images."
+    validated = any(run.images_of("validation") for group in groups for run in group.finished)
+    why = (
+        "The runs were validated on different images (data.validation, data.split_seed or the data differ)"
+        if validated
+        else "No run has a validation split"
+    )
+    return f"{why}, so they are ranked on test. A score that chose is too high; measure the student on new images."
 
 
 def _accuracy(best: Group) -> str:
@@ -208,7 +234,7 @@ def _accuracy(best: Group) -> str:
     text = f"{spread(seeds, 2)}% top-1 on {run.split}, {_over(len(seeds))}"
     validation = best.values("validation", "top1")
     if validation and run.split == "test":
-        text += f"; {spread(validation, 2)}% on validation, which chose it and its checkpoint: the test split did not"
+        text += f"; {spread(validation, 2)}% on validation, which chose the checkpoint"
     return f"{text}."
 
 
@@ -218,19 +244,17 @@ def _over(seeds: int) -> str:
 
 def _against(others: Sequence[Group], gaps: dict[str, Gap]) -> str:
     nearest = others[0]
-    text = f"Next on validation is {nearest.name}, {gaps[nearest.name].told()} on {nearest.chosen.split}."
-    level = [other.name for other in others if gaps[other.name].level]
-    if not level:
-        return f"{text} None of the {len(others)} others is level with it within chance."
-    more = f" and {len(level) - 6} more" if len(level) > 6 else ""
-    return (
-        f"{text} Level with it within chance: {', '.join(level[:6])}{more}. Between these, choose by cost or honesty."
-    )
+    text = f"Next is {nearest.name}, {gaps[nearest.name].told()} on {nearest.chosen.split}."
+    chance = [other.name for other in others if gaps[other.name].chance]
+    if not chance:
+        return f"{text} Every difference is larger than its interval."
+    more = f" and {len(chance) - 6} more" if len(chance) > 6 else ""
+    return f"{text} The difference could be chance: {', '.join(chance[:6])}{more}. Between these, choose by cost."
 
 
 def _baseline(best: Group, baseline: Group, gap: Gap) -> str:
     gain = Gap(-gap.points, gap.half, gap.by)
-    chance = ", which could be chance" if gap.level else ""
+    chance = ", which could be chance" if gap.chance else ""
     alone = ", trained on the labels alone" if baseline.labels_alone else ""
     return f"{best.name} gains {gain.told()} over {baseline.name}{alone}{chance}."
 
@@ -244,19 +268,26 @@ def _teacher(best: Group, name: str, top1: float, multiply_adds: int) -> str:
 
 def _calibration(best: Group) -> str:
     run = best.chosen
-    nll, ece = (best.values("split", name) for name in ("nll", "ece"))
-    text = f"NLL {spread(nll, 3)} nats, ECE {spread(ece, 3)}."
-    temperature = (run.summary or {})[run.split].get("temperature")
-    if temperature is None:
-        return text
-    if abs(temperature - 1) < 0.1:
-        return f"{text} The temperature that suits validation best is {temperature:.2f}: they need no scaling."
-    after = (run.summary or {})[run.split]
-    return (
-        f"{text} {'Over' if temperature > 1 else 'Under'}-confident as it is: divide the shipped file's logits by"
-        f" {temperature:.2f} (fitted on validation) and its NLL goes from {after['nll']:.3f} to"
-        f" {after['nll_scaled']:.3f}, its ECE from {after['ece']:.3f} to {after['ece_scaled']:.3f}."
+    summary = run.summary or {}
+    text = " ".join(
+        f"{name.upper()} {spread(best.values('split', name), 3)}{unit}"
+        for name, unit in (("nll", " nats,"), ("ece", "."))
     )
+    before, validation = summary[run.split], summary.get("validation", {})
+    if "nll_scaled" not in validation or "nll_scaled" not in before:
+        return text
+    gain = validation["samples"] * (validation["nll"] - validation["nll_scaled"])
+    if gain <= _SURE:
+        return f"{text} They need no scaling, as far as {validation['samples']:,} validation images can tell."
+    change = (
+        f"its NLL on test goes from {before['nll']:.3f} to {before['nll_scaled']:.3f}, its ECE from"
+        f" {before['ece']:.3f} to {before['ece_scaled']:.3f}"
+    )
+    divided = f"the shipped file's logits by {before['temperature']:.2f} (fitted on validation)"
+    if before["nll_scaled"] >= before["nll"]:
+        return f"{text} Do not divide {divided}: {change}."
+    kind = "Over" if before["temperature"] > 1 else "Under"
+    return f"{text} {kind}-confident as it is: divide {divided} and {change}."
 
 
 def _smaller(best: Group, others: Sequence[Group], gaps: dict[str, Gap]) -> str:
@@ -271,8 +302,12 @@ def _smaller(best: Group, others: Sequence[Group], gaps: dict[str, Gap]) -> str:
 
 
 def _shipped(best: Group) -> str:
-    which = f" (seed {best.chosen.seed}, the best of its seeds on validation)" if len(best.finished) > 1 else ""
-    return "/".join(best.chosen.weights.absolute().parts[-3:]) + which
+    run, path = best.chosen, "/".join(best.chosen.weights.absolute().parts[-3:])
+    if len(best.finished) == 1:
+        return f"{path}: {_top1(run):.2f}% top-1 on {run.split}."
+    prefers = "the best of its seeds on validation" if run.images_of("validation") else "the best of its seeds on test"
+    mean = spread(best.values("split", "top1"), 2)
+    return f"{path} (seed {run.seed}, {prefers}): {_top1(run):.2f}% top-1 on {run.split}; its group has {mean}%."
 
 
 def _student(group: Group) -> str:

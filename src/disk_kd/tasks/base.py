@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from disk_kd.errors import ConfigError, ModelError
 from disk_kd.hints import Hint, StudentAndHint
+from disk_kd.logits import logits_of
 from disk_kd.losses.standardise import standardise
 from disk_kd.tasks.phase import Phase
 from disk_kd.tasks.snapshot import snapshot
@@ -33,7 +34,7 @@ class StudentTask(TrainingTask):
         phases: kinds of passes, in the order of one round.
 
     Raises:
-        ModelError: teacher and student are one model, or differ in their number of classes.
+        ModelError: teacher and student are one model, share weights, or differ in their number of classes.
     """
 
     trainable_module: nn.Module
@@ -65,12 +66,16 @@ class StudentTask(TrainingTask):
     ) -> None:
         if teacher is student:
             raise ModelError("student and teacher are one model, which would be frozen; give a teacher of its own")
+        if teacher is not None:
+            _check_apart(teacher, student)
         super().__init__(device=next(student.parameters()).device, verbose=False)
         self.needs = needs
         self.phases = phases
         self.phase: str | None = None
         self.trainable_module = student
         self.teacher = None if teacher is None else Teacher.of(teacher, student, needs)
+        if not student.training:  # as a model comes from an evaluation; parts of it that were frozen alone stay so
+            student.train()
         self.register_buffer("step", torch.zeros((), dtype=torch.int64, device=self.device))
 
     @classmethod
@@ -133,6 +138,12 @@ class StudentTask(TrainingTask):
             self.trainable_module.student = learner
         else:
             self.trainable_module = learner
+
+    def __call__(self, input: Tensor, target: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """`forward`, with class indices of any integer type."""
+        if isinstance(target, Tensor) and not target.is_floating_point():
+            target = target.long()
+        return super().__call__(input, target, *args, **kwargs)
 
     def get_eval_model(self, module: nn.Module | None = None, ema: bool = False) -> nn.Module | None:
         """The student, or its running average: what is validated and saved."""
@@ -201,10 +212,15 @@ class StudentTask(TrainingTask):
             raise ConfigError("the task has neither a teacher nor stored outputs of one; give one of them")
         return {**self.teacher(input), **stored}
 
+    def unusable_outputs(self, input: Tensor) -> list[str]:
+        """Names of the teacher's outputs that are not finite for a batch: the loss is not finite then either."""
+        outputs = {} if self.teacher is None else self.teacher(input)
+        return [name for name, output in outputs.items() if not output.isfinite().all()]
+
     def look(self, input: Tensor, target: Tensor, teacher: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """The student's logits (B, C), and the hint's weighted loss if there is a hint."""
         if self.hint is None:
-            return self.trainable_module(input), None
+            return logits_of(self.trainable_module(input), self.student), None
         outputs = self.trainable_module(input, target, teacher)
         return outputs["logits"], self.hint_ramp() * outputs["hint_loss"]
 
@@ -243,3 +259,14 @@ def plain(module: nn.Module) -> nn.Module:
     """The model alone, without hint, helper, or a wrapper of torch around it."""
     module = unwrap_model(module)
     return plain(module.student) if isinstance(module, StudentAndHelper | StudentAndHint) else module
+
+
+def _check_apart(teacher: nn.Module, student: nn.Module) -> None:
+    """Refuse a student that shares weights with its teacher: they would be frozen in both."""
+    theirs = {id(tensor) for tensor in teacher.state_dict(keep_vars=True).values()}
+    shared = [name for name, tensor in student.state_dict(keep_vars=True).items() if id(tensor) in theirs]
+    if shared:
+        raise ModelError(
+            f"teacher and student share {shared[0]}, which would be frozen in both; give a copy as the teacher,"
+            " copy.deepcopy(teacher)"
+        )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from disk_kd.support import label_loss
 from disk_kd.tasks.base import StudentTask
 from disk_kd.tasks.checks import fraction, non_negative
 
@@ -42,5 +42,5 @@ class CETask(StudentTask):
             `loss` (scalar), `output`, the student's logits (B, classes), and for the log `ce_loss`.
         """
         logits, hint_loss = self.look(input, target, self.teach(input, teacher))
-        ce = F.cross_entropy(logits.float(), target, label_smoothing=self.label_smoothing)
+        ce = label_loss(logits, target, self.label_smoothing)
         return self.result(self.ce_weight * ce, logits, hint_loss, ce_loss=ce)

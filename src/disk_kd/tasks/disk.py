@@ -9,15 +9,15 @@ import sys
 from typing import Any, Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from timm.utils import unwrap_model
 from torch import Tensor, nn
 
 from disk_kd import ranks
 from disk_kd.errors import ConfigError, nearest
 from disk_kd.helpers import HELPERS, UNITS, HelperNetwork, Unit, exact_helper, make_helper
+from disk_kd.logits import class_count
 from disk_kd.losses import budget_penalty, scaffolded_kl, scaffolded_nll
-from disk_kd.support import label_cross_entropy
+from disk_kd.support import label_cross_entropy, label_loss
 from disk_kd.tasks.base import StudentTask
 from disk_kd.tasks.checks import fraction
 from disk_kd.tasks.disk_settings import disk_settings, variant_defaults
@@ -244,7 +244,7 @@ class DiSKTask(StudentTask):
         budget = scheduled(self.settings.budget, passes)
         price = snapshot(self.price) if self.settings.price_rate else scheduled(self.settings.price, passes)
         logits_BC, helper_B, hint_loss = self._student_and_helper(input, target, teacher, price)
-        ce = F.cross_entropy(logits_BC.float(), target, label_smoothing=self.label_smoothing)
+        ce = label_loss(logits_BC, target, self.label_smoothing)
         joint = self.variant == "imagenet"
         batch = (logits_BC, teacher["logits"], target, helper_B)
 
@@ -398,7 +398,7 @@ class DiSKTask(StudentTask):
 def _classes(*models: nn.Module) -> int | None:
     """The number of classes, as the first of these models says that says it."""
     plain = (unwrap_model(model.model if isinstance(model, Teacher) else model) for model in models)
-    return next((model.num_classes for model in plain if hasattr(model, "num_classes")), None)
+    return next((count for count in map(class_count, plain) if count is not None), None)
 
 
 def _every_class(top_k: int | None, classes: int | None) -> int:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from disk_kd.support import label_loss
 from disk_kd.tasks.base import StudentTask
 from disk_kd.tasks.checks import fraction, non_negative
 
@@ -65,6 +65,6 @@ class LogitTask(StudentTask):
         teacher = self.teach(input, teacher)
         logits, hint_loss = self.look(input, target, teacher)
         own = self.distillation(*self.pair(logits, teacher["logits"]), target)
-        ce = F.cross_entropy(logits.float(), target, label_smoothing=self.label_smoothing)
+        ce = label_loss(logits, target, self.label_smoothing)
         loss = self.ce_weight * ce + self.ramp(self.warmup_passes) * self.weight * own
         return self.result(loss, logits, hint_loss, **{"ce_loss": ce, f"{self.name}_loss": own})

@@ -36,8 +36,12 @@ def plan_passes(phases: tuple[Phase, ...], student_passes: int) -> list[Phase]:
     that the budget cuts short ends with its last student pass.
 
     Raises:
-        ConfigError: no phase trains the student, so that the budget would never be spent.
+        ConfigError: no phase trains the student, so that the budget would never be spent; or passes are negative.
     """
+    for phase in phases:
+        for name in ("passes", "warmup_passes"):
+            if getattr(phase, name) < 0:
+                raise ConfigError(f"{name} of the phase {phase.name} must be at least 0, not {getattr(phase, name)}")
     if not any(phase.trains_student and phase.passes > 0 for phase in phases):
         raise ConfigError("the method has no phase with passes that train the student")
     plan: list[Phase] = []

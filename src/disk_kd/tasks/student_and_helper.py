@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from disk_kd.helpers import HelperNetwork
 from disk_kd.hints import StudentAndHint
+from disk_kd.hints.base import StudentWithOthers
 from disk_kd.teacher import forward_with_features
 
 
-class StudentAndHelper(nn.Module):
+class StudentAndHelper(StudentWithOthers):
     """The student, with its hint if there is one, and a helper network, as data-parallel wrappers need them.
 
     Args:

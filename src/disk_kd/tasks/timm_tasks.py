@@ -9,12 +9,13 @@ from timm.task.distillation import DistillationTeacher
 from timm.utils import unwrap_model
 from torch import Tensor, nn
 
-from disk_kd.errors import ConfigError, ModelError
+from disk_kd.errors import ConfigError, ModelError, one_line
 from disk_kd.hints import Hint
+from disk_kd.support import LOWEST
 from disk_kd.tasks.base import StudentTask
 from disk_kd.tasks.checks import non_negative, positive
 from disk_kd.tasks.phase import Phase
-from disk_kd.teacher.features import check_features
+from disk_kd.teacher.features import check_features, normalisation
 
 
 class _Outputs(DistillationTeacher):
@@ -55,9 +56,17 @@ class _TimmTask(StudentTask):
             elif name.endswith("weight"):
                 non_negative(name, value)
         check_features(unwrap_model(student), need)
+        if normalisation(unwrap_model(student)) is None:
+            raise ModelError(
+                f"{type(unwrap_model(student)).__name__} does not say how its images are normalised, which timm's tasks"
+                " read; tell it by disk_kd.models.set_normalisation(model, mean, std), or take kd"
+            )
         super().__init__(student, teacher, needs=frozenset({need}), phases=(Phase("student", "trainable_module"),))
         assert self.teacher is not None
-        inner = kind(student, _Outputs(self.teacher.model, need), device=self.device, verbose=False, **settings)
+        try:
+            inner = kind(student, _Outputs(self.teacher.model, need), device=self.device, verbose=False, **settings)
+        except (AttributeError, TypeError, ValueError) as error:
+            raise _unfit(student, error) from error
         self.trainable_module = inner.trainable_module
         # Not registered: the teacher would enter the checkpoints, and the student twice.
         self._inner = (inner,)
@@ -104,11 +113,21 @@ class _TimmTask(StudentTask):
             `kd_loss` or `distill_loss`.
         """
         (inner,) = self._inner
-        inner.teacher.outputs = self.teach(input, teacher)
-        result = inner(input, target)
+        need = inner.teacher.need
+        inner.teacher.outputs = {need: self.teach(input, teacher)[need].clamp(min=LOWEST)}
+        try:
+            result = inner(input, target)
+        except (AttributeError, TypeError) as error:
+            raise _unfit(self.student, error) from error
         inner.teacher.outputs = {}
         parts = {name: value for name, value in result.items() if name not in ("loss", "output")}
         return self.result(result["loss"], result["output"], None, **parts)
+
+
+def _unfit(student: nn.Module, error: Exception) -> ModelError:
+    """The error for a model that is not enough of timm's kind."""
+    name = type(unwrap_model(student)).__name__
+    return ModelError(f"timm's task cannot train {name} ({one_line(error)}); take kd or another method")
 
 
 class TimmLogitTask(_TimmTask):

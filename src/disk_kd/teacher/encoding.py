@@ -1,4 +1,4 @@
-"""How stored outputs are laid down: in half precision, and logits of many classes as their K largest and a rest.
+"""How stored outputs are laid down: in half precision, logits below their largest, of many classes the K largest.
 
 An encoding turns a batch of outputs into rows of a file and back. `item` is the NumPy type of one row, as the
 file's header names it; `encode` and `decode` work on tensors of any device.
@@ -25,6 +25,9 @@ TEMPERATURES = (1.0, 2.0, 4.0)
 """Where the error of stored logits is measured."""
 
 _NUMPY = {torch.float16: "<f2", torch.float32: "<f4"}
+SHIFTED, UNSHIFTED = "float16 below the largest logit", "float16"
+"""How logits are stored, and how version 0.1 stored them."""
+
 _UINT16_CLASSES = 1 << 16
 _FAR = 1e30
 
@@ -116,15 +119,57 @@ class TopK:
         return other_B1.repeat(1, num_classes).scatter_(1, classes_BK, values_BK)
 
 
-def encoding_of(need: str, shape: Sequence[int], top_k: int | None) -> Encoding:
+class Shifted:
+    """Logits less their largest, in an encoding of their own, and the largest itself in single precision.
+
+    Half precision is then as fine as the differences between logits ask for, however large a number all have in common.
+
+    Args:
+        inner: of the differences; a row is four bytes longer.
+    """
+
+    def __init__(self, inner: Plain | TopK) -> None:
+        self.inner, self.shape = inner, inner.shape
+        names = inner.item.names
+        fields = [("values", inner.item)] if names is None else [(name, inner.item[name]) for name in names]
+        self.item = np.dtype([("largest", "<f4"), *fields])
+
+    def encode(self, output: Tensor) -> Tensor:
+        """Rows (B, R) of bytes, of logits (B, C)."""
+        largest_B1 = output.float().amax(1, keepdim=True)
+        rows = self.inner.encode(output.float() - largest_B1)
+        return torch.cat([part.contiguous().view(torch.uint8) for part in (largest_B1, rows)], dim=1)
+
+    def decode(self, rows: Tensor) -> Tensor:
+        """Logits (B, C), of rows (B, R) of bytes."""
+        inner = rows[:, 4:] if self.inner.item.names else _as(rows[:, 4:], torch.float16)
+        return self.inner.decode(inner) + _as(rows[:, :4], torch.float32)
+
+
+def encoding_of(need: str, shape: Sequence[int], top_k: int | None, dtype: str = SHIFTED) -> Encoding:
     """How outputs named `need`, of `shape` per sample, are stored: logits as their `top_k` largest, if it is given.
+
+    Args:
+        need, shape, top_k: as above.
+        dtype: of the store: `SHIFTED` or `UNSHIFTED`.
 
     Raises:
         ConfigError: `top_k` does not fit the classes.
     """
-    if need == "logits" and top_k is not None:
-        return TopK(math.prod(shape), top_k)
-    return Plain(tuple(shape))
+    if need != "logits":
+        return Plain(tuple(shape))
+    inner = Plain(tuple(shape)) if top_k is None else TopK(math.prod(shape), top_k)
+    return Shifted(inner) if dtype == SHIFTED else inner
+
+
+def unusable(need: str, output: Tensor) -> Tensor:
+    """Which rows (B,) of a teacher's output no student can learn from: NaN, or too large for the teacher's precision.
+
+    A logit of minus infinity is a masked class, unless all are.
+    """
+    if need == "logits":
+        return ~output.flatten(1).amax(1).isfinite()
+    return ~output.flatten(1).isfinite().all(1)
 
 
 def kl_of_storing(logits_BC: Tensor, stored_BC: Tensor) -> Tensor:
@@ -160,4 +205,5 @@ def _half(values: Tensor) -> Tensor:
 
 
 def _as(bytes_BR: Tensor, dtype: torch.dtype) -> Tensor:
-    return bytes_BR.contiguous().view(dtype)
+    # A copy in any case: a slice of one row counts as contiguous, whatever the length of the row.
+    return bytes_BR.clone(memory_format=torch.contiguous_format).view(dtype)

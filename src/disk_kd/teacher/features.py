@@ -27,6 +27,7 @@ from timm.utils import unwrap_model
 from torch import Tensor, nn
 
 from disk_kd.errors import ModelError, nearest
+from disk_kd.logits import logits_of
 
 BEFORE_LAST = -2
 _STAGE = re.compile(r"stage(\d+)")
@@ -57,14 +58,14 @@ def forward_with_features(model: nn.Module, images_BCHW: Tensor, names: Collecti
     paths = [name for name in names if is_path(name)]
     with _module_outputs(plain, paths) as caught:
         if not stages and not {"pooled", "last"} & set(names):
-            outputs = {"logits": plain(images_BCHW)}
+            outputs = {"logits": logits_of(plain(images_BCHW), plain)}
         else:
             features, maps = _features_and_stages(plain, images_BCHW, sorted(set(stages.values())))
             outputs = {name: maps[stage] for name, stage in stages.items()} | {"last": features}
             if "pooled" in names:
                 outputs["pooled"] = plain.forward_head(features, pre_logits=True)
             if "logits" in names:
-                outputs["logits"] = plain.forward_head(features)
+                outputs["logits"] = logits_of(plain.forward_head(features), plain)
     return {name: outputs[name] if name in outputs else _only(plain, name, caught[name]) for name in names}
 
 
@@ -196,7 +197,8 @@ def normalisation(model: Any) -> tuple[tuple[float, ...], tuple[float, ...]] | N
 
 
 def _pretrained_cfg(model: Any) -> dict[str, Any]:
-    return getattr(model, "pretrained_cfg", None) or {}
+    cfg = getattr(model, "pretrained_cfg", None)
+    return cfg if isinstance(cfg, dict) else {}
 
 
 def _features_and_stages(model: Any, images_BCHW: Tensor, stages: list[int]) -> tuple[Tensor, dict[int, Tensor]]:

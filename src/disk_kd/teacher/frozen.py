@@ -16,6 +16,7 @@ from timm.utils import unwrap_model
 from torch import Tensor, nn
 
 from disk_kd.errors import ConfigError, ModelError, nearest
+from disk_kd.logits import class_count, logits_of
 from disk_kd.teacher.features import (
     check_features,
     feature_sizes,
@@ -27,7 +28,7 @@ from disk_kd.teacher.features import (
     usual_image_size,
 )
 from disk_kd.teacher.fold import fold_batch_norms
-from disk_kd.teacher.hashing import weights_hash
+from disk_kd.teacher.hashing import structure_hash, weights_hash
 
 Precision = Literal["fp32", "bf16", "fp16"]
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -75,7 +76,7 @@ class Teacher(nn.Module):
         for need in self.needs:
             check_features(plain, need)
         self.image_size = fixed_image_size(plain) if image_size is None else to_2tuple(image_size)
-        self._given_sha256 = weights_hash(plain) if fold else None
+        self._given_hashes = (weights_hash(plain), structure_hash(plain)) if fold else None
         # In a tuple, which is no part of the module's state.
         self._given = (plain,) if fold else ()
         self.model = (_folded(plain, self.image_size, self._paths) if fold else model).requires_grad_(False).eval()
@@ -121,12 +122,12 @@ class Teacher(nn.Module):
             mean, std, model = teacher.input_mean, teacher.input_std, teacher.model
             image_size = image_size or teacher.image_size
             precision = precision or teacher.precision
-            given_sha256 = teacher._given_sha256
+            given_hashes = teacher._given_hashes
             unknown = [need for need in needs if is_path(need) and need not in teacher.needs]
-            if given_sha256 is not None and unknown:
-                model, given_sha256, fold = teacher._as_given(unknown), None, True
+            if given_hashes is not None and unknown:
+                model, given_hashes, fold = teacher._as_given(unknown), None, True
         else:
-            model, given_sha256 = teacher, None
+            model, given_hashes = teacher, None
             as_they_come = (0.0,), (1.0,)
             mean, std = normalisation(unwrap_model(student)) or normalisation(unwrap_model(teacher)) or as_they_come
         _check_classes(unwrap_model(model), unwrap_model(student))
@@ -136,11 +137,11 @@ class Teacher(nn.Module):
             input_std=std,
             needs=needs,
             image_size=image_size,
-            fold=fold and given_sha256 is None,
+            fold=fold and given_hashes is None,
             precision=precision or "fp32",
         )
-        made._given_sha256 = given_sha256 or made._given_sha256
-        if isinstance(teacher, Teacher) and teacher._given_sha256 is not None:
+        made._given_hashes = given_hashes or made._given_hashes
+        if isinstance(teacher, Teacher) and teacher._given_hashes is not None:
             made._given = ()  # else a task would hold the teacher's weights twice
         return made
 
@@ -160,7 +161,12 @@ class Teacher(nn.Module):
     @property
     def weights_sha256(self) -> str:
         """`weights_hash` of the model as it was given: folding does not change it."""
-        return self._given_sha256 or weights_hash(self.model)
+        return self._given_hashes[0] if self._given_hashes else weights_hash(self.model)
+
+    @property
+    def structure_sha256(self) -> str:
+        """`structure_hash` of the model as it was given."""
+        return self._given_hashes[1] if self._given_hashes else structure_hash(self.model)
 
     def train(self, mode: bool = True) -> Teacher:
         """Stay in eval mode, whatever is asked of the module around."""
@@ -186,7 +192,7 @@ class Teacher(nn.Module):
     def _outputs(self, images_BCHW: Tensor) -> dict[str, Tensor]:
         """What `needs` asks for, in one pass of the model."""
         if self.needs <= {"logits"}:
-            return {"logits": self.model(images_BCHW)}
+            return {"logits": logits_of(self.model(images_BCHW), self.model)}
         return forward_with_features(self.model, images_BCHW, sorted(self.needs))
 
     def sizes(self, in_chans: int | None = None, image_size: int | None = None) -> dict[str, int]:
@@ -240,7 +246,7 @@ def _per_channel(values: tuple[float, ...], channels: int) -> Tensor:
 
 
 def _check_classes(teacher: nn.Module, student: nn.Module) -> None:
-    ours, theirs = getattr(student, "num_classes", None), getattr(teacher, "num_classes", None)
+    ours, theirs = class_count(student), class_count(teacher)
     if ours is not None and theirs is not None and ours != theirs:
         raise ModelError(
             f"teacher has {theirs} classes, the student {ours}; make both for the same dataset (num_classes)"

@@ -27,9 +27,10 @@ MANIFEST = "manifest.json"
 
 
 def teacher_facts(teacher: Teacher) -> dict[str, Any]:
-    """What stored outputs depend on in the teacher: its weights, its precision, and how it sees the images."""
+    """What stored outputs depend on in the teacher: its model, its precision, and how it sees the images."""
     return {
         "teacher_sha256": teacher.weights_sha256,
+        "teacher_structure_sha256": teacher.structure_sha256,
         "precision": teacher.precision,
         "teacher_mean": teacher.mean,
         "teacher_std": teacher.std,

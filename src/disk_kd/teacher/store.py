@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from disk_kd.errors import CheckpointError, RunError
-from disk_kd.teacher.encoding import TEMPERATURES, encoding_of
+from disk_kd.teacher.encoding import SHIFTED, TEMPERATURES, encoding_of
 from disk_kd.teacher.frozen import Teacher
 from disk_kd.teacher.manifest import (
     MANIFEST,
@@ -39,9 +39,10 @@ class TeacherStore:
     from. Row n belongs to the sample of id n; a row of no sample reads as NaN. Runs that need more outputs or
     views of the same teacher and data add files to the folder, and leave those that are there.
 
-    Half precision keeps an output to a relative 2^-11 (0.05%), and its magnitude to 65504. For many classes
-    the K largest logits and the sum of the others can be stored instead (`disk_kd.teacher.encoding.TopK`).
-    `errors` tells what either changes in the teacher's distribution, measured while the store was built.
+    Half precision keeps an output to a relative 2^-11 (0.05%), and its magnitude to 65504; logits are kept as what
+    they lie below the largest of their row (`disk_kd.teacher.encoding.Shifted`). For many classes the K largest logits
+    and the sum of the others can be stored instead (`disk_kd.teacher.encoding.TopK`). `errors` tells what either
+    changes in the teacher's distribution, measured while the store was built.
 
     `build` makes a store, `open` opens one.
 
@@ -55,7 +56,7 @@ class TeacherStore:
     def __init__(self, path: Path, manifest: dict[str, Any], needs: Iterable[str], views: int) -> None:
         self.path, self.manifest, self.needs, self.views = path, manifest, tuple(sorted(needs)), views
         facts, shapes = manifest["facts"], manifest["shapes"]
-        self._encodings = {need: encoding_of(need, shapes[need], facts["top_k"]) for need in self.needs}
+        self._encodings = {need: encoding_of(need, shapes[need], facts["top_k"], facts["dtype"]) for need in self.needs}
         for view in range(views):  # what is damaged shows now
             self._map(view)
         self._mapped: dict[int, dict[str, np.ndarray]] = {}
@@ -97,11 +98,11 @@ class TeacherStore:
             CheckpointError: the store at `path` was made from something else, or is damaged.
             ConfigError: the loader does not make that many views or shuffles, or `top_k` does not fit the classes.
             DataError: there are no samples, or one has an id that is not below `samples`.
-            ModelError: the teacher gives NaN.
+            ModelError: the teacher gives NaN or infinity.
             RunError: the disk is full or not writable.
         """
         path = Path(path)
-        layout = {"dtype": "float16", "samples": samples, "top_k": top_k}
+        layout = {"dtype": SHIFTED, "samples": samples, "top_k": top_k}
         facts = as_json({**manifest, **teacher_facts(teacher), **layout})
         agreed_record(path, facts)
         # A whole store is read without a lock, which a reader may not be allowed to take.

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from disk_kd.errors import ConfigError, DataError, ModelError, RunError
-from disk_kd.teacher.encoding import TEMPERATURES, Encoding, Plain, encoding_of, kl_of_storing
+from disk_kd.teacher.encoding import TEMPERATURES, Encoding, Plain, encoding_of, kl_of_storing, unusable
 from disk_kd.teacher.frozen import Teacher
 from disk_kd.teacher.manifest import agreed_record, changed_manifest, refuse_difference
 from disk_kd.teacher.store_files import map_file, missing_outputs, output_file, part_file, rows_of, write_blank
@@ -136,9 +136,9 @@ class _ViewBuild:
             self._lay_out(outputs)
         for need in self.needs:
             part, output = self.parts[need], outputs[need]
+            _check_usable(need, output, rows_B)
             encoded = part.encoding.encode(output)
             stored = part.encoding.decode(encoded)
-            _check_written(stored, need, rows_B)
             part.rows[rows_B] = encoded.cpu().numpy()
             if need == "logits":
                 self.parts[_ERRORS].rows[rows_B] = kl_of_storing(output, stored).cpu().numpy()
@@ -147,7 +147,7 @@ class _ViewBuild:
         """Write the shapes into the manifest, then the parts that are not there yet, blank."""
         facts = self.record["facts"]
         shapes = {need: list(outputs[need].shape[1:]) for need in self.needs}
-        encodings = {need: encoding_of(need, shape, facts["top_k"]) for need, shape in shapes.items()}
+        encodings = {need: encoding_of(need, shape, facts["top_k"], facts["dtype"]) for need, shape in shapes.items()}
         new = {name: encodings.get(name, _ERROR_ROWS) for name in self.names if name not in self.parts}
         try:
             with changed_manifest(self.path, facts) as self.record:
@@ -166,7 +166,7 @@ class _ViewBuild:
 
     def _open(self, name: str) -> _Part:
         facts, shapes = self.record["facts"], self.record["shapes"]
-        encoding = _ERROR_ROWS if name == _ERRORS else encoding_of(name, shapes[name], facts["top_k"])
+        encoding = _ERROR_ROWS if name == _ERRORS else encoding_of(name, shapes[name], facts["top_k"], facts["dtype"])
         file = map_file(part_file(self.path, name, self.view), encoding, facts["samples"], "r+")
         return _Part(encoding, file, rows_of(file))
 
@@ -225,8 +225,11 @@ def _check_batch(view: int, expected: int, rows_B: np.ndarray, expected_B: np.nd
         raise ConfigError(f"step {step} of the loader is not in the split's order; a teacher store needs shuffle=False")
 
 
-def _check_written(stored: Tensor, need: str, rows_B: np.ndarray) -> None:
-    """Refuse NaN, which marks what is not written."""
-    bad_B = stored.isnan().flatten(1).any(1).cpu().numpy()
+def _check_usable(need: str, output: Tensor, rows_B: np.ndarray) -> None:
+    """Refuse NaN, which also marks what is not written, and infinity, which would be stored as a number."""
+    bad_B = unusable(need, output).cpu().numpy()
     if bad_B.any():
-        raise ModelError(f"the teacher's {need} are NaN for sample {rows_B[bad_B][0]}; check its weights and precision")
+        raise ModelError(
+            f"the teacher's {need} are not finite for sample {rows_B[bad_B][0]}; check its weights, or give"
+            " --teacher.precision fp32"
+        )

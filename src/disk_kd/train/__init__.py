@@ -1,7 +1,7 @@
 """The loop, its step, its checkpoints and logs."""
 
 from disk_kd.train.compiling import compile_where_it_pays
-from disk_kd.train.display import Display, JsonConsole, json_line
+from disk_kd.train.display import Display, JsonConsole, RunConsole, drop_output, json_line
 from disk_kd.train.log import Meter
 from disk_kd.train.loop import BEST, CHECKPOINT, DivergenceError, Position, evaluated, fit
 from disk_kd.train.optim import make_optimizer
@@ -19,11 +19,13 @@ __all__ = [
     "JsonConsole",
     "Meter",
     "Position",
+    "RunConsole",
     "StopSignal",
     "StoppedError",
     "TrainSettings",
     "TrainStep",
     "compile_where_it_pays",
+    "drop_output",
     "evaluated",
     "fit",
     "json_line",

@@ -40,6 +40,14 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     save_tensors(path, tensors, {"state": json.dumps(skeleton)})
 
 
+def is_finite(state: Any) -> bool:
+    """Whether all numbers in the tensors of a nested state are finite; it waits for the device."""
+    if isinstance(state, Tensor):
+        return not state.is_floating_point() or bool(state.isfinite().all())
+    parts = state.values() if isinstance(state, dict) else state if isinstance(state, list | tuple) else ()
+    return all(map(is_finite, parts))
+
+
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read back what `save_checkpoint` wrote; tensors arrive on the CPU, tuples as lists.
 

@@ -35,7 +35,7 @@ def compile_where_it_pays(
         loader: whose first batch it is tried on.
         phases: the distinct phases of the run; all are compiled, the first that trains the student is timed.
         steps: how many steps the run has.
-        say: takes the one warning, where compiling failed or did not pay.
+        say: is told that compiling begins, and warned where it failed or did not pay.
 
     Returns:
         Whether the step is compiled.
@@ -51,6 +51,7 @@ def compile_where_it_pays(
         eager_s = 0.0 if wanted is True else _step_s(step, batch, phases)
         if wanted == "auto" and ranks.from_main(lambda: eager_s) * steps < WORTH_TRYING_S:
             return False
+        say("Compiling student and loss, which takes minutes for large models (--train.compile false does without)")
         step.compile()
         start = time.perf_counter()
         for phase in phases:

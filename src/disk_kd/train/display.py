@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
+import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -20,7 +22,24 @@ PLAIN_EVERY_S = 30.0
 """Seconds between two lines of a run that trains away from a terminal."""
 
 
-class JsonConsole(Console):
+class RunConsole(Console):
+    """A console of a command that works for long: where its reader goes away, as `head` does, the command stops.
+
+    It stops as when it is asked to by a signal, so a run that trains saves itself.
+    """
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        drop_output()
+        signal.raise_signal(signal.SIGTERM)
+
+
+def drop_output() -> None:
+    """Let what is still printed go nowhere: nobody reads it, and Python's last flush would fail."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class JsonConsole(RunConsole):
     """A console whose output is JSON lines: events as they are, and what is printed as {"kind": "message"}.
 
     Args:
@@ -34,8 +53,11 @@ class JsonConsole(Console):
 
     def event(self, kind: str, **values: Any) -> None:
         """Write a line; numbers that are not finite are written as null."""
-        self.lines.write(json_line({"kind": kind, **values}))
-        self.lines.flush()
+        try:
+            self.lines.write(json_line({"kind": kind, **values}))
+            self.lines.flush()
+        except BrokenPipeError:
+            self.on_broken_pipe()
 
 
 class _Messages(io.StringIO):
@@ -118,6 +140,17 @@ class Display:
         else:
             told = f"top-1 {line['top1']:.2f}%  nll {line['nll']:.3f}  {self._images_per_s:,.0f} images/s"
             self.line(f"{self.title}  pass {line['student_passes']}  validation {told}")
+
+    @property
+    def for_people(self) -> bool:
+        """Whether a person reads along."""
+        return not (self.console.quiet or isinstance(self.console, JsonConsole))
+
+    def first(self, line: Mapping[str, Any]) -> None:
+        """Show how training begins, before the first line of the log."""
+        self._train = line
+        if not self.console.is_terminal:
+            self.line(f"{self.title}  step {self._done:,}/{self.total:,}  {train_text(line, self.passes)}")
 
     def line(self, text: str) -> None:
         """Print a line, above the bar where there is one."""

@@ -38,6 +38,10 @@ class Meter:
         self.sums, self.steps = None, 0
         return means
 
+    def so_far(self) -> dict[str, float]:
+        """The means of this rank as they stand; it waits for the device."""
+        return {} if self.sums is None else dict(zip(self.names, (self.sums / self.steps).tolist(), strict=True))
+
     def finite(self) -> bool:
         """Whether all that was added is finite; it waits for the device."""
         return self.sums is None or bool(self.sums.isfinite().all())

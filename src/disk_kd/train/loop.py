@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,18 @@ from disk_kd.data import Loader
 from disk_kd.errors import RunError
 from disk_kd.files import save_tensors
 from disk_kd.tasks import Phase, StudentTask
-from disk_kd.train.checkpoint import load_checkpoint, random_state, save_checkpoint, seed_draws, set_random_state
+from disk_kd.train.checkpoint import (
+    is_finite,
+    load_checkpoint,
+    random_state,
+    save_checkpoint,
+    seed_draws,
+    set_random_state,
+)
 from disk_kd.train.display import Display
 from disk_kd.train.log import Meter, MetricsLog
 from disk_kd.train.optim import load_optimizer, make_optimizer, make_schedule
+from disk_kd.train.selection import selection_margin
 from disk_kd.train.state import load_task_state, task_state
 from disk_kd.train.step import TrainStep
 from disk_kd.train.stop import StoppedError, StopRequest
@@ -29,8 +37,12 @@ CHECKPOINT = Path("last") / "checkpoint.safetensors"
 BEST = Path("best") / "student.safetensors"
 
 
+_SHOWN_FIRST = (1, 10)
+"""Steps after which a person sees how training begins, before the first line of the log."""
+
+
 class DivergenceError(RunError):
-    """The loss is no longer a number."""
+    """The loss or the weights are no longer numbers."""
 
 
 @dataclass
@@ -45,7 +57,9 @@ class Position:
     """Steps done in all."""
     student_passes: int = 0
     best_top1: float = -1.0
+    """The highest on validation so far, of any checkpoint."""
     best_pass: int = 0
+    """Student passes of the checkpoint in `best/`, which may be a later one than the highest."""
     images: int = 0
     train_s: float = 0.0
 
@@ -67,7 +81,8 @@ def fit(
         loader: batches of the training split.
         folder: the run directory; `last/` and `best/` in it.
         plan: the phase of each pass, as `disk_kd.tasks.plan_passes` gives it.
-        validate: evaluates the student on the validation split; "top1" decides what is best. None: there is none.
+        validate: evaluates the student on the validation split; its "top1" and "samples" choose the checkpoint. None:
+            there is no such split, and the last checkpoint is shipped.
         display: progress for a person.
         resume: go on from the checkpoint in `last/`, if there is one.
 
@@ -77,7 +92,7 @@ def fit(
         The position at the end.
 
     Raises:
-        DivergenceError: the loss is not finite; the last checkpoint stays.
+        DivergenceError: the loss, or what would be saved, is not finite; the last checkpoint stays.
         StoppedError: a signal asked the run to stop; it is saved.
         CheckpointError: the checkpoint cannot be read, or is of another task.
     """
@@ -99,6 +114,14 @@ def fit(
         now = time.monotonic()
         at.train_s, clock = at.train_s + now - clock, now
 
+    # What is not finite from the beginning, such as a mask of the model, is no sign of divergence.
+    endless = {name for name, value in task_state(task).items() if not is_finite(value)}
+
+    def check_finite(*more: Any) -> None:
+        learned = [value for name, value in task_state(task).items() if name not in endless]
+        if not is_finite([learned, *more]):
+            raise DivergenceError(_diverged("the loss or the weights are", at.steps))
+
     def state() -> dict[str, Any]:
         count_time()
         return {
@@ -114,7 +137,9 @@ def fit(
 
     def save() -> None:
         if ranks.is_main():
-            save_checkpoint(folder / CHECKPOINT, state())
+            now = state()
+            check_finite(now["optimizers"], now["meter"])
+            save_checkpoint(folder / CHECKPOINT, now)
 
     if resume and ranks.from_main((folder / CHECKPOINT).exists):
         saved = load_checkpoint(folder / CHECKPOINT)
@@ -159,7 +184,9 @@ def fit(
                     log.metrics("train", at.steps, phase=phase.name, train_pass=at.passes, lr=lr, **means)
                     log.timing(at.steps, train_s=at.train_s, images_per_s=at.images / at.train_s)
                     if not math.isfinite(means["loss"]):
-                        raise DivergenceError(_diverged(at.steps))
+                        raise DivergenceError(_diverged("the loss is", at.steps, task.unusable_outputs(batch.images)))
+                elif at.steps in _SHOWN_FIRST and display.for_people:
+                    display.first({"phase": phase.name, "train_pass": at.passes, **meter.so_far()})
                 # A loss that is not finite is told with the next line of the log, and the checkpoint before it stays.
                 if time.monotonic() - saved_at >= settings.checkpoint_every_s and meter.finite():
                     save()
@@ -174,9 +201,12 @@ def fit(
                 metrics = validate()
                 clock = time.monotonic()  # evaluation is not training
                 log.metrics("validation", at.steps, student_passes=at.student_passes, **metrics)
-                if metrics["top1"] > at.best_top1:
-                    at.best_top1, at.best_pass = metrics["top1"], at.student_passes
+                at.best_top1 = max(at.best_top1, metrics["top1"])
+                # Measured from the highest, not from the one that is kept, so that small losses cannot add up.
+                if metrics["top1"] >= at.best_top1 - selection_margin(at.best_top1, int(metrics["samples"])):
+                    at.best_pass = at.student_passes
                     if ranks.is_main():
+                        check_finite()
                         save_tensors(folder / BEST, evaluated(task).state_dict())
                     # Only a CPU would meet the same weights again, if it were killed before the next checkpoint.
                     if task.device.type != "cpu":
@@ -191,5 +221,10 @@ def evaluated(task: StudentTask) -> nn.Module:
     return unwrap_model(task.get_eval_model(ema=task.has_ema()))
 
 
-def _diverged(steps: int) -> str:
-    return f"the loss is no longer finite after {steps} steps; lower train.lr or set train.clip_grad"
+def _diverged(what: str, steps: int, of_teacher: Sequence[str] = ()) -> str:
+    if of_teacher:
+        return (
+            f"the teacher's {', '.join(of_teacher)} are not finite, so the loss is not; check its weights, or give"
+            " --teacher.precision fp32"
+        )
+    return f"{what} no longer finite after {steps} steps; lower train.lr or set train.clip_grad"

@@ -36,7 +36,7 @@ def make_optimizer(module: nn.Module, settings: TrainSettings) -> Optimizer:
             "leave it out, or the hint or helper network beside the student"
         )
     try:
-        return create_optimizer_v2(
+        optimizer = create_optimizer_v2(
             module,
             opt=settings.optimizer,
             lr=settings.lr,
@@ -46,8 +46,19 @@ def make_optimizer(module: nn.Module, settings: TrainSettings) -> Optimizer:
             layer_decay=settings.layer_decay,
             **fused,
         )
-    except (AssertionError, ImportError) as error:
+    except (AssertionError, ImportError, ValueError) as error:
         raise ConfigError(f"train.optimizer {settings.optimizer} cannot be used here: {error}; give another") from None
+    if isinstance(optimizer, torch.optim.SGD) and settings.momentum:
+        _start_momentum(optimizer)
+    return optimizer
+
+
+def _start_momentum(optimizer: Optimizer) -> None:
+    """Momentum from zero, as torch's fused SGD does not begin where fp16's loss scaling skips the first step."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.requires_grad:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:

@@ -38,7 +38,8 @@ class TrainSettings:
         decay: factor of multistep.
         min_lr: learning rate at a cycle's end.
         clip_grad: greatest norm of the gradient; null: unlimited.
-        ema_decay: decay of a running average of the weights, which is then what is evaluated; null: none.
+        ema_decay: decay of a running average of the weights, which is then what is evaluated; null: none. After t
+            updates it is at most t / (t + 10), so that the average of a short run is of its last tenth.
         precision: fp32, or autocast to bf16 or fp16 (with loss scaling).
         sync_batchnorm: batch norms over the batch of all ranks together, on GPUs; of no effect on one.
         grad_checkpointing: compute the student's activations twice instead of keeping them; its model must know how.
@@ -109,6 +110,18 @@ class TrainSettings:
         if self.cooldown_passes and self.schedule in ("multistep", "constant"):
             raise ConfigError(
                 f"train.cooldown_passes is of the schedules cosine, tanh and linear, not of {self.schedule}; give 0"
+            )
+        if not self.momentum < 1:
+            raise ConfigError(f"train.momentum must be below 1, not {self.momentum}")
+        if self.optimizer in ("sgd", "nesterov") and not self.momentum:
+            raise ConfigError(
+                f"train.optimizer {self.optimizer} is Nesterov's, which needs train.momentum above 0; give"
+                " --train.optimizer momentum for plain SGD"
+            )
+        if self.milestones and self.schedule != "multistep":
+            raise ConfigError(
+                f"train.milestones are of the schedule multistep, not of {self.schedule}; give --train.schedule"
+                " multistep, or --train.milestones '[]'"
             )
         if self.schedule == "multistep" and (not self.milestones or min(self.milestones) < 1):
             raise ConfigError(

@@ -1,0 +1,31 @@
+"""The control of a recipe: the same data, student and training, without its method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from disk_kd.compare.experiment import Experiment, Row
+from disk_kd.config import find_recipe, recipe_name
+from disk_kd.errors import ConfigError
+
+
+def with_control(recipes: Sequence[str], seeds: int, method: str, options: Sequence[str]) -> Experiment:
+    """Recipes, and before them the first of them with another method, which is the baseline.
+
+    Args:
+        recipes: names or files.
+        seeds: how many.
+        method: such as ce, cross-entropy on the labels alone.
+        options: of the whole comparison.
+
+    Raises:
+        ConfigError: they change the method or hint, which would also change that of the control.
+    """
+    changing = next((option for option in options if option.startswith(("--method", "--hint"))), None)
+    if changing is not None:
+        raise ConfigError(f"{changing} would also change the control of --against; write it into a recipe")
+    name = f"{recipe_name(find_recipe(recipes[0]))}-against-{method}"
+    description = f"{recipes[0]} with --method {method}"
+    options = (f"--method={method}", "--hint=null", f"--description={description}")
+    control = Row(name, recipes[0], options, folder=name)
+    return Experiment((control, *(Row(recipe, recipe) for recipe in recipes)), seeds, baseline=name)

@@ -1,0 +1,23 @@
+"""Which checkpoint a run ships: the latest that validation cannot tell from the best."""
+
+from __future__ import annotations
+
+RULE = "the latest checkpoint within one standard error of the best on validation"
+WITHOUT_VALIDATION = "the last checkpoint, because there is no validation split"
+
+
+def selection_margin(top1: float, images: int) -> float:
+    """One standard error of an accuracy, in points: what a checkpoint may be below the best and still be chosen.
+
+    100 sqrt(p (1 - p) / (n + 4)), p = (right + 2) / (n + 4)
+
+    Two right and two wrong answers are added, so that the error of 100 % is not 0. Source of the rule: Breiman et al.,
+    "Classification and Regression Trees", 1984, section 3.4.3; of the four answers: Agresti, Coull, "Approximate is
+    Better than Exact for Interval Estimation of Binomial Proportions", 1998.
+
+    Args:
+        top1: accuracy, percent.
+        images: n, validation images.
+    """
+    p = (top1 / 100 * images + 2) / (images + 4)
+    return 100 * (p * (1 - p) / (images + 4)) ** 0.5
