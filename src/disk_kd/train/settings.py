@@ -38,8 +38,9 @@ class TrainSettings:
         decay: factor of multistep.
         min_lr: learning rate at a cycle's end.
         clip_grad: greatest norm of the gradient; null: unlimited.
-        ema_decay: decay of a running average of the weights, which is then what is evaluated; null: none. After t
-            updates it is at most t / (t + 10), so that the average of a short run is of its last tenth.
+        ema_decay: decay of a running average of the weights, which is then what is evaluated; null: none.
+        ema_warmup: after t updates the decay is at most t / (t + 10), so that the average of a short run is of its last
+            tenth and not of its start.
         precision: fp32, or autocast to bf16 or fp16 (with loss scaling).
         sync_batchnorm: batch norms over the batch of all ranks together, on GPUs; of no effect on one.
         grad_checkpointing: compute the student's activations twice instead of keeping them; its model must know how.
