@@ -77,6 +77,7 @@ class TrainSettings:
     min_lr: float = 0.0
     clip_grad: float | None = None
     ema_decay: float | None = None
+    ema_warmup: bool = True
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     sync_batchnorm: bool = False
     grad_checkpointing: bool = False
