@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -60,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments = sys.argv[1:]
         os.environ.setdefault("PYTHONSAFEPATH", "1")  # processes that it starts import nothing that merely lies here
         threading.excepthook = _thread_failed
+        warnings.formatwarning = lambda message, *_, **__: f"disk-kd: {message}\n"
     debug, arguments = "--debug" in arguments, [argument for argument in arguments if argument != "--debug"]
     _show_what_can_be()
     if (text := answer(arguments)) is not None:

@@ -61,8 +61,8 @@ _DESCRIPTIONS = {
     " this help shows.",
     "store-teacher": "Run the teacher of a recipe over all views of its training data and keep the outputs that the"
     f" method reads, for later runs of distill. {_RECIPE_HELP} Give the views with --views V; killed, the same"
-    " command goes on. A sample takes 2 bytes per class and view (CIFAR-100: 9 MB a view), with teacher.store_top_k K"
-    " 4 K + 2; feature maps and pooled features 2 bytes per number.",
+    " command goes on. A sample takes 2 bytes per class and view and 4 more (CIFAR-100: 9 MB a view), with"
+    " teacher.store_top_k K 4 K + 6; feature maps and pooled features 2 bytes per number.",
 }
 
 
