@@ -147,6 +147,7 @@ def check_own(arguments: list[str], patch: pytest.MonkeyPatch) -> None:
         for name in ("execute", "store_teacher", "evaluate_weights"):
             patched.setattr(cli, name, stop)
         patched.setattr(cli._Parser, "parse_args", lambda *given: stop(parse(*given)))
+        patched.setattr("disk_kd.compare.run._check", lambda configs: None)  # the data of the pages is not here
         patched.setattr("disk_kd.compare.run.ProcessPoolExecutor", stop)
         patched.setattr(disk_kd.bench, "bench", stop)
         assert main(arguments) == 0, arguments
@@ -243,7 +244,7 @@ def known_options(capsys: pytest.CaptureFixture[str]) -> set[str]:
     for call in calls:
         with pytest.raises(SystemExit):
             main(call)
-    return {"--method", "--hint"} | set(re.findall(r"--[\w.-]*\w", capsys.readouterr().out))
+    return {"--method", "--hint", "--debug"} | set(re.findall(r"--[\w.-]*\w", capsys.readouterr().out))
 
 
 def test_published_numbers_are_those_of_the_recipes() -> None:

@@ -10,10 +10,11 @@ import pytest
 import disk_kd
 
 SOURCE = Path(disk_kd.__file__).parent
-LEAVES = {"errors", "files", "memory", "options", "plugins", "ranks", "support"}
+LEAVES = {"errors", "files", "logits", "memory", "options", "plugins", "ranks", "support"}
 ALLOWED = {
     "errors": set(),
     "files": set(),
+    "logits": set(),
     "memory": set(),
     "options": set(),
     "plugins": set(),
@@ -32,7 +33,7 @@ ALLOWED = {
     "build": {"config", "hints", "tasks", "models", "data", "teacher", "train"},
     "summary": {"build", "config", "tasks", "models", "data", "train"},
     "run": {"build", "summary", "config", "tasks", "models", "data", "teacher", "train", "evaluate"},
-    "compare": {"build", "config", "data", "run", "train"},
+    "compare": {"build", "config", "data", "run", "summary", "train"},
     "export": {"build", "config", "models", "summary"},
     "report": {
         *("build", "compare", "config", "data", "evaluate", "helpers", "losses"),

@@ -32,7 +32,7 @@ def test_it_stays_where_the_experiment_is_the_same(options: tuple[str, ...]) -> 
 @pytest.mark.parametrize(
     "options",
     [
-        ("--data.name=digits",),
+        ("--data.name=cifar10",),
         ("--data.limit_train=50",),
         ("--data.views=40",),
         ("--data.augment.cutout=0",),

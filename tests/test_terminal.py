@@ -217,7 +217,7 @@ def test_a_quiet_comparison_names_its_files(
     assert not (runs / "compare.html").exists(), "--report=false"
     capsys.readouterr()
     assert main([*command, "--quiet"]) == 0
-    written = [str(runs / f"compare.{suffix}") for suffix in ("md", "csv", "html")]
+    written = [str(runs / f"compare.{suffix}") for suffix in ("md", "csv", "tex", "html")]
     assert capsys.readouterr().out.splitlines() == written
     assert all(Path(path).is_file() for path in written)
 
@@ -235,7 +235,7 @@ def test_a_comparisons_events(compared: tuple[Path, list[str]], capsys: pytest.C
         *((row, seed) for row in ("digits/ce", "digits/kd") for seed in (0, 1)),
     }
     assert [row["recipe"] for row in end["rows"]] == ["digits/ce", "digits/kd"]
-    assert end["written"] == [str(runs / "compare.md"), str(runs / "compare.csv")]
+    assert end["written"] == [str(runs / f"compare.{suffix}") for suffix in ("md", "csv", "tex")]
 
 
 def test_a_run_that_failed_is_an_event(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

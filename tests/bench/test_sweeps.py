@@ -23,4 +23,4 @@ def test_every_case_has_a_point_at_every_value(
     assert [(point.rate.x, point.rate.key) for point in points] == [(value, key) for value in values for key in keys]
     assert all(point.sweep == name and point.us_per_image > 0 for point in points)
     stored = {point.rate.x: point.bytes_per_view for point in points if point.bytes_per_view is not None}
-    assert stored == ({10: 10 * 5 * 2, 30: 30 * 5 * 2} if name == "samples" else {})
+    assert stored == ({10: 10 * (5 * 2 + 4), 30: 30 * (5 * 2 + 4)} if name == "samples" else {})
