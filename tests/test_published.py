@@ -68,6 +68,7 @@ def test_rows_of_a_comparison_follow(tmp_path: Path) -> None:
     assert cell_config(Cell(RECIPE, 1, ("--data.root=d",)), tmp_path).published == NUMBER
     assert cell_config(Cell(RECIPE, 1, ("--train.passes=2",)), tmp_path).published is None
     assert cell_config(Cell(RECIPE, 1, (), ("--train.lr=0.2",)), tmp_path).published is None
+    assert cell_config(Cell(RECIPE, 1, (), ("--data.name=digits",)), tmp_path).published is None
 
 
 def test_a_run_begun_again_from_its_own_file_keeps_it(tmp_path: Path) -> None:

@@ -115,11 +115,6 @@ class DataConfig:
             if value is not None and not 1 <= value <= most:
                 upper = f"from 1 to {most:,}" if most < math.inf else "at least 1"
                 raise ConfigError(f"data.{name} must be {upper}, or null, not {value}")
-        if self.root is not None and self.name == "digits":
-            raise ConfigError(
-                f"data.root {self.root} is not read, because the digits are part of scikit-learn; give --data.name"
-                " folder for images in class folders, or another dataset of `disk-kd list datasets`"
-            )
         if self.workers is not None and self.workers < 0:
             raise ConfigError(f"data.workers must be at least 0 or null, not {self.workers}")
 
@@ -262,6 +257,7 @@ def parse_run(command: str, arguments: Sequence[str]) -> RunConfig:
         recipes_own = parser.parse_object(recipe, defaults=True)
         parsed = parser.parse_args(list(arguments), namespace=recipes_own.clone())
         _check_values(parsed)
+        _check_root(parsed, recipe.get("data", {}), arguments)
         if parsed.published == recipes_own.published and (any(others.values()) or _changes(recipes_own, parsed)):
             parsed.published = None
         values = parser.instantiate(parsed)
@@ -318,6 +314,27 @@ def _changes(before: Namespace, after: Namespace) -> bool:
         for name in old.keys() | new.keys()
         if name.partition(".")[0] in _PARTS and name not in same
     )
+
+
+def _check_root(options: Namespace, recipe: Mapping[str, Any], arguments: Sequence[str]) -> None:
+    """Refuse a folder of data that is given beside no name: the digits, which are the default, would not read it.
+
+    Args:
+        options: of the run.
+        recipe: its part `data`.
+        arguments: as on the command line.
+
+    Raises:
+        ConfigError: the folder is given later than the name, or the name nowhere.
+    """
+    said = {argument.partition("=")[0] for argument in arguments}
+    by_argument = "--data.root" in said
+    named = "--data.name" in said or (not by_argument and "name" in recipe)
+    if options.data.name == "digits" and (by_argument or "root" in recipe) and options.data.root and not named:
+        raise ConfigError(
+            f"data.root {options.data.root} is not read, because the digits are part of scikit-learn; give --data.name"
+            " folder for images in class folders, or another dataset of `disk-kd list datasets`"
+        )
 
 
 def _check_values(options: Namespace) -> None:
@@ -468,6 +485,7 @@ def parse_evaluation(arguments: Sequence[str]) -> EvaluationConfig:
             parser.set_defaults({"data.crop_pct": about["crop_pct"]})
         parsed = parser.parse_args(list(arguments))
         _check_values(parsed)
+        _check_root(parsed, {}, arguments)
         values = parser.instantiate(parsed)
     import_modules(imports)
     if values.model.options and not values.model.name:
