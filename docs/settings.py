@@ -15,8 +15,9 @@ from typing import Any
 
 import yaml
 
-from disk_kd.config import list_recipes, parse_run
+from disk_kd.arguments import parse_run
 from disk_kd.options import dotted
+from disk_kd.recipe import list_recipes
 
 DOCS = Path(__file__).parent
 PAGE = DOCS / "paper.md"
@@ -78,7 +79,7 @@ def _matches(name: str, pattern: str) -> bool:
 @cache
 def _settings(name: str) -> dict[str, Any]:
     """Options by dotted name, schedules and models' options as they stand."""
-    tree = yaml.safe_load(parse_run("distill", [name]).text)
+    tree = parse_run("distill", [name]).to_tree()
     whole = {f"{part}.{key}": value for part in ("method", "student") for key, value in tree[part].items()}
     return {**dotted(tree), **whole}
 

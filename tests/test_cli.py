@@ -18,11 +18,12 @@ import yaml
 from filelock import FileLock
 from safetensors.torch import load_file
 
-from disk_kd.build import METADATA, STUDENT
+from disk_kd.build import STUDENT
 from disk_kd.cli import COMMANDS, main
 from disk_kd.files import save_tensors
 from disk_kd.hints import HINTS
 from disk_kd.models import create_model
+from disk_kd.models.about import METADATA
 from disk_kd.tasks import METHODS
 
 

@@ -22,14 +22,13 @@ from rich.console import Console
 
 from disk_kd.cli import main
 from disk_kd.compare import (
-    Cell,
     Experiment,
+    Plan,
     Row,
-    cell_config,
     compare,
     of_recipes,
-    plan_waves,
     read_experiment,
+    waves,
     with_control,
 )
 from disk_kd.compare.conditions import conditions, conditions_text
@@ -40,10 +39,10 @@ from disk_kd.errors import ConfigError
 
 
 def test_weights_are_made_before_they_are_used(tmp_path: Path) -> None:
-    cells = [Cell("cifar100/resnet10_s/resnet10_l-kd", seed) for seed in (0, 1)]
-    waves = plan_waves(cells, tmp_path)
-    start = [Cell("cifar100/start-resnet10_s", seed) for seed in (0, 1)]
-    assert [set(wave) for wave in waves] == [{Cell("cifar100/teacher-resnet10_l", 0), *start}, set(cells)]
+    plan = Plan(tmp_path, {})
+    cells = [plan.cell("cifar100/resnet10_s/resnet10_l-kd", seed) for seed in (0, 1)]
+    start = [plan.cell("cifar100/start-resnet10_s", seed) for seed in (0, 1)]
+    assert [set(wave) for wave in waves(cells)] == [{plan.cell("cifar100/teacher-resnet10_l", 0), *start}, set(cells)]
 
 
 DEADLY = """
@@ -174,12 +173,12 @@ def test_recipes_that_are_each_others_teacher_are_refused(tmp_path: Path, monkey
         text = f"method: {{name: kd}}\nteacher: {{name: cifar_resnet10_xxs, weights: 'recipe:{other}.yaml'}}\n"
         Path(f"{name}.yaml").write_text(text)
     with pytest.raises(ConfigError, match=r"each other: one.yaml from other.yaml from one.yaml; name other weights"):
-        plan_waves([Cell("one.yaml", 0)], tmp_path)
+        Plan(tmp_path, {}).cell("one.yaml", 0)
 
 
-def test_a_setting_is_chosen_on_validation_and_not_on_test() -> None:
+def test_a_setting_is_chosen_on_validation_and_not_on_test(tmp_path: Path) -> None:
     rows = [Row("kd", "digits/kd", folder=name) for name in ("a", "b")]
-    cells = {row: [Cell(row.recipe, 0, folder=row.folder)] for row in rows}
+    cells = {row: [Plan(tmp_path, {}).cell(row.recipe, 0, folder=row.folder)] for row in rows}
     tops = {"a": (80.0, 95.0), "b": (90.0, 60.0)}
     outcomes = {
         cells[row][0]: {
@@ -190,9 +189,9 @@ def test_a_setting_is_chosen_on_validation_and_not_on_test() -> None:
     assert _best(rows, cells, outcomes).name == "b"
 
 
-def test_rows_measured_on_other_images_have_no_gain() -> None:
+def test_rows_measured_on_other_images_have_no_gain(tmp_path: Path) -> None:
     rows = [Row("kd", "digits/kd"), Row("ce", "digits/ce")]
-    cells = {row: [Cell(row.recipe, seed) for seed in (0, 1)] for row in rows}
+    cells = {row: [Plan(tmp_path, {}).cell(row.recipe, seed) for seed in (0, 1)] for row in rows}
     about = [{"recipe": row.group, "chosen": True, "n": 2, "split": "test"} for row in rows]
     for samples, gains in (((50, 50), True), ((50, 60), False)):
         outcomes = {
@@ -217,10 +216,10 @@ def test_the_control_of_a_recipe_is_the_same_without_its_method(tmp_path: Path, 
     assert all(configs[0][part] == configs[1][part] for part in ("data", "student", "train"))
 
 
-@pytest.mark.parametrize("option", ["--method=disk", "--method.temperature=1", "--hint=at"])
-def test_a_control_keeps_its_method(option: str) -> None:
-    with pytest.raises(ConfigError, match=f"{option} would also change the control"):
-        with_control(["digits/kd"], 1, "ce", [option])
+@pytest.mark.parametrize("part", ["method", "hint"])
+def test_a_control_keeps_its_method(part: str) -> None:
+    with pytest.raises(ConfigError, match=f"--{part} would also change the control"):
+        with_control(["digits/kd"], 1, "ce", {part: "at"})
 
 
 def test_names_and_texts_are_no_markup_and_no_formulas() -> None:
@@ -255,16 +254,20 @@ def test_names_and_texts_are_no_markup_and_no_formulas() -> None:
 
 
 def test_student_options_are_not_for_the_teacher(tmp_path: Path) -> None:
-    options = ("--student.name", "cifar_resnet10_xxs", "--data.root=d", "--train.passes", "3", "--method.temperature=2")
-    (first, (cell,)) = plan_waves([Cell("cifar100-16px/kd-t2", 0, options)], tmp_path)
-    assert first == [Cell("cifar100-16px/teacher", 0, ("--data.root=d", "--train.passes", "3"))]
-    assert cell.options == options
+    options = {"student": {"name": "cifar_resnet10_xxs"}, "data": {"root": "d"}, "method": {"temperature": 2}}
+    plan = Plan(tmp_path, options | {"train": {"passes": 3}})
+    ((teacher,), (cell,)) = waves([plan.cell("cifar100-16px/kd-t2", 0)])
+    assert (teacher.recipe, teacher.config.student.name) == ("cifar100-16px/teacher", "cifar_resnet10_l")
+    assert teacher.config.data.root == cell.config.data.root == Path("d").absolute()
+    assert teacher.config.train.passes == cell.config.train.passes == 3
+    assert cell.config.method_options["temperature"] == 2
 
 
 def test_runs_that_would_share_a_folder_are_refused(tmp_path: Path) -> None:
-    cells = [Cell("digits/ce", seed, (f"--output={tmp_path}",)) for seed in (0, 1)]
+    plan = Plan(tmp_path, {"output": str(tmp_path)})
+    plan.cell("digits/ce", 0)
     with pytest.raises(ConfigError, match="would share the run directory"):
-        plan_waves(cells, tmp_path)
+        plan.cell("digits/ce", 1)
 
 
 def test_a_comparison_without_a_success_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -327,7 +330,7 @@ def test_terminal_table_has_the_gain_and_leaves_out_what_all_rows_share(capsys: 
 
 def test_conditions_that_differ_are_told(tmp_path: Path) -> None:
     recipes = [f"cifar100/resnet10_s/{name}" for name in ("ce", "resnet10_l-kd", "resnet10_l-disk", "resnet18-kd")]
-    asked = {recipe: [conditions(cell_config(Cell(recipe, 0), tmp_path))] for recipe in recipes}
+    asked = {recipe: [conditions(Plan(tmp_path, {}).cell(recipe, 0).config)] for recipe in recipes}
     text = conditions_text(asked)
     assert "- teacher.name: cifar_resnet10_l; cifar_resnet18 in cifar100/resnet10_s/resnet18-kd" in text
     assert "data." not in text

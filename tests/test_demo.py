@@ -11,7 +11,7 @@ import pytest
 
 from disk_kd.cli import main
 from disk_kd.compare import DEMO
-from disk_kd.config import RECIPES, load_recipe
+from disk_kd.recipe import RECIPES, load_recipe
 
 FOLDER = Path(str(RECIPES)) / "digits-demo"
 

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from disk_kd.config import RECIPES, load_recipe
 from disk_kd.data import load_dataset
 from disk_kd.hints import HINTS
+from disk_kd.recipe import RECIPES, load_recipe
 from disk_kd.tasks import METHODS
 
 OWN = {

@@ -35,8 +35,8 @@ from torch.distributed.run import get_args_parser
 import disk_kd.bench
 from disk_kd import cli
 from disk_kd.cli import COMMANDS, main
-from disk_kd.config import find_recipe, list_recipes, load_recipe
 from disk_kd.hints import HINTS
+from disk_kd.recipe import find_recipe, list_recipes, load_recipe
 from disk_kd.tasks import METHODS
 
 ROOT = Path(__file__).parents[1]

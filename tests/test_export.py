@@ -19,15 +19,17 @@ from safetensors.torch import load_file
 from timm.models import register_model
 from torch import Tensor, nn
 
-from disk_kd.build import METADATA, STUDENT, read_about, trained_model
+from disk_kd.build import STUDENT
 from disk_kd.cli import main
-from disk_kd.config import DataConfig
 from disk_kd.data import load_dataset
+from disk_kd.data.settings import DataSettings
 from disk_kd.errors import DiskKDError
 from disk_kd.export import EXTRA_FILE, FORMATS, ONNX_PACKAGES, export
 from disk_kd.hints import HINTS
 from disk_kd.models import create_model, save_state_dict
+from disk_kd.models.about import METADATA, read_about
 from disk_kd.models.resnet import CIFAR100_MEAN, CIFAR100_STD
+from disk_kd.trained import trained_model
 
 __all__ = ["export_test_model"]
 
@@ -171,8 +173,8 @@ def test_torch_export_with_normalisation_takes_pixels(documented: Path, run: Pat
     model = torch.export.load(path, extra_files=described).module()
     about = json.loads(described[EXTRA_FILE])
     assert (about["classes"], about["input"]) == (DIGITS["classes"], "pixels")
-    data = DataConfig()
-    split = load_dataset("digits", validation=data.validation, seed=0, limit_train=None, label_noise=0.0).test
+    data = DataSettings()
+    split = load_dataset("digits", validation=data.validation, split_seed=0, limit_train=None, label_noise=0.0).test
     assert split is not None
     loss = nn.functional.cross_entropy(model(split.images.float() / 255), split.targets)
     assert float(loss) == pytest.approx(json.loads((run / "summary.json").read_text())["test"]["nll"], abs=1e-5)

@@ -13,12 +13,14 @@ import torch
 from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from disk_kd.build import METADATA, STUDENT, build_model, normalisation, read_about
+from disk_kd.arguments import parse_run
+from disk_kd.build import STUDENT, build_model
 from disk_kd.cli import main
-from disk_kd.config import parse_run
 from disk_kd.data import Dataset, load_dataset
 from disk_kd.models import create_model, save_state_dict
+from disk_kd.models.about import METADATA, read_about
 from disk_kd.models.resnet import CIFAR100_MEAN, CIFAR100_STD
+from disk_kd.trained import normalisation
 
 MODEL = "cifar_resnet10_xxxs"
 CIFAR = (CIFAR100_MEAN, CIFAR100_STD)

@@ -16,10 +16,11 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from disk_kd.build import METADATA, STUDENT, read_about
+from disk_kd.build import STUDENT
 from disk_kd.cli import main
 from disk_kd.errors import ConfigError, ModelError
 from disk_kd.models import create_model, save_state_dict
+from disk_kd.models.about import METADATA, read_about
 
 pytestmark = pytest.mark.filterwarnings("ignore:Overwriting own_net in registry")
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from disk_kd.compare import Cell, cell_config
-from disk_kd.config import load_recipe, parse_run
+from disk_kd.arguments import parse_run
+from disk_kd.compare import Plan
+from disk_kd.recipe import load_recipe
 
 RECIPE = "cifar100/resnet10_s/resnet10_l-kd"
 NUMBER = 54.92
@@ -50,7 +52,7 @@ def test_it_stays_where_the_experiment_is_the_same(options: tuple[str, ...]) -> 
 def test_it_goes_with_any_change_of_data_models_method_or_training(options: tuple[str, ...]) -> None:
     config = parse_run("distill", [RECIPE, *options])
     assert config.published is None
-    assert "published: null" in config.text
+    assert "published: null" in config.to_yaml()
 
 
 def test_a_number_that_the_user_gives_is_his() -> None:
@@ -65,15 +67,18 @@ def test_a_recipe_does_not_inherit_it(tmp_path: Path) -> None:
 
 
 def test_rows_of_a_comparison_follow(tmp_path: Path) -> None:
-    assert cell_config(Cell(RECIPE, 1, ("--data.root=d",)), tmp_path).published == NUMBER
-    assert cell_config(Cell(RECIPE, 1, ("--train.passes=2",)), tmp_path).published is None
-    assert cell_config(Cell(RECIPE, 1, (), ("--train.lr=0.2",)), tmp_path).published is None
-    assert cell_config(Cell(RECIPE, 1, (), ("--data.name=digits",)), tmp_path).published is None
+    def published(options: dict[str, Any], own: dict[str, Any] = {}) -> float | None:
+        return Plan(tmp_path, options).cell(RECIPE, 1, own).config.published
+
+    assert published({"data": {"root": "d"}}) == NUMBER
+    assert published({"train": {"passes": 2}}) is None
+    assert published({}, {"train": {"lr": 0.2}}) is None
+    assert published({}, {"data": {"name": "digits"}}) is None
 
 
 def test_a_run_begun_again_from_its_own_file_keeps_it(tmp_path: Path) -> None:
     config = parse_run("distill", [RECIPE, "--data.root=d"])
-    (tmp_path / "config.yaml").write_text(config.text)
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
     again = str(tmp_path / "config.yaml")
     assert parse_run("distill", [again]).published == NUMBER
     assert parse_run("distill", [again, "--train.passes=2"]).published is None

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from disk_kd.config import ModelConfig, list_recipes, parse_run, recipe_of, resolve_weights
+from disk_kd.arguments import parse_run
 from disk_kd.files import save_tensors
 from disk_kd.models import create_model
+from disk_kd.models.settings import ModelSettings
+from disk_kd.recipe import list_recipes, recipe_of_run
 from disk_kd.run import execute
 
 RECIPES = list_recipes()
@@ -47,10 +49,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("runs")
 
 
-def make_weights(model: ModelConfig, part: str, runs: Path, num_classes: int, in_chans: int) -> None:
+def make_weights(model: ModelSettings, num_classes: int, in_chans: int) -> None:
     """Random weights in the run directory that `model` names."""
     assert model.weights is not None
-    folder = Path(resolve_weights(model.weights, part, runs, 0))
+    folder = Path(model.weights)
     if not folder.exists():
         folder.mkdir(parents=True)
         made = create_model(model.name, num_classes=num_classes, in_chans=in_chans, **model.options)
@@ -77,8 +79,8 @@ def test_recipe_runs_two_steps(recipe: str, images: Path, runs: Path, tmp_path: 
         config = parse_run("distill", [recipe, *options, *made])
     for part, model in (("teacher", config.teacher), ("student", config.student)):
         if model is not None and model.weights is not None:
-            assert recipe_of(model.weights) in {*RECIPES, None}
-            make_weights(model, part, runs, **sizes)
+            assert recipe_of_run(Path(model.weights), runs) in RECIPES or Path(model.weights).parent == runs
+            make_weights(model, **sizes)
 
     summary = execute(config)
     assert summary["student_passes"] == 1

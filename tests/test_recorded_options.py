@@ -10,12 +10,13 @@ import pytest
 import torch
 import yaml
 
-from disk_kd.build import METADATA, STUDENT, build_model, build_task, read_about, settle_options, teacher_image_size
+from disk_kd.arguments import parse_evaluation, parse_run
+from disk_kd.build import STUDENT, build_model, build_task, recorded_in_files, teacher_image_size
 from disk_kd.cli import main
-from disk_kd.config import parse_evaluation, parse_run
 from disk_kd.data import load_dataset
 from disk_kd.errors import CheckpointError
 from disk_kd.models import load_state_dict, save_state_dict
+from disk_kd.models.about import METADATA, read_about
 from disk_kd.train import CHECKPOINT
 from disk_kd.train.checkpoint import load_checkpoint
 
@@ -61,12 +62,12 @@ def test_an_average_over_a_short_run_is_near_the_last_weights(run: Path) -> None
 def test_a_teacher_is_built_as_it_was_trained_unless_told_otherwise(
     run: Path, given: list[str], activation: str, tiny: Sequence[str]
 ) -> None:
-    config = settle_options(
+    config = recorded_in_files(
         parse_run("distill", [*tiny, f"--teacher.name={NAME}", f"--teacher.weights={run}", "--output=o", *given])
     )
     assert config.teacher is not None
     assert config.teacher.options.keys() == {"act_layer", "pretrained_cfg_overlay"}
-    assert "act_layer" in yaml.safe_load(config.text)["teacher"]["options"]
+    assert "act_layer" in config.to_tree()["teacher"]["options"]
     model = build_model(config, "teacher", load_dataset("digits"))
     assert type(model.get_submodule("act1")).__name__ == activation
 
@@ -84,11 +85,11 @@ def test_a_teacher_sees_images_of_the_size_it_learned_from(run: Path, file: Path
 
 def test_a_student_that_starts_from_such_weights_records_them_again(run: Path, tiny: Sequence[str]) -> None:
     start = [f"--student.name={NAME}", f"--student.weights={run}", "--output=o"]
-    assert "act_layer" in settle_options(parse_run("train", [*tiny, *start])).student.options
+    assert "act_layer" in recorded_in_files(parse_run("train", [*tiny, *start])).student.options
     other = ["--student.name=resnet18", f"--student.weights={run}", "--output=o"]
-    assert settle_options(parse_run("train", [*tiny, *other])).student.options == {}
+    assert recorded_in_files(parse_run("train", [*tiny, *other])).student.options == {}
     gone = [f"--student.name={NAME}", "--student.weights=nowhere.safetensors", "--output=o"]
-    assert settle_options(parse_run("train", [*tiny, *gone])).student.options == {}
+    assert recorded_in_files(parse_run("train", [*tiny, *gone])).student.options == {}
 
 
 def nll(capsys: pytest.CaptureFixture[str], *arguments: object) -> float:

@@ -4,15 +4,50 @@
     for x, y in loader:
         task(x, y)["loss"].backward(); optimizer.step(); optimizer.zero_grad()
 
+    run = distill("digits-demo/disk")       # the same as the command disk-kd distill
+    student = run.student()
+
 Importing the package registers its models with timm under `cifar_*`.
 """
 
+from __future__ import annotations
+
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
 from disk_kd import helpers, losses, models
 from disk_kd.tasks import CETask, Cosine, DiSKTask, KDTask
 from disk_kd.teacher import Teacher
 
+if TYPE_CHECKING:
+    from disk_kd.api import Run, compare, distill, evaluate, load_student, train
+
 __version__ = version("disk-kd")
 
-__all__ = ["CETask", "Cosine", "DiSKTask", "KDTask", "Teacher", "helpers", "losses", "models"]
+_RUNS = ("Run", "compare", "distill", "evaluate", "load_student", "train")
+
+__all__ = [
+    "CETask",
+    "Cosine",
+    "DiSKTask",
+    "KDTask",
+    "Run",
+    "Teacher",
+    "compare",
+    "distill",
+    "evaluate",
+    "helpers",
+    "load_student",
+    "losses",
+    "models",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """What runs need is imported when it is asked for: a loop of one's own needs none of it."""
+    if name not in _RUNS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from disk_kd import api
+
+    return getattr(api, name)

@@ -21,18 +21,21 @@ from rich.markup import escape
 from rich.table import Table
 
 from disk_kd import ranks
+from disk_kd.arguments import parse_evaluation, parse_run, parse_settings, read_arguments
 from disk_kd.compare import DEMO, compare, demo_text, of_recipes, read_experiment, with_control
 from disk_kd.compare.experiment import is_experiment
-from disk_kd.config import list_recipes, parse_evaluation, parse_run, parse_settings
 from disk_kd.data import DATASETS, workers_watched
 from disk_kd.errors import ConfigError, DiskKDError, nearest, one_line
 from disk_kd.export import FORMATS, export
 from disk_kd.files import check_replaceable, user_path, write_text
+from disk_kd.help import evaluation_help, run_help, settings_help
 from disk_kd.hints import HINTS
+from disk_kd.measure import evaluate_weights
 from disk_kd.memory import keep_memory
 from disk_kd.models import convert, create_model, multiply_adds
 from disk_kd.plugins import IMPORT_HELP, import_modules, place_in_own
-from disk_kd.run import evaluate_weights, execute, store_teacher
+from disk_kd.recipe import list_recipes
+from disk_kd.run import execute, store_teacher
 from disk_kd.tasks import METHODS
 from disk_kd.teacher import TeacherStore
 from disk_kd.train import (
@@ -141,19 +144,20 @@ def distill(arguments: Sequence[str]) -> None:
 
 
 def _train_or_distill(command: str, arguments: Sequence[str]) -> None:
-    arguments = list(arguments)
-    show = "--print_config" in arguments
-    if show:
-        arguments.remove("--print_config")
-    config = parse_run(command, arguments)
-    if show:
-        print(config.text, end="")
+    if _wants_help(arguments):
+        print(run_help(command, arguments))
         return
-    console = _console(config.quiet, config.log_json)
+    config = parse_run(command, arguments)
+    switches = read_arguments(arguments).switches
+    if "print_config" in switches:
+        print(config.to_yaml(), end="")
+        return
+    quiet = "quiet" in switches
+    console = _console(quiet, "log_json" in switches)
     summary = execute(config, console)
     if isinstance(console, JsonConsole):
         console.event("end", run=str(config.output), summary=summary)
-    elif config.quiet:
+    elif quiet:
         _last_line(config.output)
     else:
         console.print(summary_table(summary))
@@ -162,15 +166,24 @@ def _train_or_distill(command: str, arguments: Sequence[str]) -> None:
 
 def store_outputs(arguments: Sequence[str]) -> None:
     """Run a teacher once over all views of its training data, and keep its outputs."""
-    config = parse_run("store-teacher", list(arguments))
-    console = _console(config.quiet, config.log_json)
+    if _wants_help(arguments):
+        print(run_help("store-teacher", arguments))
+        return
+    config = parse_run("store-teacher", arguments)
+    switches = read_arguments(arguments).switches
+    quiet = "quiet" in switches
+    console = _console(quiet, "log_json" in switches)
     store = store_teacher(config, console)
     if isinstance(console, JsonConsole):
         console.event("end", store=str(store.path))
-    elif config.quiet:
+    elif quiet:
         _last_line(store.path)
     else:
         console.print(store_table(store))
+
+
+def _wants_help(arguments: Sequence[str]) -> bool:
+    return any(argument in ("-h", "--help", "--help-all") for argument in arguments)
 
 
 def _console(quiet: bool, as_json: bool) -> Console:
@@ -243,7 +256,8 @@ def compare_recipes(arguments: Sequence[str]) -> None:
     _add_import(parser)
     _add_output_options(parser)
     options, rest = parser.parse_known_args(_joined(arguments, parser))
-    rest += [f"--import={name}" for name in options.imports]
+    given = read_arguments([*rest, *(f"--import={name}" for name in options.imports)])
+    own = given.tree
     first, *others = options.recipes
     name = "compare"
     if is_experiment(first):
@@ -253,13 +267,13 @@ def compare_recipes(arguments: Sequence[str]) -> None:
     elif options.against:
         if options.baseline:
             raise ConfigError("--against brings the baseline; leave --baseline out")
-        experiment = with_control(options.recipes, options.seeds or 3, options.against, rest)
+        experiment = with_control(options.recipes, options.seeds or 3, options.against, own)
     else:
         experiment = of_recipes(options.recipes, options.seeds or 3, options.baseline)
     console = _console(options.quiet, options.log_json)
     report = _reporter if options.report == "true" else None
     done = compare(
-        experiment, runs=options.runs, name=name, options=rest, jobs=options.jobs, console=console, report=report
+        experiment, runs=options.runs, name=name, options=own, jobs=options.jobs, console=console, report=report
     )
     if options.quiet:
         _last_line(*done.written)
@@ -295,9 +309,12 @@ def _reporter(rows: Mapping[str, Sequence[Path]], baseline: str | None, output: 
 
 def evaluate(arguments: Sequence[str]) -> None:
     """Measure a run's student, or a file of weights, on a dataset."""
+    if _wants_help(arguments):
+        print(evaluation_help())
+        return
     config = parse_evaluation(arguments)
     metrics = evaluate_weights(config)
-    if config.json:
+    if "json" in read_arguments(arguments).switches:
         print(json_line(metrics), end="")
         return
     table = Table(title=escape(f"{config.weights} on {config.data.name} ({config.split})"))
@@ -321,7 +338,10 @@ def run_bench(arguments: Sequence[str]) -> None:
         f"{run_bench.__doc__} Give your own models and sizes: --student NAME --teachers '[NAME]' --image_size 224"
         " --classes 1000 --batch_size 64. The parts can be left out: --peers false --sweeps false --memory false."
     )
-    bench(parse_settings(BenchSettings, "disk-kd bench", description, arguments), _Tables())
+    if _wants_help(arguments):
+        print(settings_help("bench", description, BenchSettings))
+        return
+    bench(parse_settings(BenchSettings, arguments), _Tables())
 
 
 def write_report(arguments: Sequence[str]) -> None:

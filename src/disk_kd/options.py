@@ -1,14 +1,42 @@
-"""Which options a run's result hangs on: written once, in the fields that are the options."""
+"""Options: fields of dataclasses and keywords of constructors, read from nested mappings and written back.
+
+A mapping is what YAML holds. Each value is checked against the type that its field or keyword is declared with; the
+first that does not fit ends in a `ConfigError` that names the option, what it must be, and what came.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import field, fields
-from typing import Any, TypeVar
+import inspect
+import json
+import math
+import types
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from functools import cache, reduce
+from operator import or_
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import yaml
+from docstring_parser import parse as parse_docstring
+from pydantic import TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError
+
+from disk_kd.errors import ConfigError, nearest, shown
 
 Value = TypeVar("Value")
 
 _ENVIRONMENT = "environment"
+_NULL = ("null", "None")
+_WORDS: dict[Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    Path: "a path",
+    type(None): "null",
+    Any: "a value",
+}
 
 
 def environment(default: Value) -> Value:
@@ -21,6 +49,169 @@ def environment_names(settings: type) -> frozenset[str]:
     return frozenset(entry.name for entry in fields(settings) if _ENVIRONMENT in entry.metadata)
 
 
+class Raw(str):
+    """The text of a value as it was typed on the command line: its option's type says how to read it."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """A field of a dataclass, or a keyword of a constructor.
+
+    Attributes:
+        name: of the field or keyword.
+        kind: the type it is declared with; `Any` where it is declared with none.
+        default: its value where none is given; `dataclasses.MISSING` where one must be.
+        help: what the docstring says of it.
+    """
+
+    name: str
+    kind: Any
+    default: Any
+    help: str
+
+    @property
+    def nested(self) -> type | None:
+        """The dataclass that the option holds, or may hold."""
+        return next((kind for kind in _alternatives(self.kind) if isinstance(kind, type) and is_dataclass(kind)), None)
+
+    @property
+    def takes(self) -> str:
+        """What its value must be, in words."""
+        return described(self.kind)
+
+
+@cache
+def options_of(owner: Callable[..., Any], skip: frozenset[str] = frozenset()) -> dict[str, Option]:
+    """The options of a dataclass or of a class's constructor, by name and in order.
+
+    A constructor that takes **keywords has those of the next class that it derives from too.
+
+    Args:
+        owner: the dataclass or class.
+        skip: names that are no options.
+    """
+    found: dict[str, Option] = {}
+    for kind in inspect.getmro(owner) if isinstance(owner, type) else (owner,):
+        constructor = kind.__init__ if isinstance(kind, type) else kind
+        if constructor is object.__init__ or (isinstance(kind, type) and "__init__" not in vars(kind)):
+            continue
+        declared = get_type_hints(kind if is_dataclass(kind) else constructor)
+        parameters = list(inspect.signature(constructor).parameters.values())[isinstance(kind, type) :]
+        told = _told(owner)
+        for one in parameters:
+            if one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD) or one.name in skip or one.name in found:
+                continue
+            default = MISSING if one.default is one.empty else one.default
+            if is_dataclass(kind):
+                default = _field_default(kind, one.name)
+            found[one.name] = Option(one.name, declared.get(one.name, Any), default, told.get(one.name, ""))
+        if not any(one.kind is one.VAR_KEYWORD for one in parameters):
+            break
+    return found
+
+
+def read(settings: type[Value], tree: Mapping[str, Any], name: str = "") -> Value:
+    """A dataclass from a mapping of its options.
+
+    Args:
+        settings: the dataclass.
+        tree: values by option; nested dataclasses are mappings, or instances.
+        name: dotted name of the mapping itself, for messages.
+
+    Raises:
+        ConfigError: an unknown option, or a value of the wrong kind or out of range.
+    """
+    return settings(**read_options(settings, tree, name))
+
+
+def read_options(
+    owner: Callable[..., Any], tree: Any, name: str = "", skip: Collection[str] = frozenset()
+) -> dict[str, Any]:
+    """The checked values of those options of a dataclass or constructor that a mapping holds.
+
+    Args:
+        owner: the dataclass or class.
+        tree: values by option.
+        name: dotted name of the mapping itself, for messages.
+        skip: keywords that are no options.
+
+    Raises:
+        ConfigError: an unknown option, a missing one, or a value of the wrong kind.
+    """
+    if not isinstance(tree, Mapping):
+        raise ConfigError(f"{name} must be a mapping of options, not {_came(tree)}")
+    known = options_of(owner, frozenset(skip))
+    prefix = f"{name}." if name else ""
+    for key in tree:
+        if key not in known:
+            option = shown(f"{prefix}{key}")
+            raise ConfigError(f"unknown option {option}; {nearest(option, [prefix + each for each in known])}")
+    for option in known.values():
+        if option.default is MISSING and option.name not in tree:
+            raise ConfigError(f"{prefix}{option.name} is missing: give {option.takes}")
+    return {key: read_value(known[key].kind, value, prefix + key) for key, value in tree.items()}
+
+
+def read_value(kind: Any, value: Any, name: str) -> Any:
+    """One value of an option.
+
+    Args:
+        kind: the type that the option is declared with.
+        value: as YAML holds it, as Python holds it, or `Raw`.
+        name: dotted name of the option, for messages.
+
+    Raises:
+        ConfigError: it is of another kind, NaN, or a whole number of over 31 bits that is no seed.
+    """
+    alternatives = _alternatives(kind)
+    if isinstance(value, Raw):
+        value = _typed(alternatives, value, name)
+    settings = next((each for each in alternatives if isinstance(each, type) and is_dataclass(each)), None)
+    if settings is not None:
+        if isinstance(value, settings):
+            return value
+        if isinstance(value, Mapping):
+            return read(settings, value, name)
+        alternatives = tuple(each for each in alternatives if each is not settings)
+    if not alternatives or not _fits(alternatives, value):
+        raise ConfigError(f"{name} must be {described(kind)}, not {_came(value)}")
+    value = _validated(alternatives, value)
+    for number in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(number, float) and math.isnan(number):
+            raise ConfigError(f"{name} must be a number, not {value}")
+        if type(number) is int and abs(number) >= 2**31 and not name.endswith("seed"):
+            raise ConfigError(f"{name} is too large: {value}; give a number below 2^31")
+    return value
+
+
+def described(kind: Any) -> str:
+    """A type in words: what a value of it must be."""
+    words = [_word(each) for each in _alternatives(kind)]
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+
+
+def plain(value: Any) -> Any:
+    """A value as YAML holds it: mappings, lists, text, numbers, true, false and null."""
+    if isinstance(value, Raw):
+        return loaded(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def loaded(text: str) -> Any:
+    """What YAML reads in a text; the text itself where it is no YAML. 1e-3 is a number."""
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError):
+        return str(text)
+    return _number(value) if isinstance(value, str) else value
+
+
 def dotted(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """The leaves of nested options by dotted name, such as "train.lr"; an empty mapping is a leaf."""
     flat: dict[str, Any] = {}
@@ -28,3 +219,124 @@ def dotted(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         inner = isinstance(value, Mapping) and bool(value)
         flat |= dotted(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
     return flat
+
+
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The reverse of `dotted`; a later name replaces, or goes into, what an earlier one gave.
+
+    Raises:
+        ConfigError: a name has an empty part.
+    """
+    tree: dict[str, Any] = {}
+    for name, value in flat.items():
+        *parts, last = name.split(".")
+        if not all((*parts, last)):
+            raise ConfigError(f"an option has no name between its dots: {shown(name)!r}")
+        inner = tree
+        for part in parts:
+            if not isinstance(inner.get(part), dict):
+                inner[part] = {}
+            inner = inner[part]
+        inner[last] = merged(inner[last], value) if _both_mappings(inner.get(last), value) else value
+    return tree
+
+
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Two trees of options as one: where both have a value, that of `above`."""
+    both = {key for key in above if _both_mappings(below.get(key), above[key])}
+    return {**below, **{key: merged(below[key], value) if key in both else value for key, value in above.items()}}
+
+
+def _both_mappings(one: Any, other: Any) -> bool:
+    return isinstance(one, Mapping) and isinstance(other, Mapping)
+
+
+def _alternatives(kind: Any) -> tuple[Any, ...]:
+    """The types of a union, flat; one type alone otherwise."""
+    if get_origin(kind) in (Union, types.UnionType):
+        return tuple(each for one in get_args(kind) for each in _alternatives(one))
+    return (kind,)
+
+
+def _word(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return "one of " + ", ".join(map(str, get_args(kind))) if len(get_args(kind)) > 1 else str(get_args(kind)[0])
+    origin = get_origin(kind) or kind
+    if origin in (list, tuple):
+        inner = next(iter(get_args(kind)), Any)
+        return f"a list of {_word(inner).removeprefix('a ')}s" if inner in (int, float) else "a list"
+    if origin is dict or (isinstance(kind, type) and is_dataclass(kind)):
+        return "a mapping" if origin is dict else f"a mapping of {', '.join(options_of(kind))}"
+    return _WORDS.get(kind, getattr(kind, "__name__", str(kind)))
+
+
+def _came(value: Any) -> str:
+    """A value that does not fit, in at most 80 characters."""
+    text = str(value) if isinstance(value, Raw | str) else json.dumps(plain(value), default=str)
+    text = shown(text if len(text) <= 80 else text[:79] + "…")
+    return repr(text) if isinstance(value, str) else text
+
+
+def _typed(alternatives: tuple[Any, ...], text: Raw, name: str) -> Any:
+    """A value as typed, read as the first of these that it fits: null, what YAML reads in it, the text itself."""
+    if type(None) in alternatives and text in _NULL:
+        return None
+    textual = str in alternatives or Path in alternatives
+    others = tuple(each for each in alternatives if each not in (str, Path, type(None)))
+    if textual and not others:
+        return str(text)
+    value = loaded(text)
+    settings = any(isinstance(each, type) and is_dataclass(each) for each in others)
+    if textual and not (settings and isinstance(value, Mapping)) and not _fits(others, value):
+        return str(text)
+    return value
+
+
+def _fits(alternatives: tuple[Any, ...], value: Any) -> bool:
+    try:
+        _validated(alternatives, value)
+    except (ValidationError, TypeError, ValueError):
+        return False
+    return True
+
+
+def _validated(alternatives: tuple[Any, ...], value: Any) -> Any:
+    """The value, checked strictly: 1 is a number but not true, "1" is text; a list serves for a tuple."""
+    if isinstance(value, str) and str not in alternatives and Path not in alternatives:
+        value = _number(value)
+    return _adapter(alternatives).validate_json(json.dumps(plain(value)), strict=True)
+
+
+def _number(text: str) -> str | float:
+    """1e-3 as a number, which YAML 1.1 takes for text; other text as it is."""
+    try:
+        return float(text) if text[:1] in "+-.0123456789" else text
+    except ValueError:
+        return text
+
+
+@cache
+def _adapter(alternatives: tuple[Any, ...]) -> TypeAdapter[Any]:
+    try:
+        return TypeAdapter(reduce(or_, alternatives))
+    except PydanticSchemaGenerationError:  # a kind that no file can hold; its owner checks it
+        return TypeAdapter(Any)
+
+
+def _field_default(settings: type, name: str) -> Any:
+    entry = next(entry for entry in fields(settings) if entry.name == name)
+    return entry.default_factory() if entry.default_factory is not MISSING else entry.default
+
+
+@cache
+def _told(owner: Callable[..., Any]) -> dict[str, str]:
+    """What docstrings say of each option: those of the class itself before those that it derives from."""
+    told: dict[str, str] = {}
+    for kind in reversed(inspect.getmro(owner) if isinstance(owner, type) else (owner,)):
+        for documented in (kind, vars(kind).get("__init__")) if isinstance(kind, type) else (kind,):
+            text = getattr(documented, "__doc__", None)
+            if text and kind is not object:
+                told |= {
+                    one.arg_name: " ".join((one.description or "").split()) for one in parse_docstring(text).params
+                }
+    return told

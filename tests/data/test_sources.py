@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -42,7 +43,7 @@ def test_digits_are_scikit_learns():
 
 
 def test_digits_test_split_is_stratified_and_does_not_hang_on_the_seed():
-    splits = [load_dataset("digits", seed=seed, validation=share).test for seed, share in ((0, 0.1), (5, 0.3))]
+    splits = [load_dataset("digits", split_seed=seed, validation=share).test for seed, share in ((0, 0.1), (5, 0.3))]
     assert splits[0].fingerprint() == splits[1].fingerprint()
     whole = torch.from_numpy(load_digits().target).bincount()
     assert (splits[0].targets.bincount() - 0.3 * whole).abs().max() < 1
@@ -56,7 +57,7 @@ def test_digits_can_be_enlarged():
 
 
 def test_validation_split_is_stratified_and_leaves_ids():
-    dataset = load_dataset("digits", validation=0.2, seed=3)
+    dataset = load_dataset("digits", validation=0.2, split_seed=3)
     whole = load_dataset("digits", validation=0)
     assert dataset.validation is not None
     assert len(dataset.validation) == round(0.2 * 1258)
@@ -71,7 +72,7 @@ def test_validation_split_is_stratified_and_leaves_ids():
 
 def test_the_same_options_give_the_same_data():
     options = {"validation": 0.2, "limit_train": 300, "label_noise": 0.3}
-    first, again, other = (load_dataset("digits", seed=seed, **options) for seed in (1, 1, 2))
+    first, again, other = (load_dataset("digits", split_seed=seed, **options) for seed in (1, 1, 2))
     assert first.train.fingerprint() == again.train.fingerprint() != other.train.fingerprint()
     assert first.validation is not None
     assert again.validation is not None
@@ -153,10 +154,11 @@ def test_splits_of_other_sizes_need_a_size(tmp_path: Path):
     assert load_dataset("folder", root=tmp_path, image_size=4).image_size == 4
 
 
-def test_more_than_memory_is_refused(tmp_path: Path):
+def test_more_than_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     write_split(tmp_path / "train")
-    with pytest.raises(DataError, match=r"images of 3x3000000x3000000 need .* GiB of memory"):
-        load_dataset("folder", root=tmp_path, image_size=3_000_000, stream=False)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=2**28, total=2**28))
+    with pytest.raises(DataError, match=r"images of 3x10000x10000 need .* GiB of memory"):
+        load_dataset("folder", root=tmp_path, image_size=10_000, stream=False)
 
 
 def test_a_training_split_that_is_all_set_aside_is_refused(tmp_path: Path):
@@ -224,11 +226,11 @@ def test_a_root_is_needed(name: str, tmp_path: Path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"validation": 1.0}, r"data.validation is a share of the training samples in \[0, 1\), got 1.0"),
-        ({"validation": -0.1}, r"data.validation is a share of the training samples in \[0, 1\), got -0.1"),
-        ({"image_size": 0}, r"data.image_size is a side in pixels >= 1, got 0"),
-        ({"limit_train": 0}, r"data.limit_train is a number of samples >= 1, got 0"),
-        ({"label_noise": 1.5}, r"data.label_noise is a share of the training labels in \[0, 1\], got 1.5"),
+        ({"validation": 1.0}, r"data.validation must be a share in \[0, 1\), not 1.0"),
+        ({"validation": -0.1}, r"data.validation must be a share in \[0, 1\), not -0.1"),
+        ({"image_size": 0}, r"data.image_size must be from 1 to 10,000, or null, not 0"),
+        ({"limit_train": 0}, r"data.limit_train must be at least 1, or null, not 0"),
+        ({"label_noise": 1.5}, r"data.label_noise must be a share in \[0, 1\], not 1.5"),
     ],
 )
 def test_options_out_of_range_are_refused(options: dict, message: str):

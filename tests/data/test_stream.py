@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import ColorJitter
 
-from disk_kd.config import parse_run
+from disk_kd.arguments import parse_run
 from disk_kd.data import Augment, Loader, Mix, StreamedSplit, TimmAugment, load_dataset
 from disk_kd.data.decode import Reading
 from disk_kd.data.folders import class_samples
@@ -126,7 +126,7 @@ def test_color_jitter_is_read_from_options_and_recipes(tmp_path: Path):
         config = parse_run("distill", [*on, f"--data.timm.color_jitter={given}"])
         assert config.data.timm.color_jitter == expected
         recipe = tmp_path / "recipe.yaml"
-        recipe.write_text(config.text)
+        recipe.write_text(config.to_yaml())
         assert parse_run("distill", [str(recipe)]).data == config.data
         recipe.write_text(f"data: {{timm: {{enabled: true, color_jitter: {given}}}}}")
         assert parse_run("distill", [str(recipe)]).data == config.data

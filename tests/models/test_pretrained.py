@@ -12,8 +12,8 @@ import torch
 
 from disk_kd.cli import main
 from disk_kd.data import load_dataset
+from disk_kd.measure import evaluate_split
 from disk_kd.models import create_model, load_state_dict, read_metadata, shipped_weights
-from disk_kd.run import evaluate_split
 
 NAMES = ["cifar_resnet10_l", "cifar_resnet10_s"]
 CIFAR100 = Path(__file__).parents[3] / "shared" / "data"

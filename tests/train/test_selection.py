@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from disk_kd import run
+from disk_kd.arguments import parse_run
 from disk_kd.build import load_data
 from disk_kd.cli import main
-from disk_kd.config import parse_run
 from disk_kd.data import AnySplit
 from disk_kd.evaluate import predict, temperature_scaled_nll
 from disk_kd.train.selection import RULE, WITHOUT_VALIDATION, selection_margin

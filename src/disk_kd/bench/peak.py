@@ -16,7 +16,7 @@ from disk_kd.bench.cases import ALONE, TAUGHT
 from disk_kd.bench.measure import synchronise
 from disk_kd.bench.settings import BenchSettings
 from disk_kd.bench.workbench import Workbench
-from disk_kd.build import pick_device
+from disk_kd.devices import pick_device
 from disk_kd.errors import RunError
 from disk_kd.memory import keep_memory, peak_host_bytes
 

@@ -14,7 +14,7 @@ from disk_kd.bench.measure import Case, synchronise
 from disk_kd.bench.peers import Peers
 from disk_kd.bench.settings import BenchSettings
 from disk_kd.bench.workbench import Workbench
-from disk_kd.build import pick_device
+from disk_kd.devices import pick_device
 from disk_kd.errors import RunError
 
 

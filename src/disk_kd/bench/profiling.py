@@ -15,7 +15,7 @@ from torch.profiler import ProfilerActivity, profile
 from disk_kd.bench.cases import make_case
 from disk_kd.bench.settings import BenchSettings
 from disk_kd.bench.workbench import Workbench
-from disk_kd.build import pick_device
+from disk_kd.devices import pick_device
 from disk_kd.errors import RunError
 from disk_kd.memory import keep_memory
 

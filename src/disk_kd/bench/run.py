@@ -27,7 +27,7 @@ from disk_kd.bench.settings import BenchSettings, check_models
 from disk_kd.bench.sweeps import Point, sweep
 from disk_kd.bench.targets import judge
 from disk_kd.bench.workbench import Workbench
-from disk_kd.build import pick_device
+from disk_kd.devices import pick_device
 from disk_kd.errors import RunError
 from disk_kd.files import replacing, write_text
 from disk_kd.summary import environment

@@ -11,11 +11,12 @@ import torch
 from torch import nn
 
 from disk_kd.bench.settings import BenchSettings
-from disk_kd.build import inference_batch, normalisation
 from disk_kd.data import Augment, Loader, Split
+from disk_kd.devices import inference_batch
 from disk_kd.models import create_model
 from disk_kd.teacher import Teacher, TeacherStore
 from disk_kd.train import TrainSettings
+from disk_kd.trained import normalisation
 
 
 def made_split(samples: int, size: int, classes: int) -> Split:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from disk_kd.compare.control import with_control
 from disk_kd.compare.demo import DEMO, demo_text
 from disk_kd.compare.experiment import Experiment, Row, of_recipes, read_experiment
-from disk_kd.compare.plan import Cell, cell_config, plan_waves
+from disk_kd.compare.plan import Cell, Plan, waves
 from disk_kd.compare.run import Comparison, Reporter, compare
 
 __all__ = [
@@ -13,13 +13,13 @@ __all__ = [
     "Cell",
     "Comparison",
     "Experiment",
+    "Plan",
     "Reporter",
     "Row",
-    "cell_config",
     "compare",
     "demo_text",
     "of_recipes",
-    "plan_waves",
     "read_experiment",
+    "waves",
     "with_control",
 ]

@@ -8,15 +8,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from disk_kd.config import ENVIRONMENT, RunConfig, parse_run
+from disk_kd.config import ENVIRONMENT, RunConfig
 from disk_kd.options import dotted
+from disk_kd.recipe import CONFIG
 
 Conditions = dict[str, Any]
 """Options of a run, but for its method's and its environment's, by dotted name."""
 
 _SEED_FOLDER = re.compile(r"seed\d+")
 _VERSION = re.compile(r"# disk-kd (\S+)")
-_CONFIG = "config.yaml"
 
 
 def settled(folder: Path) -> Conditions:
@@ -28,8 +28,8 @@ def settled(folder: Path) -> Conditions:
     Raises:
         ConfigError: its `config.yaml` is not one of this version.
     """
-    written = _VERSION.match((folder / _CONFIG).read_text(encoding="utf-8"))
-    return {**conditions(parse_run("distill", [str(folder / _CONFIG)])), "disk-kd": written[1] if written else "?"}
+    written = _VERSION.match((folder / CONFIG).read_text(encoding="utf-8"))
+    return {**conditions(RunConfig.read(folder)), "disk-kd": written[1] if written else "?"}
 
 
 def conditions(config: RunConfig) -> Conditions:

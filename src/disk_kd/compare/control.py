@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from disk_kd.compare.experiment import Experiment, Row
-from disk_kd.config import find_recipe, recipe_name
 from disk_kd.errors import ConfigError
+from disk_kd.recipe import find_recipe, recipe_name
 
 
-def with_control(recipes: Sequence[str], seeds: int, method: str, options: Sequence[str]) -> Experiment:
+def with_control(recipes: Sequence[str], seeds: int, method: str, options: Mapping[str, Any]) -> Experiment:
     """Recipes, and before them the first of them with another method, which is the baseline.
 
     Args:
@@ -21,11 +22,10 @@ def with_control(recipes: Sequence[str], seeds: int, method: str, options: Seque
     Raises:
         ConfigError: they change the method or hint, which would also change that of the control.
     """
-    changing = next((option for option in options if option.startswith(("--method", "--hint"))), None)
+    changing = next((part for part in ("method", "hint") if part in options), None)
     if changing is not None:
-        raise ConfigError(f"{changing} would also change the control of --against; write it into a recipe")
+        raise ConfigError(f"--{changing} would also change the control of --against; write it into a recipe")
     name = f"{recipe_name(find_recipe(recipes[0]))}-against-{method}"
     description = f"{recipes[0]} with --method {method}"
-    options = (f"--method={method}", "--hint=null", f"--description={description}")
-    control = Row(name, recipes[0], options, folder=name)
+    control = Row(name, recipes[0], {"method": method, "hint": None, "description": description}, folder=name)
     return Experiment((control, *(Row(recipe, recipe) for recipe in recipes)), seeds, baseline=name)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from disk_kd.errors import ConfigError, nearest
 from disk_kd.files import read_yaml
-from disk_kd.options import dotted
+from disk_kd.options import dotted, nested
 
 _KEYS = {"description", "seeds", "tuning_seeds", "baseline", "all", "rows"}
 _OWN = _KEYS - {"description"}
@@ -24,21 +24,21 @@ _MOST_SEEDS = 1_000
 _MOST_SETTINGS = 10_000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Row:
     """One setting of a row of the table.
 
     Args:
         group: name of the row; settings of one group compete on validation, and the best is shown.
         recipe: a name or a file.
-        options: for this setting alone, as on the command line.
+        options: for this setting alone, as a recipe holds them.
         folder: of its run directories, in the folder of all runs; None: as the recipe has it.
         start: the row whose students this one starts from, seed by seed; None: as the recipe has it.
     """
 
     group: str
     recipe: str
-    options: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
     folder: str | None = None
     start: str | None = None
 
@@ -50,9 +50,11 @@ class Row:
     @property
     def changed(self) -> str:
         """What the row changes in its recipe's method; nothing where it has a description of its own."""
-        if any(option.startswith("--description=") for option in self.options):
+        if "description" in self.options:
             return ""
-        return ", ".join(text.removeprefix("--method.") for text in self.options if text.startswith("--method."))
+        method = self.options.get("method", {})
+        changed = dotted({"name": method} if isinstance(method, str) else method)
+        return ", ".join(f"{name}={_text(value)}" for name, value in changed.items())
 
 
 @dataclass(frozen=True)
@@ -133,13 +135,29 @@ def read_experiment(path: Path, seeds: int | None = None) -> Experiment:
     Raises:
         ConfigError: it is no such file.
     """
-    content = _mapping(path)
+    return experiment_of(_mapping(path), path.stem, f"the experiment {path}", seeds)
+
+
+def experiment_of(
+    content: Mapping[str, Any], name: str, where: str = "the experiment", seeds: int | None = None
+) -> Experiment:
+    """An experiment from a mapping, as a file of one holds it (`read_experiment`).
+
+    Args:
+        content: rows by name, and what else the file may say.
+        name: of the folder that the rows' run directories go to.
+        where: what messages call it.
+        seeds: in the place of those of the content.
+
+    Raises:
+        ConfigError: it is no such mapping.
+    """
     for key in content.keys() - _KEYS:
-        raise ConfigError(f"unknown key {key!r} in the experiment {path}; {nearest(key, _KEYS)}")
+        raise ConfigError(f"unknown key {key!r} in {where}; {nearest(str(key), _KEYS)}")
     common, rows = content.get("all", {}), content.get("rows")
     if not isinstance(common, dict) or not isinstance(rows, dict) or not rows:
-        raise ConfigError(f"the experiment {path} must have rows by name, and under 'all' options if any")
-    settings = [row for name, about in rows.items() for row in _settings(path, str(name), about, common)]
+        raise ConfigError(f"{where} must have rows by name, and under 'all' options if any")
+    settings = [row for group, about in rows.items() for row in _settings(name, where, str(group), about, common)]
     count = seeds or content.get("seeds", 3)
     tuning = content.get("tuning_seeds", 1)
     if seeds is not None and isinstance(tuning, int):
@@ -148,32 +166,31 @@ def read_experiment(path: Path, seeds: int | None = None) -> Experiment:
     return Experiment(tuple(settings), count, tuning, None if baseline is None else str(baseline))
 
 
-def _settings(path: Path, group: str, about: Any, common: dict[str, Any]) -> Iterator[Row]:
+def _settings(name: str, where: str, group: str, about: Any, common: dict[str, Any]) -> Iterator[Row]:
     """All settings of one row of the file."""
     if not isinstance(about, dict) or not isinstance(about.get("recipe"), str):
-        raise ConfigError(f"row {group!r} of {path} must be a mapping with a recipe, not {about!r}")
+        raise ConfigError(f"row {group!r} of {where} must be a mapping with a recipe, not {about!r}")
     if Path(group).name != group or group == ".." or "|" in group or group.startswith("-"):
         raise ConfigError(
-            f"row {group!r} of {path} must be the name of a folder, without '|' and without '-' in front; rename it"
+            f"row {group!r} of {where} must be the name of a folder, without '|' and without '-' in front; rename it"
         )
     grid = about.get("grid", {})
     if not isinstance(grid, dict) or not all(isinstance(values, list) and values for values in grid.values()):
-        raise ConfigError(f"grid of row {group!r} of {path} must give a list of values by dotted option, not {grid!r}")
+        raise ConfigError(f"grid of row {group!r} of {where} must give a list of values by dotted option, not {grid!r}")
     own = {key: value for key, value in about.items() if key not in _OF_ROW}
     if (settings := math.prod(map(len, grid.values()))) > _MOST_SETTINGS:
-        raise ConfigError(f"grid of row {group!r} of {path} has {settings:,} settings; give at most {_MOST_SETTINGS:,}")
+        raise ConfigError(f"grid of row {group!r} of {where} has {settings:,} settings; give at most {_MOST_SETTINGS:,}")
     options = _given(common) | _given(own)
     for key in _OF_RUNS & (options.keys() | grid.keys()):
-        raise ConfigError(f"row {group!r} of {path} gives {key}, which a comparison sets for each run; leave it out")
+        raise ConfigError(f"row {group!r} of {where} gives {key}, which a comparison sets for each run; leave it out")
     if "start" in about and "student.weights" in options.keys() | grid.keys():
-        raise ConfigError(f"row {group!r} of {path} has both start and student.weights; leave one out")
+        raise ConfigError(f"row {group!r} of {where} has both start and student.weights; leave one out")
     for values in itertools.product(*grid.values()):
         tried = _given(dict(zip(grid, values, strict=True)))
-        name = ",".join(f"{key.split('.')[-1]}={_text(value)}" for key, value in tried.items())
-        given = tuple(f"--{key}={_text(value)}" for key, value in (options | tried).items())
-        folder = "/".join(filter(None, (path.stem, group, name.replace("/", "_"))))
+        setting = ",".join(f"{key.split('.')[-1]}={_text(value)}" for key, value in tried.items())
+        folder = "/".join(filter(None, (name, group, setting.replace("/", "_"))))
         start = about.get("start")
-        yield Row(group, about["recipe"], given, folder, None if start is None else str(start))
+        yield Row(group, about["recipe"], nested(options | tried), folder, None if start is None else str(start))
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
@@ -182,7 +199,7 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _text(value: Any) -> str:
-    """A value as the command line takes it."""
+    """A value as a reader knows it."""
     return value if isinstance(value, str) else json.dumps(value, default=str)  # a date has no JSON of its own
 
 

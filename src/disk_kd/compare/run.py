@@ -10,6 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from threading import Thread
@@ -20,18 +21,22 @@ from filelock import FileLock
 from rich.console import Console
 
 from disk_kd import ranks
-from disk_kd.build import load_data, pick_device
+from disk_kd.build import load_data
 from disk_kd.compare.conditions import conditions_text, settled
 from disk_kd.compare.experiment import Experiment, Row
 from disk_kd.compare.gain import differences, interval
-from disk_kd.compare.plan import Cell, cell_config, plan_waves
+from disk_kd.compare.plan import Cell, Plan, waves
 from disk_kd.compare.table import csv_text, latex, markdown, table
-from disk_kd.config import DataConfig, RunConfig
+from disk_kd.config import RunConfig
 from disk_kd.data import DATASETS, Dataset
+from disk_kd.data.settings import DataSettings
+from disk_kd.devices import pick_device
 from disk_kd.errors import ConfigError, DataError, DiskKDError, RunError, nearest
 from disk_kd.files import write_text
 from disk_kd.memory import keep_memory
-from disk_kd.run import LOCK, BusyError, execute
+from disk_kd.plugins import import_modules
+from disk_kd.run import execute
+from disk_kd.run_folder import LOCK, BusyError
 from disk_kd.summary import SUMMARY
 from disk_kd.train import Display, JsonConsole
 
@@ -60,7 +65,7 @@ def compare(
     *,
     runs: Path,
     name: str = "compare",
-    options: Sequence[str] = (),
+    options: Mapping[str, Any] = {},
     jobs: int = 1,
     console: Console | None = None,
     report: Reporter | None = None,
@@ -74,7 +79,7 @@ def compare(
         experiment: rows and seeds.
         runs: folder of the run directories.
         name: of the tables written there, NAME.md, NAME.csv and NAME.tex, and of the report, NAME.html.
-        options: further options for every run of a row; those that begin with --data and --train also for the
+        options: further options for every run of a row, as a recipe holds them; data, train and import also for the
             runs that they take weights from.
         jobs: runs at a time; the cores are shared out among them.
         console: where progress and the table go; events on a `JsonConsole`.
@@ -89,13 +94,12 @@ def compare(
         RunError: not one run of a row succeeded.
     """
     console = console or Console()
-    cell_config.cache_clear()  # a recipe may have changed since the last comparison
-    cells = {row: _cells(experiment, row, tuple(options)) for row in experiment.rows}
-    waves = plan_waves([cell for of_row in cells.values() for cell in of_row], runs)
-    _check(cell_config(cell, runs) for wave in waves for cell in wave)
+    plan = Plan(runs, options)
+    cells = {row: _cells(experiment, row, plan) for row in experiment.rows}
+    _check(cell.config for wave in waves(chain(*cells.values())) for cell in wave)
     groups = experiment.groups.values()
     for row in (row for group in groups if len(group) > 1 for row in group):
-        if not cell_config(cells[row][0], runs).data.validation:
+        if not cells[row][0].config.data.validation:
             raise ConfigError(f"{row.name} has no validation split to choose a setting by; set data.validation above 0")
     runs.mkdir(parents=True, exist_ok=True)
     if isinstance(console, JsonConsole):
@@ -103,17 +107,17 @@ def compare(
     tuning = {
         row: experiment.seeds if len(group) == 1 else experiment.tuning_seeds for group in groups for row in group
     }
-    with _Pool(runs, jobs, console) as pool:
+    with _Pool(jobs, console) as pool:
         pool.run(cell for row, seeds in tuning.items() for cell in cells[row][:seeds])
         chosen = [_best(group, cells, pool.outcomes) for group in groups]
         pool.run(cell for row in chosen for cell in cells[row])
-    rows = [_row(row, cells[row], pool.outcomes, runs) for row in experiment.rows]
+    rows = [_row(row, cells[row], pool.outcomes) for row in experiment.rows]
     for row, about in zip(experiment.rows, rows, strict=True):
         about |= {"chosen": row in chosen, "tried": len(experiment.groups[row.group])}
     _against_baseline(experiment, rows, {row: cells[row] for row in chosen}, pool.outcomes)
     if not any(row["n"] for row in rows):  # the tables of a comparison before this one stay
         raise RunError(f"no run of the comparison succeeded; {rows[0]['recipe']}: {rows[0]['failed']}")
-    finished = {row.group: _finished(cells[row], pool.outcomes, runs) for row in chosen}
+    finished = {row.group: _finished(cells[row], pool.outcomes) for row in chosen}
     starts = {row.group: row.start for row in chosen if row.start is not None}
     differing = conditions_text({row: list(map(settled, folders)) for row, folders in finished.items()}, starts)
     written = _write(rows, differing, runs / name)
@@ -171,9 +175,9 @@ def _say(console: Console, text: str) -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def _finished(cells: Sequence[Cell], outcomes: Outcomes, runs: Path) -> list[Path]:
+def _finished(cells: Sequence[Cell], outcomes: Outcomes) -> list[Path]:
     """The run directories of those that succeeded."""
-    return [cell_config(cell, runs).output for cell in cells if isinstance(outcomes.get(cell), dict)]
+    return [cell.config.output for cell in cells if isinstance(outcomes.get(cell), dict)]
 
 
 def _reported(
@@ -193,12 +197,13 @@ def _reported(
     return [file]
 
 
-def _cells(experiment: Experiment, row: Row, options: tuple[str, ...]) -> list[Cell]:
+def _cells(experiment: Experiment, row: Row, plan: Plan) -> list[Cell]:
     """The runs of a row, one a seed."""
-    start = [None] * experiment.seeds
+    seeds = range(experiment.seeds)
+    starts: Sequence[Cell | None] = [None] * experiment.seeds
     if row.start is not None:
-        start = _cells(experiment, experiment.groups[row.start][0], options)  # type: ignore[assignment]
-    return [Cell(row.recipe, seed, options, row.options, row.folder, start[seed]) for seed in range(experiment.seeds)]
+        starts = _cells(experiment, experiment.groups[row.start][0], plan)
+    return [plan.cell(row.recipe, seed, row.options, row.folder, starts[seed]) for seed in seeds]
 
 
 def _best(group: list[Row], cells: dict[Row, list[Cell]], outcomes: Outcomes) -> Row:
@@ -215,8 +220,8 @@ def _best(group: list[Row], cells: dict[Row, list[Cell]], outcomes: Outcomes) ->
 class _Pool:
     """Worker processes, and what came of the runs they did."""
 
-    def __init__(self, runs: Path, jobs: int, console: Console) -> None:
-        self.runs, self.jobs, self.console = runs, jobs, console
+    def __init__(self, jobs: int, console: Console) -> None:
+        self.jobs, self.console = jobs, console
         self.outcomes: Outcomes = {}
         self._pool = self._workers()
 
@@ -237,10 +242,10 @@ class _Pool:
 
     def run(self, cells: Iterable[Cell]) -> None:
         """Run those cells that did not run yet, after all that they start from."""
-        waves = [[cell for cell in wave if cell not in self.outcomes] for wave in plan_waves(list(cells), self.runs)]
-        total, done = sum(map(len, waves)), 0
+        todo = [[cell for cell in wave if cell not in self.outcomes] for wave in waves(cells)]
+        total, done = sum(map(len, todo)), 0
         with Display(total, title="runs", console=self.console) as display:
-            for wave in waves:
+            for wave in todo:
                 for cell, outcome in self._outcomes(wave, self.jobs):
                     done += 1
                     self.outcomes[cell] = outcome
@@ -256,7 +261,7 @@ class _Pool:
             broken = False
             while waiting and len(running) < jobs and not broken:
                 try:
-                    future = self._pool.submit(_run_cell, waiting[0], self.runs)
+                    future = self._pool.submit(_run_cell, waiting[0].config)
                 except BrokenProcessPool:
                     broken = True
                 else:
@@ -279,7 +284,7 @@ class _Pool:
         name = cell.folder or cell.recipe
         if isinstance(self.console, JsonConsole):
             came = {"failed": outcome} if isinstance(outcome, str) else {"summary": outcome}
-            about = {"row": name, "seed": cell.seed, "run": str(cell_config(cell, self.runs).output)}
+            about = {"row": name, "seed": cell.seed, "run": str(cell.config.output)}
             self.console.event("run", **about, done=done, total=total, **came)
         else:
             _say(self.console, f"[{done}/{total}] {name} seed {cell.seed}: {_said(outcome)}")
@@ -300,10 +305,10 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _run_cell(cell: Cell, runs: Path) -> dict[str, Any] | str:
+def _run_cell(config: RunConfig) -> dict[str, Any] | str:
     """The run's summary, or why there is none. Where another comparison does the same run, it waits for it."""
     try:
-        config = cell_config(cell, runs)
+        import_modules(config.imports)
         while True:
             try:
                 return execute(config, Console(quiet=True), load=_load_once)
@@ -315,7 +320,7 @@ def _run_cell(cell: Cell, runs: Path) -> dict[str, Any] | str:
 
 
 @lru_cache(maxsize=1)
-def _load_once(data: DataConfig) -> Dataset:
+def _load_once(data: DataSettings) -> Dataset:
     """The dataset; a worker's runs mostly share one, which takes seconds to decode."""
     return load_data(data)
 
@@ -337,7 +342,7 @@ def _said(outcome: dict[str, Any] | str) -> str:
     return f"{split} top-1 {outcome[split]['top1']:.2f}%, {outcome['train_s']:.0f} s of training"
 
 
-def _row(row: Row, cells: Sequence[Cell], outcomes: Outcomes, runs: Path) -> dict[str, Any]:
+def _row(row: Row, cells: Sequence[Cell], outcomes: Outcomes) -> dict[str, Any]:
     """Mean and sample standard deviation over the seeds that finished, and the conditions."""
     found = [outcomes[cell] for cell in cells if cell in outcomes]
     finished = [outcome for outcome in found if not isinstance(outcome, str)]
@@ -354,7 +359,7 @@ def _row(row: Row, cells: Sequence[Cell], outcomes: Outcomes, runs: Path) -> dic
             about[f"{name}_std"] = statistics.stdev(values) if len(values) > 1 else None
     about |= {name: first[name] for name in _CONDITIONS}
     # A run made before an option was changed back, or by an earlier version, does not bring its number along.
-    about["published"] = first["published"] if cell_config(cells[0], runs).published is not None else None
+    about["published"] = first["published"] if cells[0].config.published is not None else None
     return about | {"description": "; ".join(filter(None, (first["description"], row.changed)))}
 
 

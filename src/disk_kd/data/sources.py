@@ -9,7 +9,7 @@ import unicodedata
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import psutil
@@ -26,7 +26,8 @@ from disk_kd.data.readers import READERS, reader_parts
 from disk_kd.data.samples import Parts, Samples, from_memory
 from disk_kd.data.sampling import flip_labels, set_aside, stratified
 from disk_kd.data.seeds import LIMIT, TEST, VALIDATION
-from disk_kd.data.stream import NO_AUGMENT, StreamedSplit, TimmAugment, usual_workers
+from disk_kd.data.settings import DataSettings
+from disk_kd.data.stream import StreamedSplit, usual_workers
 from disk_kd.errors import ConfigError, DataError, nearest, shown
 
 DATASETS: dict[str, str] = {
@@ -44,88 +45,60 @@ DATASETS: dict[str, str] = {
 _NORMALISATION = {"tiny-imagenet": (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)}
 
 
-def load_dataset(
-    name: str,
-    *,
-    root: str | Path | None = None,
-    image_size: int | None = None,
-    download: bool = False,
-    validation: float = 0.1,
-    seed: int = 0,
-    limit_train: int | None = None,
-    label_noise: float = 0.0,
-    crop_pct: float = 1.0,
-    skip_unreadable: bool = False,
-    stream: Literal["auto"] | bool = "auto",
-    timm: TimmAugment = NO_AUGMENT,
-    workers: int | None = None,
-) -> Dataset:
+def load_dataset(name: str | DataSettings, **options: Any) -> Dataset:
     """Opens a dataset: into memory, or so that files are read as they are needed.
 
-    The choices below are functions of `seed` and of each sample's number in its original split alone.
+    Which samples are set aside, kept or given a wrong label is a function of `split_seed` and of each sample's number
+    in its original split alone. torchvision compares the MD5 of CIFAR's files with the published ones before it
+    unpickles them.
 
     Args:
-        name: one of `DATASETS`, NAME being the reader's own.
-        root: the folder of the data; every source but `digits` and Hugging Face's needs it.
-        image_size: side of the images; larger and smaller ones are scaled (bicubic, antialiased), the longer
-            side of files cropped at the centre. None keeps their size, which must then be the same for all.
-        download: fetch the data when it is missing. torchvision compares the MD5 of CIFAR's files with the
-            published ones before it unpickles them.
-        validation: share of the training samples set aside, each class in proportion, when the source
-            brings no validation split; 0 sets none aside.
-        seed: decides the validation split, `limit_train` and `label_noise`.
-        limit_train: keeps that many of the training samples left, each class in proportion; all when
-            there are fewer. It is at least the number of classes.
-        label_noise: share of the training labels replaced by another class. Validation and test stay clean.
-        crop_pct: share of the shorter side that validation and test see of a file, in (0, 1].
-        skip_unreadable: leave out files that are no readable images, with a warning, instead of refusing them.
-        stream: read files as they are needed; "auto": if `timm` is on, or they would take more than half of the
-            memory that is free.
-        timm: augmentation of streamed training files.
-        workers: processes that decode streamed files; None: one for each core.
+        name: one of `DATASETS`, NAME being the reader's own; or all settings at once.
+        options: fields of `DataSettings`, beside a name.
 
     Raises:
         ConfigError: for an unknown name or an option out of range, or images that are no files and are to be streamed.
         DataError: when the data is missing, unreadable, inconsistent or larger than memory.
     """
-    _check_options(image_size, validation, limit_train, label_noise)
-    if not 0 < crop_pct <= 1:
-        raise ConfigError(f"data.crop_pct is a share of the shorter side in (0, 1], got {crop_pct}")
-    if timm.enabled and stream is False:
+    data = replace(name, **options) if isinstance(name, DataSettings) else DataSettings(name, **options)
+    name, workers = data.name, usual_workers() if data.workers is None else data.workers
+    if data.timm.enabled and data.stream is False:
         raise ConfigError("data.timm augments streamed files; give data.stream=auto, or data.timm.enabled=false")
-    parts = _open(name, None if root is None else str(Path(root).expanduser()), image_size, download)
+    parts = _open(
+        name, None if data.root is None else str(Path(data.root).expanduser()), data.image_size, data.download
+    )
     _check_classes(name, parts)
-    if limit_train is not None and limit_train < len(parts.train.class_names):
+    if data.limit_train is not None and data.limit_train < len(parts.train.class_names):
         count = len(parts.train.class_names)
-        raise ConfigError(f"data.limit_train is at least the number of classes, {count}, got {limit_train}")
-    if parts.train.files is None and (crop_pct != 1 or skip_unreadable):
-        option = "skip_unreadable=false" if skip_unreadable else "crop_pct=1"
+        raise ConfigError(f"data.limit_train is at least the number of classes, {count}, got {data.limit_train}")
+    if parts.train.files is None and (data.crop_pct != 1 or data.skip_unreadable):
+        option = "skip_unreadable=false" if data.skip_unreadable else "crop_pct=1"
         raise ConfigError(f"the images of {name} are no files: leave data.{option}")
     targets = parts.train.targets
     ids = torch.arange(len(targets))
-    reading = Reading(image_size, 1.0, skip_unreadable)
-    cropped = replace(reading, crop_pct=crop_pct)
-    streams = _streams(name, parts, image_size, timm.enabled if stream == "auto" else stream, stream == "auto")
-    workers = usual_workers() if workers is None else workers
+    reading = Reading(data.image_size, 1.0, data.skip_unreadable)
+    cropped = replace(reading, crop_pct=data.crop_pct)
+    wanted = data.timm.enabled if data.stream == "auto" else data.stream
+    streams = _streams(name, parts, data.image_size, wanted, data.stream == "auto")
 
     def part(samples: Samples, reading: Reading, ids: Tensor | None = None) -> AnySplit:
         return samples.stream(reading, ids, workers) if streams else samples.split(reading, ids)
 
     held_out = None if parts.validation is None else part(parts.validation, cropped)
-    if held_out is None and validation:
-        count = max(1, round(validation * len(ids)))
-        ids, chosen = set_aside(targets, ids, count, VALIDATION, seed)
+    if held_out is None and data.validation:
+        count = max(1, round(data.validation * len(ids)))
+        ids, chosen = set_aside(targets, ids, count, VALIDATION, data.split_seed)
         if not len(ids):
             raise DataError(f"{name} has {count} training images, all of them set aside; lower data.validation")
         held_out = part(parts.train, cropped, chosen)
-    if limit_train is not None:
-        ids = ids[stratified(targets[ids], ids, limit_train, LIMIT, seed)]
+    if data.limit_train is not None:
+        ids = ids[stratified(targets[ids], ids, data.limit_train, LIMIT, data.split_seed)]
     train = part(parts.train, reading, ids)
     _tell_empty_classes(name, train)
     if isinstance(train, StreamedSplit):
-        train = replace(train, timm=timm)
-    if label_noise:
-        noisy = flip_labels(train.targets, train.ids, label_noise, len(train.class_names), seed)
+        train = replace(train, timm=data.timm)
+    if data.label_noise:
+        noisy = flip_labels(train.targets, train.ids, data.label_noise, len(train.class_names), data.split_seed)
         train = replace(train, targets=noisy)
     test = None if parts.test is None else part(parts.test, cropped)
     return Dataset(name, train, held_out, test, _NORMALISATION.get(name))
@@ -141,17 +114,6 @@ def _streams(name: str, parts: Parts, image_size: int | None, wanted: bool, auto
         count = sum(len(samples.targets) for samples in parts if samples is not None)
         wanted = 3 * image_size**2 * count > psutil.virtual_memory().available // 2
     return wanted
-
-
-def _check_options(image_size: int | None, validation: float, limit_train: int | None, label_noise: float) -> None:
-    if image_size is not None and image_size < 1:
-        raise ConfigError(f"data.image_size is a side in pixels >= 1, got {image_size}")
-    if not 0 <= validation < 1:
-        raise ConfigError(f"data.validation is a share of the training samples in [0, 1), got {validation}")
-    if limit_train is not None and limit_train < 1:
-        raise ConfigError(f"data.limit_train is a number of samples >= 1, got {limit_train}")
-    if not 0 <= label_noise <= 1:
-        raise ConfigError(f"data.label_noise is a share of the training labels in [0, 1], got {label_noise}")
 
 
 def _check_classes(name: str, parts: Parts) -> None:

@@ -19,12 +19,13 @@ import torch
 from timm.models import save_for_hf
 from torch import Tensor, nn
 
-from disk_kd.build import METADATA, trained_model
 from disk_kd.errors import ModelError
 from disk_kd.export.card import model_card
 from disk_kd.export.student import Normalised, Student
 from disk_kd.models import convert, save_state_dict
+from disk_kd.models.about import METADATA
 from disk_kd.plugins import is_own
+from disk_kd.trained import trained_model
 
 EXTRA_FILE = f"{METADATA}.json"
 """Name of the description in a torch.export archive."""

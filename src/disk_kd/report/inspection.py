@@ -11,15 +11,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from disk_kd.build import inference_batch, load_data, normalisation, place
+from disk_kd.build import load_data
 from disk_kd.config import RunConfig, find_method
 from disk_kd.data import AnySplit, Augment, Batch, Loader
+from disk_kd.devices import inference_batch, place
 from disk_kd.errors import ConfigError, ModelError
 from disk_kd.helpers import exact_helper
 from disk_kd.losses import standardise
 from disk_kd.report.outputs import Outputs
 from disk_kd.report.reading import Run
 from disk_kd.tasks import VARIANTS, DiSKTask
+from disk_kd.trained import normalisation
 
 Ranking = Literal["help", "student-loss", "teacher-loss", "teacher-doubt"]
 RANKINGS: dict[Ranking, str] = {

@@ -13,10 +13,10 @@ from typing import Any
 import yaml
 
 from disk_kd.build import STUDENT
-from disk_kd.config import ENVIRONMENT, RunConfig, find_method, parse_run
+from disk_kd.config import ENVIRONMENT, RunConfig, find_method
 from disk_kd.errors import RunError
 from disk_kd.options import dotted
-from disk_kd.run import CONFIG
+from disk_kd.recipe import CONFIG
 from disk_kd.summary import read_summary
 from disk_kd.tasks import DiSKTask
 
@@ -75,7 +75,7 @@ class Run:
         Raises:
             ConfigError: it is not one of this version.
         """
-        return parse_run("distill", [str(self.folder / CONFIG)])
+        return RunConfig.read(self.folder)
 
     @property
     def seed(self) -> int:

@@ -112,6 +112,16 @@ class StudentTask(TrainingTask):
         """Whether `teacher` must hold the samples' "ids" too."""
         return self.hint is not None and self.hint.needs_ids
 
+    def set_clock(self, steps_per_pass: int, micro_batches: int = 1) -> None:
+        """Tell the task how its calls count: for schedules and warm-ups, which are set in passes.
+
+        Args:
+            steps_per_pass: steps of the optimiser in a pass over the data.
+            micro_batches: calls in one step of the optimiser, where a loop accumulates gradients.
+        """
+        self.steps_per_pass = steps_per_pass * micro_batches
+        self.micro_batches = micro_batches
+
     def add_hint(self, hint: Hint, teacher: nn.Module | None = None) -> None:
         """Add the weighted loss of a feature method to this method's own, and train its parameters too.
 

@@ -1,0 +1,232 @@
+"""What the commands do, as functions: train and distil, evaluate, load a student, compare.
+
+    run = disk_kd.distill("cifar100/resnet10_s/resnet10_l-kd", data={"root": "data"}, train={"seed": 1})
+    print(run.summary["test"]["top1"])
+    student = run.student()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from torch import nn
+
+from disk_kd.arguments import run_of_recipe
+from disk_kd.build import STUDENT
+from disk_kd.compare import Comparison, Reporter, of_recipes, read_experiment
+from disk_kd.compare import compare as compare_experiment
+from disk_kd.compare.experiment import Experiment, experiment_of
+from disk_kd.config import RunConfig
+from disk_kd.data.settings import DataSettings
+from disk_kd.errors import CheckpointError, ConfigError
+from disk_kd.files import user_path
+from disk_kd.measure import EvaluationConfig, evaluate_weights
+from disk_kd.models.about import read_about
+from disk_kd.models.settings import ModelSettings
+from disk_kd.options import merged, read
+from disk_kd.recipe import CONFIG, find_recipe, load_recipe
+from disk_kd.run import execute
+from disk_kd.trained import trained_model
+
+Recipe = str | Path | Mapping[str, Any] | RunConfig | None
+"""A recipe's name or file, the options of one, or a whole configuration; None: the defaults."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        config: of the run.
+        summary: what its summary.json holds: metrics by split, epochs, seconds, versions.
+    """
+
+    config: RunConfig
+    summary: dict[str, Any]
+
+    @property
+    def folder(self) -> Path:
+        """The run directory."""
+        return self.config.output
+
+    def student(self) -> nn.Module:
+        """The student, in eval mode, on the CPU.
+
+        Raises:
+            CheckpointError: its file is gone.
+        """
+        return load_student(self.folder)
+
+
+def distill(
+    recipe: Recipe = None,
+    *,
+    runs: str | Path = "runs",
+    resume: bool = False,
+    console: Console | None = None,
+    **options: Any,
+) -> Run:
+    """Train a student, by default from a teacher: `disk-kd distill`.
+
+    Args:
+        recipe: where the options come from; those below lie over it.
+        runs: folder of run directories.
+        resume: go on with an unfinished run, and give a finished one back.
+        console: where progress goes; None: nowhere.
+        options: parts of a recipe: `data`, `student`, `teacher`, `method`, `hint` and `train`, each a mapping of its
+            options or, but for `train`, a name; `output`, `description`.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        DiskKDError: bad input of any kind, before training begins.
+
+    Example:
+        >>> import disk_kd
+        >>> run = disk_kd.distill("digits-demo/kd", train={"seed": 3})  # doctest: +SKIP
+    """
+    return _run("distill", recipe, runs, resume, console, options)
+
+
+def train(
+    recipe: Recipe = None,
+    *,
+    runs: str | Path = "runs",
+    resume: bool = False,
+    console: Console | None = None,
+    **options: Any,
+) -> Run:
+    """Train a model with cross-entropy, a teacher or a baseline: `disk-kd train`. Arguments as of `distill`."""
+    return _run("train", recipe, runs, resume, console, options)
+
+
+def evaluate(
+    model: str | Path | Run, *, data: Mapping[str, Any] | None = None, split: str = "test", device: str = "auto"
+) -> dict[str, Any]:
+    """Metrics of a run's student or of a file of weights: `disk-kd evaluate`.
+
+    Args:
+        model: a run, its folder, a file of weights, or cifar_resnet10_l or _s.
+        data: options of the data over those of the run.
+        split: test, validation or train.
+        device: cpu, cuda, ...
+
+    Returns:
+        top1 and top5 in percent, nll in nats, ece as a fraction, samples.
+
+    Raises:
+        DiskKDError: the weights or the data are not there, or do not fit each other.
+    """
+    path = model.folder if isinstance(model, Run) else user_path(model)
+    recipe = load_recipe(path / CONFIG).get("data", {}) if (path / CONFIG).is_file() else {}
+    settings = read(DataSettings, merged(recipe, _named("data", data or {})), "data")
+    named = frozenset() if not isinstance(model, Run) else frozenset(_own_names(model.config))
+    return evaluate_weights(EvaluationConfig(path, settings, None, split, device, named))
+
+
+def load_student(path: str | Path) -> nn.Module:
+    """The student of a run, or the model of a file of weights that a run wrote, in eval mode, on the CPU.
+
+    Its `pretrained_cfg` says how images are normalised: "mean", "std" and "input_size".
+
+    Raises:
+        CheckpointError: there is no such file, or it does not say which model it is for.
+        ModelError: it is for a model of a module of yours, which was not imported.
+    """
+    file = user_path(path)
+    file = file / STUDENT if file.is_dir() else file
+    if not file.is_file():
+        raise CheckpointError(f"no weights at {file}; give a finished run directory, or a file that a run wrote")
+    about = read_about(file)
+    if "model" not in about:
+        raise CheckpointError(f"{file} does not say which model it is for; load it with timm.create_model")
+    sizes = len(about["classes"]), about["in_chans"]
+    return trained_model(about["model"], about.get("options", {}), file, *sizes, about).eval()
+
+
+def compare(
+    rows: str | Path | Sequence[str] | Mapping[str, Any],
+    *,
+    seeds: int | None = None,
+    baseline: str | None = None,
+    runs: str | Path = "runs",
+    name: str = "compare",
+    jobs: int = 1,
+    console: Console | None = None,
+    report: Reporter | None = None,
+    **options: Any,
+) -> Comparison:
+    """Run several recipes, or the rows of an experiment, over several seeds: `disk-kd compare`.
+
+    It starts processes: a script calls it under `if __name__ == "__main__":`. An error ends those that it started.
+
+    Args:
+        rows: an experiment's file (docs/experiments.md); recipes by name; or rows by name, each a mapping of its
+            `recipe` and options over it.
+        seeds: of each row, from 0; None: the experiment's, or 3.
+        baseline: the row that the others are compared with.
+        runs: folder of the run directories and the table.
+        name: of the tables, NAME.md, NAME.csv and NAME.tex, and of the rows' folder.
+        jobs: runs at a time.
+        console: where progress and the table go; None: nowhere.
+        report: writes a page, such as `disk_kd.report.report_comparison`; None: there is none.
+        options: parts of a recipe, over every row; as of `distill`.
+
+    Raises:
+        DiskKDError: bad input of any kind, before anything runs; or not one run succeeded.
+    """
+    given = _parts(options)
+    if isinstance(rows, Mapping):
+        tree = {key: _parts(row) | {"recipe": row["recipe"]} for key, row in rows.items()}
+        experiment = experiment_of({"rows": tree, "baseline": baseline}, name, seeds=seeds)
+    elif isinstance(rows, str | Path):
+        experiment = _with_baseline(read_experiment(user_path(rows), seeds), baseline)
+    else:
+        experiment = of_recipes(rows, seeds or 3, baseline)
+    quiet = console or Console(quiet=True)
+    return compare_experiment(
+        experiment, runs=user_path(runs), name=name, options=given, jobs=jobs, console=quiet, report=report
+    )
+
+
+def _with_baseline(experiment: Experiment, baseline: str | None) -> Experiment:
+    if baseline is None:
+        return experiment
+    return Experiment(experiment.rows, experiment.seeds, experiment.tuning_seeds, baseline)
+
+
+def _run(
+    command: str, recipe: Recipe, runs: str | Path, resume: bool, console: Console | None, options: Mapping[str, Any]
+) -> Run:
+    tree, path = _parts(options), None
+    if isinstance(recipe, RunConfig):
+        if tree:
+            raise ConfigError("a whole configuration takes no further options; change it with dataclasses.replace")
+        return Run(recipe, execute(recipe, console))
+    if isinstance(recipe, Mapping):
+        tree = merged(_parts(recipe), tree)
+    elif recipe is not None:
+        path = find_recipe(str(recipe))
+    config = run_of_recipe(command, path, tree, runs=user_path(runs), resume=resume)
+    return Run(config, execute(config, console))
+
+
+def _parts(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _named(key, value) for key, value in options.items()}
+
+
+def _named(part: str, value: Any) -> Any:
+    """A part that is given as a name."""
+    return {"name": value} if part in ("data", "student", "teacher") and isinstance(value, str) else value
+
+
+def _own_names(config: RunConfig) -> set[str]:
+    """What a file of the run's weights may say it is of."""
+    models: list[ModelSettings | None] = [config.student, config.teacher]
+    names = {model.name for model in models if model is not None} | set(config.imports)
+    return names | ({config.hint} if config.hint else set())

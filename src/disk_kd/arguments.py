@@ -1,0 +1,212 @@
+"""The command line's arguments, read into trees of options and into configurations."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from disk_kd.config import DEFAULT_METHOD, RunConfig, check_root, with_options
+from disk_kd.data.settings import DataSettings
+from disk_kd.errors import ConfigError, nearest, shown
+from disk_kd.files import user_path
+from disk_kd.hints import HINTS
+from disk_kd.measure import EvaluationConfig
+from disk_kd.models.about import read_about
+from disk_kd.models.settings import ModelSettings
+from disk_kd.options import Raw, loaded, merged, nested, read, read_value
+from disk_kd.plugins import import_modules
+from disk_kd.recipe import CONFIG, PARTS, find_recipe, imports_of, is_run_config, load_recipe, recipe_name
+from disk_kd.tasks import METHODS
+
+Settings = TypeVar("Settings")
+
+_SHORT = {"method": "method.name", "hint": "hint.name", "views": "data.views"}
+_SWITCHES = frozenset({"resume", "quiet", "log_json", "print_config", "json"})
+_REPEATED = "import"
+_NEEDS = {
+    _REPEATED: "--import needs a module of yours: --import my_module",
+    "method.name": f"--method needs a name: one of {', '.join(METHODS)}, or your own: my_module:MyTask",
+    "hint.name": f"--hint needs a name: one of {', '.join(HINTS)}, or your own: my_module:MyHint",
+}
+"""What is said of an option without a value."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What was typed after a command.
+
+    Attributes:
+        words: what is no option, such as a recipe.
+        options: by dotted name, as they were typed.
+        imports: the modules of --import.
+        switches: options without a value.
+    """
+
+    words: tuple[str, ...]
+    options: dict[str, Any]
+    imports: tuple[str, ...]
+    switches: frozenset[str]
+
+    @property
+    def tree(self) -> dict[str, Any]:
+        """The options as a recipe holds them; a part given as a mapping, --data '{...}', is one."""
+        flat = {
+            name: loaded(value) if name in PARTS and isinstance(loaded(value), dict) else value
+            for name, value in self.options.items()
+        }
+        tree = nested(flat)
+        return {**tree, _REPEATED: list(self.imports)} if self.imports else tree
+
+
+def read_arguments(arguments: Sequence[str], switches: Collection[str] = _SWITCHES) -> Given:
+    """Sort arguments into words, --OPTION VALUE or --OPTION=VALUE, and switches.
+
+    Args:
+        arguments: as typed after the command.
+        switches: options that take no value. --resume auto is --resume, as batch scripts know it.
+
+    Raises:
+        ConfigError: an option has no value, a switch has one, or a word stands after an option.
+    """
+    words, options, imports, on = list[str](), dict[str, Any](), list[str](), set[str]()
+    left = list(arguments)
+    while left:
+        argument = left.pop(0)
+        if not argument.startswith("--"):
+            if argument.startswith("-"):
+                raise ConfigError(f"{shown(argument)!r} is no option: an option is --NAME VALUE")
+            words.append(argument)
+            continue
+        typed, equals, value = argument[2:].partition("=")
+        name = _SHORT.get(typed, typed).replace("-", "_")
+        if name in switches:
+            if name == "resume" and not equals and left[:1] == ["auto"]:
+                left.pop(0)
+            elif equals and value not in ("true", "false", "auto"):
+                raise ConfigError(f"--{typed} takes no value, not {shown(value)!r}")
+            on |= {name} if value != "false" else set()
+            continue
+        if not equals:
+            if not left or left[0].startswith("--"):
+                raise ConfigError(_NEEDS.get(name, f"--{typed} needs a value: --{typed} VALUE"))
+            value = left.pop(0)
+        if name == _REPEATED:
+            found = loaded(value)
+            imports += imports_of({"import": found or "-"})
+            if any(not each or each.startswith("-") for each in imports):
+                raise ConfigError(_NEEDS[_REPEATED])
+        else:
+            options.pop(name, None)  # the last one counts, in its own place
+            options[name] = Raw(value)
+    return Given(tuple(words), options, tuple(dict.fromkeys(imports)), frozenset(on))
+
+
+def parse_run(command: str, arguments: Sequence[str]) -> RunConfig:
+    """The configuration that `disk-kd COMMAND ARGUMENTS` asks for: defaults, then the recipe, then the options.
+
+    Args:
+        command: "train" (always cross-entropy), "distill" or "store-teacher".
+        arguments: [RECIPE] and options, as on the command line.
+
+    Raises:
+        ConfigError: an unknown recipe, key or method, or a value of the wrong kind or out of range.
+    """
+    given = read_arguments(arguments)
+    if len(given.words) > 1:
+        raise ConfigError(f"one recipe at a time, not {' and '.join(map(shown, given.words))}; compare runs several")
+    path = find_recipe(given.words[0]) if given.words else None
+    options = given.tree
+    runs = user_path(read_value(Path, options.pop("runs", "runs"), "runs"))
+    return run_of_recipe(command, path, options, runs=runs, resume="resume" in given.switches)
+
+
+def run_of_recipe(
+    command: str, path: Path | None, options: Mapping[str, Any], *, runs: Path, resume: bool, **settings: Any
+) -> RunConfig:
+    """The run of a recipe's file with options over it.
+
+    Args:
+        command: "train" (always cross-entropy), "distill" or "store-teacher".
+        path: of the recipe; None: there are options alone.
+        options: as a recipe holds them.
+        runs: folder of run directories.
+        resume: whether an unfinished run goes on.
+        settings: further ones of `RunConfig.from_tree`.
+
+    Raises:
+        ConfigError: as `RunConfig.from_tree`.
+    """
+    recipe = {} if path is None else load_recipe(path)
+    imports = [*imports_of(recipe), *imports_of(options)]
+    import_modules(imports)
+    tree = with_options(recipe, {**options, _REPEATED: imports}, "ce" if command == "train" else DEFAULT_METHOD)
+    method, hint = tree["method"]["name"], tree["hint"]["name"]
+    if command == "train" and (method != "ce" or hint is not None):
+        raise ConfigError(f"disk-kd train is for cross-entropy; run {hint or method} with disk-kd distill")
+    if path is not None and path.name == CONFIG and resume:
+        tree["output"] = str(path.parent)
+    name = None if path is None else recipe_name(path)
+    return RunConfig.from_tree(tree, runs=runs, name=name, resume=resume, **settings)
+
+
+_EVALUATION: dict[str, Any] = {"split": Literal["test", "validation", "train"], "device": str}
+
+
+def parse_evaluation(arguments: Sequence[str]) -> EvaluationConfig:
+    """The configuration of `disk-kd evaluate`.
+
+    Args:
+        arguments: RUN or WEIGHTS, then options; the data of a run directory is the default.
+
+    Raises:
+        ConfigError: an unknown option, or a value of the wrong kind.
+    """
+    given = read_arguments(arguments)
+    if len(given.words) != 1:
+        raise ConfigError("evaluate measures one model: give a run directory, a file of weights, or cifar_resnet10_l")
+    tree, imports, own = given.tree, list(given.imports), set(given.imports)
+    if unknown := next(iter(tree.keys() - {"data", "model", _REPEATED, *_EVALUATION}), None):
+        raise ConfigError(f"unknown option {shown(unknown)}; {nearest(unknown, ['data', 'model', *_EVALUATION])}")
+    weights = user_path(given.words[0])
+    run = weights if weights.is_dir() else weights.parent
+    data = tree.get("data", {})
+    if weights.is_dir() or is_run_config(run / CONFIG):
+        recipe = load_recipe(run / CONFIG) if (run / CONFIG).is_file() else {}
+        check_root(data, below=recipe.get("data", {}))
+        data = merged(recipe.get("data", {}), data)
+        if weights.is_dir():  # the user gave the run, not a file that lies there
+            imports, own = imports + imports_of(recipe), own | named_in(recipe)
+    if weights.is_file() and "crop_pct" in (about := read_about(weights)):
+        data = {"crop_pct": about["crop_pct"], **data}
+    check_root(data)
+    import_modules(imports)
+    model = None if "model" not in tree else read(ModelSettings, tree["model"], "model")
+    own |= {model.name} if model else set()
+    values = {key: read_value(kind, tree[key], key) for key, kind in _EVALUATION.items() if key in tree}
+    values = {"split": "test", "device": "auto"} | values
+    settings = read(DataSettings, data, "data")
+    return EvaluationConfig(weights, settings, model, values["split"], values["device"], frozenset(own))
+
+
+def parse_settings(settings: type[Settings], arguments: Sequence[str]) -> Settings:
+    """Settings of a command whose options are the fields of a dataclass.
+
+    Args:
+        settings: the dataclass.
+        arguments: as on the command line.
+
+    Raises:
+        ConfigError: an unknown option, or a value of the wrong kind or out of range.
+    """
+    given = read_arguments(arguments, switches=())
+    if given.words:
+        raise ConfigError(f"{shown(given.words[0])!r} is no option: an option is --NAME VALUE")
+    return read(settings, given.tree)
+
+
+def named_in(recipe: Mapping[str, Any]) -> set[str]:
+    """All that a recipe names which may be a user's own: models, the hint and modules."""
+    parts = (recipe.get(part) or {} for part in ("student", "teacher", "hint"))
+    return {*imports_of(recipe), *(str(part["name"]) for part in parts if part.get("name"))}

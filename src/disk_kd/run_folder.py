@@ -1,0 +1,139 @@
+"""The run directory: who may write there, what a run that goes on must have in common with what it finds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from rich.console import Console
+
+from disk_kd import ranks
+from disk_kd.config import ENVIRONMENT, RunConfig
+from disk_kd.data import Dataset
+from disk_kd.data.settings import DataSettings
+from disk_kd.errors import DataError, DiskKDError, RunError
+from disk_kd.files import read_yaml, remove_leftovers, write_text
+from disk_kd.options import dotted
+from disk_kd.recipe import CONFIG
+from disk_kd.tasks import StudentTask
+
+DATA = "data.json"
+"""Fingerprints of the images, as they were when the run began."""
+LOCK = Path("last") / "lock"
+
+
+class BusyError(RunError):
+    """Another process does this run."""
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold the run directory, so that no second process writes there."""
+    if not ranks.is_main():
+        yield
+        return
+    try:
+        with FileLock(folder / LOCK, timeout=0):
+            for path in (folder, folder / "best", folder / "last"):
+                remove_leftovers(path)
+            yield
+    except Timeout:
+        raise BusyError(f"another process is at work in {folder}; wait for it, or give another --output") from None
+
+
+def check_folder(config: RunConfig) -> RunConfig:
+    """A new run needs a new folder, a resumed one the folder of the same configuration.
+
+    Returns:
+        The configuration, with what an earlier start of the run decided.
+    """
+    folder = config.output
+    if not folder.exists():
+        return config
+    if not folder.is_dir():
+        raise RunError(f"the output {folder} is no folder; give --output another name")
+    # A run that died while it laid out its folder left nothing worth keeping.
+    if not any(path.is_file() and path.name != "lock" and path.suffix != ".tmp" for path in folder.rglob("*")):
+        return config
+    if not config.resume:
+        raise RunError(f"the run directory {folder} exists: give --resume to go on with it, or another --output")
+    if not (folder / CONFIG).exists():
+        raise RunError(f"{folder} is not a run directory (it has no {CONFIG}); give another --output")
+    begun = RunConfig.read(folder)
+    before = dotted(begun.to_tree())
+    config = config.decided({name: before[name] for name in config.undecided if name in before})
+    config = replace(config, shares_views=False)  # a run goes on with the images that it began with
+    if differing := sorted(name for name, value in _flat(config).items() if _flat(begun).get(name, value) != value):
+        raise RunError(
+            f"{folder} was begun with another {', '.join(differing)}; resume it as it is, or give another --output"
+        )
+    return config
+
+
+def _flat(config: RunConfig) -> dict[str, Any]:
+    """The options that a run's result hangs on, by dotted name."""
+    apart = {"output", "description", "published", "import", *ENVIRONMENT}
+    return {name: value for name, value in dotted(config.to_tree()).items() if name not in apart}
+
+
+def write_beginning(config: RunConfig, dataset: Dataset) -> None:
+    """Write what the run is, and of which images."""
+    write_text(config.output / CONFIG, config.to_yaml())
+    write_text(config.output / DATA, json.dumps(_fingerprints(dataset)) + "\n")
+
+
+def _fingerprints(dataset: Dataset) -> dict[str, str]:
+    splits = {"training": dataset.train, "validation": dataset.validation, "test": dataset.test}
+    return {name: split.fingerprint() for name, split in splits.items() if split is not None}
+
+
+def check_reused(folder: Path, data: DataSettings, load: Callable[[DataSettings], Dataset], console: Console) -> None:
+    """Refuse to reuse a finished run of other images than there are now; images that are gone cannot be compared.
+
+    Raises:
+        DataError: the images changed.
+    """
+    if not (folder / DATA).exists():  # of an earlier version
+        return
+    try:
+        dataset = load(data)
+    except (DiskKDError, OSError) as error:
+        console.print(f"{folder} is reused, its images were not compared: {error}", markup=False, soft_wrap=True)
+        return
+    check_same_images(folder, dataset)
+
+
+def check_same_images(folder: Path, dataset: Dataset) -> None:
+    """Refuse images that changed since the run began, where it says which it began with.
+
+    Raises:
+        DataError: they did.
+    """
+    if not (folder / DATA).exists():
+        return
+    begun, now = read_yaml(folder / DATA), _fingerprints(dataset)
+    changed = [name for name in now if not isinstance(begun, dict) or begun.get(name) != now[name]]
+    if changed:
+        raise DataError(
+            f"the {' and '.join(changed)} images changed since {folder} was begun; put them back, or begin anew in"
+            " another --output (compare: another --runs)"
+        )
+
+
+def lay_out(folder: Path, task: StudentTask) -> None:
+    """Make the run directory, on a disk that holds checkpoint, its successor, the best and the final weights."""
+    held = sum(t.numel() * t.element_size() for name, t in task.state_dict().items() if not name.startswith("teacher."))
+    needed = 8 * held + 2**24
+    place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        sizes = f"{free / 2**20:.0f} MiB free, the run needs {needed / 2**20:.0f} MiB"
+        raise RunError(f"{place} has {sizes}; make room or give another --output")
+    for path in (folder, folder / "best", folder / "last"):
+        path.mkdir(parents=True, exist_ok=True)
