@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +16,7 @@ from rich.console import Console
 from timm.data import ImageNetInfo
 from timm.models import get_arch_name
 from timm.utils import unwrap_model
-from torch import nn
+from torch import Tensor, nn
 
 from disk_kd.config import (
     DataConfig,
@@ -127,8 +127,10 @@ def load_data(data: DataConfig) -> Dataset:
         validation=data.validation,
         seed=data.split_seed,
         limit_train=data.limit_train,
+        limit_test=data.limit_test,
         label_noise=data.label_noise,
         crop_pct=data.crop_pct,
+        grey_bits=data.grey_bits,
         skip_unreadable=data.skip_unreadable,
         stream=data.stream,
         timm=data.timm,
@@ -543,6 +545,16 @@ def train_loader(config: RunConfig, task: StudentTask, split: AnySplit, **change
         "channels_last": config.train.channels_last,
     }
     return Loader(split, mean=mean, std=std, device=task.device, **(options | changes))
+
+
+def first_batches(
+    config: RunConfig, task: StudentTask, split: AnySplit, store: TeacherStore | None
+) -> Iterator[tuple[Tensor, Tensor, dict[str, Tensor]]]:
+    """Images, labels and stored outputs of the first epoch, alike for all ranks, as `StudentTask.begin` reads them."""
+    loader = train_loader(config, task, split, batch_size=inference_batch(task.device), drop_last=False, mix=None)
+    for batch in loader.batches(0):
+        stored = {} if store is None else store.read(batch.ids, batch.view, task.device)
+        yield batch.images, batch.targets, stored
 
 
 def normalisation(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import logging
 import math
 import os
 import sys
@@ -21,16 +22,26 @@ from rich.markup import escape
 from rich.table import Table
 
 from disk_kd import ranks
-from disk_kd.compare import DEMO, compare, demo_text, of_recipes, read_experiment, with_control
+from disk_kd.compare import (
+    DEMO,
+    Experiment,
+    check_comparison,
+    compare,
+    demo_text,
+    of_recipes,
+    read_experiment,
+    with_control,
+)
 from disk_kd.compare.experiment import is_experiment
 from disk_kd.config import list_recipes, parse_evaluation, parse_run, parse_settings
 from disk_kd.data import DATASETS, workers_watched
-from disk_kd.errors import ConfigError, DiskKDError, nearest, one_line
+from disk_kd.errors import ConfigError, DiskKDError, RunError, nearest, one_line
 from disk_kd.export import FORMATS, export
 from disk_kd.files import check_replaceable, user_path, write_text
 from disk_kd.hints import HINTS
 from disk_kd.memory import keep_memory
 from disk_kd.models import convert, create_model, multiply_adds
+from disk_kd.options import said_plainly
 from disk_kd.plugins import IMPORT_HELP, import_modules, place_in_own
 from disk_kd.run import evaluate_weights, execute, store_teacher
 from disk_kd.tasks import METHODS
@@ -68,6 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(text)
         return 0
     keep_memory()
+    logging.getLogger("timm.data").setLevel(logging.ERROR)  # it warns of what our errors say
     try:
         _run(*arguments)
         sys.stdout.flush()
@@ -85,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(name: str, *arguments: str) -> None:
     if name not in COMMANDS:
-        raise ConfigError(f"unknown command {name!r}; {nearest(name, COMMANDS)}")
+        raise ConfigError(f"unknown command {name!r}; {nearest(name, COMMANDS)}; disk-kd --help lists them")
     with stop_signals(), workers_watched():
         COMMANDS[name](arguments)
 
@@ -228,9 +240,10 @@ def compare_recipes(arguments: Sequence[str]) -> None:
     parser = _Parser(
         prog="disk-kd compare",
         description="Run RECIPES over seeds, and the teachers and starts that they name. Finished runs are reused,"
-        " unfinished ones go on. In the place of recipes one EXPERIMENT, a YAML file of rows (docs/experiments.md), of"
-        " which each may try several settings and keep the best on validation. Further options, such as --data.root"
-        " DIR, go to every run of RECIPES; --data... and --train... also to those that weights come from.",
+        " unfinished ones go on. In the place of recipes EXPERIMENTS, YAML files of rows (docs/experiments.md), of"
+        " which each may try several settings and keep the best on validation; several run one after another. Further"
+        " options, such as --data.root DIR, go to every run of RECIPES; --data... and --train... also to those that"
+        " weights come from.",
     )
     parser.add_argument("recipes", nargs="+", metavar="RECIPE", help="a name or a file")
     parser.add_argument("--seeds", type=count, help="how many seeds, from 0; default: the experiment's, or 3")
@@ -239,30 +252,48 @@ def compare_recipes(arguments: Sequence[str]) -> None:
     parser.add_argument("--against", metavar="METHOD", help=against)
     runs = "folder of the run directories and the table"
     parser.add_argument("--runs", type=user_path, default=Path("runs"), help=runs)
-    parser.add_argument("--jobs", type=count, default=1, help="runs at a time, which share the cores")
+    parser.add_argument("--jobs", type=count, default=1, help="runs at a time, which share the cores and GPUs")
     _add_import(parser)
     _add_output_options(parser)
     options, rest = parser.parse_known_args(_joined(arguments, parser))
     rest += [f"--import={name}" for name in options.imports]
-    first, *others = options.recipes
-    name = "compare"
-    if is_experiment(first):
-        if others or options.baseline or options.against:
-            raise ConfigError(f"the experiment {first} stands alone: it names its rows and its baseline itself")
-        experiment, name = read_experiment(Path(first), options.seeds), Path(first).stem
+    if any(map(is_experiment, options.recipes)):
+        experiments = _experiments(options)
     elif options.against:
         if options.baseline:
             raise ConfigError("--against brings the baseline; leave --baseline out")
-        experiment = with_control(options.recipes, options.seeds or 3, options.against, rest)
+        experiments = {"compare": with_control(options.recipes, options.seeds or 3, options.against, rest)}
     else:
-        experiment = of_recipes(options.recipes, options.seeds or 3, options.baseline)
+        experiments = {"compare": of_recipes(options.recipes, options.seeds or 3, options.baseline)}
     console = _console(options.quiet, options.log_json)
-    report = _reporter if options.report == "true" else None
-    done = compare(
-        experiment, runs=options.runs, name=name, options=rest, jobs=options.jobs, console=console, report=report
-    )
+    for experiment in experiments.values() if len(experiments) > 1 else ():
+        check_comparison(experiment, runs=options.runs, options=rest)
+    shared: dict[str, Any] = {"runs": options.runs, "options": rest, "jobs": options.jobs, "console": console}
+    shared["report"] = _reporter if options.report == "true" else None
+    written, failed = list[Path](), list[str]()
+    for name, experiment in experiments.items():
+        try:
+            written += compare(experiment, name=name, **shared).written
+        except RunError as error:  # the others can do without it
+            if len(experiments) == 1:
+                raise
+            failed.append(f"{name}: {error}")
     if options.quiet:
-        _last_line(*done.written)
+        _last_line(*written)
+    if failed:
+        raise RunError("; ".join(failed))
+
+
+def _experiments(options: argparse.Namespace) -> dict[str, Experiment]:
+    """The experiments of the files that a comparison is given, by the name of their tables, in order."""
+    others = [name for name in options.recipes if not is_experiment(name)]
+    if others or options.baseline or options.against:
+        what = others[0] if others else "--baseline" if options.baseline else "--against"
+        raise ConfigError(f"an experiment names its rows and its baseline itself; leave {what} out")
+    paths = {Path(name).stem: user_path(name) for name in options.recipes}
+    if len(paths) < len(options.recipes):
+        raise ConfigError(f"experiments of one name would share their tables: {', '.join(options.recipes)}; rename one")
+    return {name: read_experiment(path, options.seeds) for name, path in paths.items()}
 
 
 def _joined(arguments: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
@@ -315,13 +346,55 @@ def evaluate(arguments: Sequence[str]) -> None:
 
 def run_bench(arguments: Sequence[str]) -> None:
     """Measure what a pass costs with each method, beside plain training and other tools."""
+    if "--to-accuracy" in arguments:
+        _bench_to_accuracy([argument for argument in arguments if argument != "--to-accuracy"])
+        return
     from disk_kd.bench import BenchSettings, bench  # here, because matplotlib takes a second to import
 
     description = (
         f"{run_bench.__doc__} Give your own models and sizes: --student NAME --teachers '[NAME]' --image_size 224"
         " --classes 1000 --batch_size 64. The parts can be left out: --peers false --sweeps false --memory false."
+        " disk-kd bench --to-accuracy instead trains students until they reach an accuracy (its own --help)."
     )
     bench(parse_settings(BenchSettings, "disk-kd bench", description, arguments), _Tables())
+
+
+def _bench_to_accuracy(arguments: Sequence[str]) -> None:
+    """Measure the wall clock until a student reaches a validation accuracy, beside plain training and other tools."""
+    from disk_kd.bench.to_accuracy import CONTESTANTS, DEFAULT, Race, to_accuracy  # as in `run_bench`
+
+    parser = _Parser(
+        prog="disk-kd bench --to-accuracy",
+        usage="disk-kd bench --to-accuracy [RECIPE] [options]",
+        description=f"{_bench_to_accuracy.__doc__} RECIPE and all further options, such as --data.root DIR or"
+        " --student.name NAME, are those of `disk-kd distill` and hold for every contestant; without RECIPE"
+        " cifar100/pretrained-resnet10_s. Contestants take turns, an epoch each. Killed, the same command goes on.",
+    )
+    parser.add_argument("--target", type=float, action="append", default=[], help="a validation top-1 %%; repeatable")
+    parser.add_argument("--epochs", type=count, help="of every contestant; default: the recipe's")
+    which = (
+        f"default: {' '.join(DEFAULT)}; there is also {' '.join(name for name in CONTESTANTS if name not in DEFAULT)}"
+    )
+    parser.add_argument("--contestants", nargs="+", metavar="NAME", default=list(DEFAULT), help=which)
+    alone = "an option of one contestant alone, such as plain_ce train.weight_decay=5e-4; repeatable"
+    parser.add_argument("--only", nargs=2, metavar=("NAME", "OPTION=VALUE"), action="append", default=[], help=alone)
+    parser.add_argument("--workers", type=int, help="processes of the other tools' loaders; default: one a core")
+    kept = "its part to-accuracy keeps what a stopped measurement goes on from"
+    parser.add_argument("--runs", type=user_path, default=Path("runs"), help=kept)
+    parser.add_argument("--output", type=user_path, help="folder for the table, the curves and the picture")
+    recipe = list(arguments[:1]) if arguments and not arguments[0].startswith("-") else []
+    options, rest = parser.parse_known_args(_joined(arguments[len(recipe) :], parser))
+    length = [] if options.epochs is None else [f"--train.passes={options.epochs}"]
+    race = Race(
+        options=(*recipe, *rest, *length),
+        contestants=tuple(options.contestants),
+        own=tuple((name, option) for name, option in options.only),
+        targets=tuple(options.target),
+        workers=options.workers,
+        runs=options.runs,
+        output=options.output,
+    )
+    to_accuracy(race, _Tables())
 
 
 def write_report(arguments: Sequence[str]) -> None:
@@ -486,7 +559,12 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **settings)
 
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(message)
+        unknown, _, option = message.partition(": --")
+        if unknown == "unrecognized arguments":
+            option = option.split()[0].partition("=")[0]
+            known = (name.lstrip("-") for name in self._option_string_actions)
+            raise ConfigError(f"unknown option --{option}; {nearest(option, known)}")
+        raise ConfigError(said_plainly(message))
 
 
 def count(text: str) -> int:

@@ -25,10 +25,19 @@ from disk_kd.errors import ConfigError, DiskKDError, nearest
 from disk_kd.files import read_yaml, user_path
 from disk_kd.hints import HINTS, Hint
 from disk_kd.models.about import read_about
-from disk_kd.options import dotted, environment, environment_names
+from disk_kd.options import (
+    HelpFormatter,
+    dotted,
+    environment,
+    environment_names,
+    kinds_in_words,
+    nearest_option,
+    said_plainly,
+    type_in_words,
+)
 from disk_kd.plugins import IMPORT_HELP, find_class, import_modules
 from disk_kd.tasks import METHODS, StudentTask
-from disk_kd.train.settings import TrainSettings
+from disk_kd.train.settings import OF_SCHEDULES, TrainSettings
 
 Settings = TypeVar("Settings")
 
@@ -50,7 +59,7 @@ _RECIPE_HELP = (
     " --print_config prints the resolved recipe and does nothing else."
 )
 
-_UNION = re.compile(r"Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] Errors:.*Given value: ")
+_UNION = re.compile(r"Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] Errors:.*Given value: ?")
 """How jsonargparse refuses a value for an option of several kinds: with each attempt, of which the kinds are kept."""
 _CLASS = re.compile(r"Namespace\(class_path='[\w.]*?(\w+)', init_args=Namespace\((.*?)\).*?\)")
 """How it shows the arguments of a class."""
@@ -77,12 +86,15 @@ class DataConfig:
         download: allow the dataset to be downloaded to `root`.
         validation: share of the training samples, per class, that selects the checkpoint.
         limit_train: keep only so many training samples, per class alike; null: all.
+        limit_test: keep only so many test samples, per class alike and the same ones for every seed; null: all.
         label_noise: share of training labels to replace by a wrong one.
         split_seed: of the validation split, the limit and the noise.
         views: number of different augmentations of a sample, met in turn; null: a new one each pass.
         view_seed: of those augmentations, so that runs of several seeds share a teacher's stored outputs.
         augment: what is done to the images, in memory or streamed.
         crop_pct: share of the shorter side of a file that evaluation sees, around its centre.
+        grey_bits: scale grey images of 16 bits to 8. It is the number of bits b, 9 to 16, that their values use: 16 for
+            the whole range, 12 for many cameras and scanners; a value v becomes 255 v / (2^b - 1). null: refuse them.
         stream: read image files as they are needed, instead of into memory; auto: where data.timm is enabled, or they
             would take more than half of the free memory.
         timm: timm's augmentation of streamed training files.
@@ -97,12 +109,14 @@ class DataConfig:
     download: bool = environment(False)
     validation: float = 0.1
     limit_train: int | None = None
+    limit_test: int | None = None
     label_noise: float = 0.0
     split_seed: int = 0
     views: int | None = None
     view_seed: int = 0
     augment: Augment = field(default_factory=Augment)
     crop_pct: float = 1.0
+    grey_bits: int | None = None
     stream: Literal["auto"] | bool = environment("auto")
     timm: TimmAugment = field(default_factory=TimmAugment)
     workers: int | None = environment(None)
@@ -110,10 +124,11 @@ class DataConfig:
     mix: Mix = field(default_factory=Mix)
 
     def __post_init__(self) -> None:
-        for name, most in (("image_size", 10_000), ("limit_train", math.inf), ("views", 1_000_000)):
+        ranges = {"image_size": (1, 10_000), "views": (1, 1_000_000), "grey_bits": (9, 16)}
+        for name, (least, most) in (ranges | dict.fromkeys(("limit_train", "limit_test"), (1, math.inf))).items():
             value = getattr(self, name)
-            if value is not None and not 1 <= value <= most:
-                upper = f"from 1 to {most:,}" if most < math.inf else "at least 1"
+            if value is not None and not least <= value <= most:
+                upper = f"from {least} to {most:,}" if most < math.inf else f"at least {least}"
                 raise ConfigError(f"data.{name} must be {upper}, or null, not {value}")
         if self.workers is not None and self.workers < 0:
             raise ConfigError(f"data.workers must be at least 0 or null, not {self.workers}")
@@ -185,6 +200,8 @@ class TeacherConfig(ModelConfig):
         super().__post_init__()
         if self.image_size is not None and self.image_size < 1:
             raise ConfigError(f"teacher.image_size must be at least 1 or null, not {self.image_size}")
+        if self.store_top_k is not None and self.store_top_k < 1:
+            raise ConfigError(f"teacher.store_top_k must be at least 1 or null, not {self.store_top_k}")
 
 
 ENVIRONMENT = frozenset(
@@ -232,6 +249,7 @@ def parse_run(command: str, arguments: Sequence[str]) -> RunConfig:
         ConfigError: an unknown recipe, key or method, or a value of the wrong kind or out of range.
     """
     arguments = _plain_resume(list(arguments))
+    check_given(arguments)
     for short, option in _SHORT.items():
         arguments = [re.sub(rf"^{short}(?=$|=)", option, argument) for argument in arguments]
     recipe_path = find_recipe(arguments.pop(0)) if arguments and not arguments[0].startswith("-") else None
@@ -250,6 +268,7 @@ def parse_run(command: str, arguments: Sequence[str]) -> RunConfig:
         raise ConfigError(f"{lost[0]} is an option of a feature method; give --hint NAME too: {', '.join(HINTS)}")
     for part in (part for part, other in others.items() if other and part in recipe):
         recipe = recipe | {part: {"name": named[part][1]}}  # it brings its own defaults, not another's settings
+    others["schedule"] = _drop_schedule(recipe, arguments)
     if hint is None and not has_teacher(find_method(method)):
         recipe.pop("teacher", None)
     parser = run_parser(command, method, hint)
@@ -257,9 +276,11 @@ def parse_run(command: str, arguments: Sequence[str]) -> RunConfig:
         recipes_own = parser.parse_object(recipe, defaults=True)
         parsed = parser.parse_args(list(arguments), namespace=recipes_own.clone())
         _check_values(parsed)
+        _check_null(parsed, parser)
         _check_root(parsed, recipe.get("data", {}), arguments)
         if parsed.published == recipes_own.published and (any(others.values()) or _changes(recipes_own, parsed)):
             parsed.published = None
+        _expand_paths(parsed)
         values = parser.instantiate(parsed)
     runs = parsed.runs = user_path(parsed.runs)
     output = parsed.output = user_path(_output(parsed, recipe_path, method))
@@ -299,6 +320,40 @@ def parse_run(command: str, arguments: Sequence[str]) -> RunConfig:
         log_json=values.log_json,
         text=f"{_WRITTEN_BY}{version('disk-kd')}\n{parser.dump(parsed, skip_unset=False)}",
     )
+
+
+def _expand_paths(options: Namespace) -> None:
+    """Put the home in the place of ~ in the folder of the data and in paths of weights."""
+    if options.data.root is not None:
+        options.data.root = user_path(options.data.root)
+    for part in ("student", "teacher"):
+        weights = options[part].weights if part in options else None
+        if weights is not None and recipe_of(weights) is None:
+            options[part].weights = str(user_path(weights))
+
+
+def _drop_schedule(recipe: dict[str, Any], arguments: Sequence[str]) -> bool:
+    """Where another schedule than the recipe's is named, take that one's settings out of the recipe.
+
+    Returns:
+        Whether another is named.
+    """
+    named = _given("train.schedule", arguments)
+    train = recipe.get("train") or {}
+    if named is None or named == train.get("schedule", TrainSettings.schedule):
+        return False
+    recipe["train"] = {name: value for name, value in train.items() if name not in ("schedule", *OF_SCHEDULES)}
+    return True
+
+
+def _given(option: str, arguments: Sequence[str]) -> str | None:
+    """The value that arguments give an option last; None where they do not."""
+    value = None
+    for argument, following in zip(arguments, [*arguments, None][1:], strict=True):
+        name, equals, own = argument.partition("=")
+        if name == f"--{option}":
+            value = own if equals else following
+    return value
 
 
 def _changes(before: Namespace, after: Namespace) -> bool:
@@ -353,6 +408,24 @@ def _check_values(options: Namespace) -> None:
                 raise ConfigError(f"{name} must be a number, not {value}")
             if isinstance(number, int) and abs(number) >= 2**31 and not name.endswith("seed"):
                 raise ConfigError(f"{name} is too large: {value}; give a number below 2^31")
+
+
+def _check_null(options: Namespace, parser: ArgumentParser) -> None:
+    """Raises ConfigError where a recipe has null for an option that must have a value."""
+    values = dotted(options.as_dict())
+    for action in parser._actions:
+        kind = getattr(action, "_typehint", action.type)
+        if kind in (int, float, str, bool, Path) and action.dest in values and values[action.dest] is None:
+            article = "a " if kind in (int, float, Path) else ""
+            needed = f"{article}{type_in_words(kind)}"
+            raise ConfigError(f"{action.dest} must be {needed}, not null; leave it out for the default")
+
+
+def check_given(arguments: Sequence[str]) -> None:
+    """Raises ConfigError where an option that names a file or folder is given without one."""
+    for argument in arguments:
+        if argument in ("--output=", "--runs=", "--data.root=", "--student.weights=", "--teacher.weights="):
+            raise ConfigError(f"{argument} names nothing; give a path after it, or leave it out")
 
 
 def take_imports(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -455,11 +528,10 @@ def parse_evaluation(arguments: Sequence[str]) -> EvaluationConfig:
     Raises:
         ConfigError: an unknown option, or a value of the wrong kind.
     """
-    parser = ArgumentParser(
-        prog="disk-kd evaluate",
-        exit_on_error=False,
-        allow_abbrev=False,
-        description="Measure a run's student, a file of weights, or a model whose weights are part of the package.",
+    parser = _parser(
+        "disk-kd evaluate",
+        "Measure a run's student, a file of weights, or a model whose weights are part of the package.",
+        "disk-kd evaluate RUN|FILE [options]",
     )
     parser.add_argument("weights", type=Path, help="a run directory, a file, or cifar_resnet10_l or _s")
     parser.add_class_arguments(DataConfig, "data")
@@ -507,10 +579,12 @@ def parse_settings(settings: type[Settings], prog: str, description: str, argume
     Raises:
         ConfigError: an unknown option, or a value of the wrong kind or out of range.
     """
-    parser = ArgumentParser(prog=prog, description=description, exit_on_error=False, allow_abbrev=False)
+    check_given(arguments)
+    parser = _parser(prog, description, f"{prog} [options]")
     parser.add_class_arguments(settings, None)
     with _one_line_errors(parser):
-        return settings(**vars(parser.parse_args(list(arguments))))
+        values = vars(parser.parse_args(list(arguments)))
+        return settings(**{name: user_path(v) if isinstance(v, Path) else v for name, v in values.items()})
 
 
 def recipe_of(weights: str | None) -> str | None:
@@ -557,13 +631,7 @@ def find_hint(name: str) -> type[Hint]:
 def run_parser(command: str, method: str, hint: str | None = None) -> ArgumentParser:
     """The parser of `train` and `distill`, with the options of one method, and of one hint if there is one."""
     task = find_method(method)
-    parser = ArgumentParser(
-        prog=f"disk-kd {command}",
-        usage=f"disk-kd {command} [RECIPE] [options]",
-        exit_on_error=False,
-        allow_abbrev=False,
-        description=_DESCRIPTIONS[command],
-    )
+    parser = _parser(f"disk-kd {command}", _DESCRIPTIONS[command], f"disk-kd {command} [RECIPE] [options]")
     parser.add_class_arguments(DataConfig, "data")
     parser.add_class_arguments(StudentConfig, "student")
     if has_teacher(task) or hint is not None:
@@ -592,6 +660,21 @@ def run_parser(command: str, method: str, hint: str | None = None) -> ArgumentPa
     parser.add_argument("--quiet", action="store_true", help=quiet)
     log = "print the log as lines of JSON, and nothing else (docs/report.md)"
     parser.add_argument("--log-json", action="store_true", help=log)
+    return parser
+
+
+def _parser(prog: str, description: str, usage: str) -> ArgumentParser:
+    """A parser that shows all its options with --help-all; `disk_kd_command` answers --help with the common ones."""
+    parser = ArgumentParser(
+        prog=prog,
+        usage=usage,
+        description=description,
+        exit_on_error=False,
+        allow_abbrev=False,
+        add_help=False,
+        formatter_class=HelpFormatter,
+    )
+    parser.add_argument("--help-all", action="help", help="show every option")
     return parser
 
 
@@ -641,7 +724,7 @@ def recipe_name(path: Path) -> str:
 def _expected(union: re.Match[str]) -> str:
     """What jsonargparse says of each kind of a union, as one clause."""
     kinds = re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>|typing\.Literal", r"\1", union[1]).replace("NoneType", "null")
-    return f"expected {' or '.join(kinds.split(', '))}, not "
+    return f"expected {kinds_in_words(kinds)}, not "
 
 
 @contextmanager
@@ -656,10 +739,10 @@ def _one_line_errors(parser: ArgumentParser) -> Iterator[None]:
         text = text.replace("Parser key", "option").replace("Expected a typing.Literal", "Expected one of ")
         text = _CLASS.sub(r"\1(\2)", text)
         unknown = re.search(
-            r"(?:Group '([\w.]+)' does not accept option|unrecognized arguments: --|Key) ?'?([\w.]+)", text
+            r"(?:Group '([\w.]+)' does not accept option |unrecognized arguments: --|Option (?='))'?([\w.-]+)", text
         )
         if unknown is None:
-            raise ConfigError(_UNION.sub(_expected, text)) from None
+            raise ConfigError(said_plainly(_UNION.sub(_expected, text))) from None
         option = ".".join(part for part in unknown.groups() if part)
         part, _, key = option.partition(".")
         others = [
@@ -669,14 +752,19 @@ def _one_line_errors(parser: ArgumentParser) -> Iterator[None]:
             raise ConfigError(
                 f"{option} is no option of this method; it is one of --method {', '.join(others)}"
             ) from None
-        raise ConfigError(f"unknown option {option}; {nearest(option, parser.get_defaults().keys())}") from None
+        if part == "teacher" and "teacher" not in parser.get_defaults():
+            raise ConfigError(f"{option} is of methods with a teacher; give disk-kd distill --method kd") from None
+        raise ConfigError(f"unknown option {option}; {nearest_option(option, parser.get_defaults().keys())}") from None
 
 
 def list_recipes() -> dict[str, str]:
     """The packaged recipes by name, with their descriptions."""
-    root = Path(str(RECIPES))
-    paths = sorted(path for path in root.rglob("*.yaml") if not path.name.startswith("_"))
-    return {str(path.relative_to(root).with_suffix("")): load_recipe(path).get("description", "") for path in paths}
+    return {name: load_recipe(path).get("description", "") for name, path in _recipe_files().items()}
+
+
+def _recipe_files() -> dict[str, Path]:
+    paths = sorted(path for path in Path(str(RECIPES)).rglob("*.yaml") if not path.name.startswith("_"))
+    return {recipe_name(path): path for path in paths}
 
 
 def find_recipe(name: str) -> Path:
@@ -694,7 +782,8 @@ def find_recipe(name: str) -> Path:
     if packaged.is_file():
         return packaged
     raise ConfigError(
-        f"no recipe {name!r}: give a YAML file, a run directory or a name; {nearest(name, list_recipes())}"
+        f"no recipe {name!r}: give a YAML file, a run directory or a name of `disk-kd list recipes`;"
+        f" {nearest(name, _recipe_files())}"
     )
 
 
@@ -730,6 +819,12 @@ def load_recipe(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         return content
     below = load_recipe(path.parent / user_path(str(base)), (*above, path.resolve()))
     below.pop("published", None)  # it was published for the base
+    for part in ("method", "hint"):
+        names = [(options.get(part) or {}).get("name") for options in (below, content)]
+        if None not in names and names[0] != names[1]:
+            below.pop(part)
+    if schedule := (content.get("train") or {}).get("schedule"):
+        _drop_schedule(below, [f"--train.schedule={schedule}"])
     return _merge(below, content)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from disk_kd.build import (
     build_task,
     check_named,
     find_weights,
+    first_batches,
     inference_batch,
     load_data,
     normalisation,
@@ -52,12 +53,15 @@ from disk_kd.train import (
     Display,
     JsonConsole,
     TrainStep,
+    check_logger,
     compile_where_it_pays,
     evaluated,
     fit,
     make_optimizer,
     prepare_ranks,
+    tracked,
 )
+from disk_kd.train.checkpoint import seed_all
 
 CONFIG = "config.yaml"
 DATA = "data.json"
@@ -100,12 +104,15 @@ def _execute(
     if done:
         ranks.from_main(lambda: _check_reused(folder, config.data, load, console))
         return done
+    check_logger(settings.logger)
     for part in ("student", "teacher"):
         find_weights(config, part)
     dataset = load(config.data)
     if ranks.from_main((folder / CHECKPOINT).exists):
         ranks.from_main(lambda: _check_same_images(folder, dataset))
-    torch.manual_seed(settings.seed)
+        if not ranks.from_main((folder / DATA).exists):  # begun by version 0.1, which knew no dataset's normalisation
+            dataset = replace(dataset, normalisation=None)
+    seed_all(settings.seed)
     task = build_task(config, dataset, device, lambda text: console.print(text, markup=False, soft_wrap=True))
     plan = plan_passes(task.phases, settings.passes)
     train = place(dataset.train, device)
@@ -119,9 +126,10 @@ def _execute(
     for phase in set(plan):  # an optimiser that cannot be made is told before anything long
         make_optimizer(unwrap_model(getattr(task, phase.module)), settings)
     ranks.from_main(lambda: _lay_out(folder, task))
-    with _alone_in(folder):
+    with _alone_in(folder), ExitStack() as opened:
         with ranks.told_once():
             store = open_store(config, task, train, console)
+        task.begin(first_batches(config, task, train, store))
         if ranks.size() > 1:
             prepare_ranks(task, settings)
         step = TrainStep(task, settings, store)
@@ -130,6 +138,7 @@ def _execute(
         )
         config = settle(config, {"train.compile": compiled})
         ranks.from_main(lambda: _begin(folder, config, dataset))
+        tracker = opened.enter_context(tracked(settings.logger, folder, yaml.safe_load(config.text), console.print))
 
         def measure(split: AnySplit) -> dict[str, float]:
             model = evaluated(task)
@@ -153,6 +162,7 @@ def _execute(
             validate=None if validation is None else lambda: measure(validation),
             display=display,
             resume=config.resume,
+            tracker=tracker,
         )
         results = {"validation": validation, "test": None if dataset.test is None else place(dataset.test, device)}
         last = {name: measure(split) for name, split in results.items() if split is not None}
@@ -170,6 +180,8 @@ def _execute(
                 summarise(config, task, dataset, end) | sizes | {"end": last_metrics(folder), "last": last} | chosen
             )
             write_text(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
+            if tracker is not None:
+                tracker.summarise(summary)
             return summary
 
         return ranks.from_main(keep)
@@ -375,9 +387,10 @@ def _as_written(value: Any) -> Any:
 
 
 def _begin(folder: Path, config: RunConfig, dataset: Dataset) -> None:
-    """Write what the run is, and of which images."""
+    """Write what the run is, and of which images, unless version 0.1 began it, which did not say."""
     write_text(folder / CONFIG, config.text)
-    write_text(folder / DATA, json.dumps(_fingerprints(dataset)) + "\n")
+    if (folder / DATA).exists() or not (folder / CHECKPOINT).exists():
+        write_text(folder / DATA, json.dumps(_fingerprints(dataset)) + "\n")
 
 
 def _fingerprints(dataset: Dataset) -> dict[str, str]:
@@ -438,5 +451,8 @@ def _lay_out(folder: Path, task: StudentTask) -> None:
     if free < needed:
         sizes = f"{free / 2**20:.0f} MiB free, the run needs {needed / 2**20:.0f} MiB"
         raise RunError(f"{place} has {sizes}; make room or give another --output")
-    for path in (folder, folder / "best", folder / "last"):
-        path.mkdir(parents=True, exist_ok=True)
+    try:
+        for path in (folder, folder / "best", folder / "last"):
+            path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot make the run directory {folder} ({error.strerror}); give another --output") from None

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +91,30 @@ def test_limit_keeps_a_stratified_part_of_the_same_training_samples():
     assert len(load_dataset("digits", limit_train=10**6).train) == len(whole.train)
 
 
+def test_a_limit_of_the_test_split_is_stratified_and_the_same_for_every_seed():
+    whole, part, other = (load_dataset("digits", limit_test=limit, seed=seed) for limit, seed in LIMITS)
+    assert whole.test is not None
+    assert part.test is not None
+    assert other.test is not None
+    assert len(part.test) == 60
+    share = part.test.targets.bincount() - 60 * whole.test.targets.bincount() / len(whole.test)
+    assert share.abs().max() < 1
+    assert torch.equal(part.test.images, whole.test.images[part.test.ids])
+    assert part.test.fingerprint() == other.test.fingerprint() != whole.test.fingerprint()
+    assert part.train.fingerprint() == whole.train.fingerprint()
+
+
+LIMITS = ((None, 0), (60, 0), (60, 7))
+
+
+def test_a_limit_without_a_test_split_is_refused(tmp_path: Path):
+    write_split(tmp_path / "train")
+    with pytest.raises(ConfigError, match=r"folder has no test split: leave data\.limit_test"):
+        load_dataset("folder", root=tmp_path, limit_test=2)
+    with pytest.raises(ConfigError, match=r"data\.limit_test is at least the number of classes, 10, got 9"):
+        load_dataset("digits", limit_test=9)
+
+
 def test_noise_falls_on_training_labels_only():
     clean, noisy = load_dataset("digits"), load_dataset("digits", label_noise=0.4)
     changed = clean.train.targets != noisy.train.targets
@@ -171,6 +197,26 @@ def test_a_single_class_is_refused(tmp_path: Path):
         load_dataset("folder", root=tmp_path)
 
 
+def pack(root: Path) -> None:
+    """Makes tars of the folders of a root."""
+    for folder in list(root.iterdir()):
+        with tarfile.open(root / f"{folder.name}.tar", "w") as tar:
+            tar.add(folder, ".")
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("caf\u00e9", "cafe\u0301"), ("cat", "cat ")], ids=["composed", "with a space"]
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_classes_that_look_the_same_are_refused(tmp_path: Path, packed: bool, one: str, other: str):
+    write_split(tmp_path / "train", classes=(one, other), each=1)
+    if packed:
+        pack(tmp_path)
+    with pytest.raises(DataError, match=r"folder: the classes '.*' and '.*' look the same; rename one, or join them"):
+        load_dataset("folder", root=tmp_path)
+
+
 def test_names_that_look_the_same_are_refused(tmp_path: Path):
     write_split(tmp_path / "train", classes=("caf\u00e9", "cafe\u0301"))
     with pytest.raises(DataError, match=r"the classes 'caf\\xe9' and 'cafe\\u0301' look the same; rename one"):
@@ -186,11 +232,23 @@ def test_a_limit_below_the_classes_is_refused():
         load_dataset("digits", limit_train=9)
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_limit_below_the_classes_of_a_folder_or_tar_is_refused(tmp_path: Path, packed: bool):
+    write_split(tmp_path / "train", classes=("a", "b", "c"))
+    if packed:
+        pack(tmp_path)
+    with pytest.raises(ConfigError, match=r"data\.limit_train is at least the number of classes, 3, got 2"):
+        load_dataset("folder", root=tmp_path, limit_train=2)
+
+
 def test_classes_without_a_training_image_are_told(tmp_path: Path):
     write_split(tmp_path / "train", classes=("a", "b"), each=20)
     write_split(tmp_path / "train", classes=("c",), each=1)
     with pytest.warns(UserWarning, match="folder: 1 of 3 classes have no training image, such as c"):
         load_dataset("folder", root=tmp_path, limit_train=4, validation=0)
+    shutil.copytree(tmp_path / "train", tmp_path / "test")
+    with pytest.warns(UserWarning, match="folder: 1 of 3 classes have no test image, such as c"):
+        load_dataset("folder", root=tmp_path, limit_test=4, validation=0)
 
 
 @pytest.mark.parametrize("option", [{"crop_pct": 0.9}, {"skip_unreadable": True}])
@@ -227,7 +285,7 @@ def test_a_root_is_needed(name: str, tmp_path: Path):
         ({"validation": 1.0}, r"data.validation is a share of the training samples in \[0, 1\), got 1.0"),
         ({"validation": -0.1}, r"data.validation is a share of the training samples in \[0, 1\), got -0.1"),
         ({"image_size": 0}, r"data.image_size is a side in pixels >= 1, got 0"),
-        ({"limit_train": 0}, r"data.limit_train is a number of samples >= 1, got 0"),
+        ({"limit_train": 0}, r"data.limit_train is at least the number of classes, 10, got 0"),
         ({"label_noise": 1.5}, r"data.label_noise is a share of the training labels in \[0, 1\], got 1.5"),
     ],
 )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from disk_kd.errors import ConfigError, nearest
-from disk_kd.files import read_yaml
+from disk_kd.files import read_yaml, user_path
 from disk_kd.options import dotted
 
 _KEYS = {"description", "seeds", "tuning_seeds", "baseline", "all", "rows"}
@@ -111,7 +111,7 @@ def of_recipes(recipes: Sequence[str], seeds: int, baseline: str | None = None) 
 
 def is_experiment(name: str) -> bool:
     """Whether it is a file of rows, and no recipe."""
-    path = Path(name)
+    path = user_path(name)
     return path.is_file() and path.suffix in (".yaml", ".yml") and bool(_OWN & _mapping(path).keys())
 
 

@@ -26,7 +26,8 @@ from disk_kd.data.readers import READERS, reader_parts
 from disk_kd.data.samples import Parts, Samples, from_memory
 from disk_kd.data.sampling import flip_labels, set_aside, stratified
 from disk_kd.data.seeds import LIMIT, TEST, VALIDATION
-from disk_kd.data.stream import NO_AUGMENT, StreamedSplit, TimmAugment, usual_workers
+from disk_kd.data.stream import StreamedSplit, usual_workers
+from disk_kd.data.timm_augment import NO_AUGMENT, TimmAugment
 from disk_kd.errors import ConfigError, DataError, nearest, shown
 
 DATASETS: dict[str, str] = {
@@ -53,8 +54,10 @@ def load_dataset(
     validation: float = 0.1,
     seed: int = 0,
     limit_train: int | None = None,
+    limit_test: int | None = None,
     label_noise: float = 0.0,
     crop_pct: float = 1.0,
+    grey_bits: int | None = None,
     skip_unreadable: bool = False,
     stream: Literal["auto"] | bool = "auto",
     timm: TimmAugment = NO_AUGMENT,
@@ -76,8 +79,11 @@ def load_dataset(
         seed: decides the validation split, `limit_train` and `label_noise`.
         limit_train: keeps that many of the training samples left, each class in proportion; all when
             there are fewer. It is at least the number of classes.
+        limit_test: the same of the test samples; whatever the seed, the same ones.
         label_noise: share of the training labels replaced by another class. Validation and test stay clean.
         crop_pct: share of the shorter side that validation and test see of a file, in (0, 1].
+        grey_bits: bits b, 9 … 16, that the values v of grey images of more than 8 bits use, which become
+            round(255 v / (2^b - 1)); None refuses such images.
         skip_unreadable: leave out files that are no readable images, with a warning, instead of refusing them.
         stream: read files as they are needed; "auto": if `timm` is on, or they would take more than half of the
             memory that is free.
@@ -88,22 +94,20 @@ def load_dataset(
         ConfigError: for an unknown name or an option out of range, or images that are no files and are to be streamed.
         DataError: when the data is missing, unreadable, inconsistent or larger than memory.
     """
-    _check_options(image_size, validation, limit_train, label_noise)
+    _check_options(image_size, validation, label_noise, grey_bits)
     if not 0 < crop_pct <= 1:
         raise ConfigError(f"data.crop_pct is a share of the shorter side in (0, 1], got {crop_pct}")
     if timm.enabled and stream is False:
         raise ConfigError("data.timm augments streamed files; give data.stream=auto, or data.timm.enabled=false")
-    parts = _open(name, None if root is None else str(Path(root).expanduser()), image_size, download)
+    parts = _open(name, None if root is None else str(Path(root).expanduser()), image_size, download, grey_bits)
     _check_classes(name, parts)
-    if limit_train is not None and limit_train < len(parts.train.class_names):
-        count = len(parts.train.class_names)
-        raise ConfigError(f"data.limit_train is at least the number of classes, {count}, got {limit_train}")
+    _check_limits(name, parts, limit_train=limit_train, limit_test=limit_test)
     if parts.train.files is None and (crop_pct != 1 or skip_unreadable):
         option = "skip_unreadable=false" if skip_unreadable else "crop_pct=1"
         raise ConfigError(f"the images of {name} are no files: leave data.{option}")
     targets = parts.train.targets
     ids = torch.arange(len(targets))
-    reading = Reading(image_size, 1.0, skip_unreadable)
+    reading = Reading(image_size, 1.0, skip_unreadable, grey_bits)
     cropped = replace(reading, crop_pct=crop_pct)
     streams = _streams(name, parts, image_size, timm.enabled if stream == "auto" else stream, stream == "auto")
     workers = usual_workers() if workers is None else workers
@@ -121,13 +125,15 @@ def load_dataset(
     if limit_train is not None:
         ids = ids[stratified(targets[ids], ids, limit_train, LIMIT, seed)]
     train = part(parts.train, reading, ids)
-    _tell_empty_classes(name, train)
+    _tell_empty_classes(name, "training", train)
     if isinstance(train, StreamedSplit):
         train = replace(train, timm=timm)
     if label_noise:
         noisy = flip_labels(train.targets, train.ids, label_noise, len(train.class_names), seed)
         train = replace(train, targets=noisy)
-    test = None if parts.test is None else part(parts.test, cropped)
+    test = None if parts.test is None else part(parts.test, cropped, _limited_test(parts.test, limit_test))
+    if test is not None:
+        _tell_empty_classes(name, "test", test)
     return Dataset(name, train, held_out, test, _NORMALISATION.get(name))
 
 
@@ -143,15 +149,29 @@ def _streams(name: str, parts: Parts, image_size: int | None, wanted: bool, auto
     return wanted
 
 
-def _check_options(image_size: int | None, validation: float, limit_train: int | None, label_noise: float) -> None:
+def _limited_test(samples: Samples, limit: int | None) -> Tensor | None:
+    ids = torch.arange(len(samples.targets))
+    return None if limit is None else stratified(samples.targets, ids, limit, LIMIT, seed=0)
+
+
+def _check_options(image_size: int | None, validation: float, label_noise: float, grey_bits: int | None) -> None:
     if image_size is not None and image_size < 1:
         raise ConfigError(f"data.image_size is a side in pixels >= 1, got {image_size}")
     if not 0 <= validation < 1:
         raise ConfigError(f"data.validation is a share of the training samples in [0, 1), got {validation}")
-    if limit_train is not None and limit_train < 1:
-        raise ConfigError(f"data.limit_train is a number of samples >= 1, got {limit_train}")
     if not 0 <= label_noise <= 1:
         raise ConfigError(f"data.label_noise is a share of the training labels in [0, 1], got {label_noise}")
+    if grey_bits is not None and not 9 <= grey_bits <= 16:
+        raise ConfigError(f"data.grey_bits is a number of bits from 9 to 16, got {grey_bits}")
+
+
+def _check_limits(name: str, parts: Parts, **limits: int | None) -> None:
+    count = len(parts.train.class_names)
+    for option, limit in limits.items():
+        if limit is not None and limit < count:
+            raise ConfigError(f"data.{option} is at least the number of classes, {count}, got {limit}")
+    if limits["limit_test"] is not None and parts.test is None:
+        raise ConfigError(f"{name} has no test split: leave data.limit_test")
 
 
 def _check_classes(name: str, parts: Parts) -> None:
@@ -163,7 +183,7 @@ def _check_classes(name: str, parts: Parts) -> None:
             continue
         alike: dict[str, str] = {}
         for own in ours | set(samples.class_names):
-            if (other := alike.setdefault(unicodedata.normalize("NFC", own), own)) != own:
+            if (other := alike.setdefault(unicodedata.normalize("NFC", own).strip(), own)) != own:
                 one, two = sorted(map(ascii, (own, other)))
                 raise DataError(f"{name}: the classes {one} and {two} look the same; rename one, or join them")
         if differing := ours ^ set(samples.class_names):
@@ -171,22 +191,24 @@ def _check_classes(name: str, parts: Parts) -> None:
             raise DataError(f"{name}: train and {part} are expected to have the same classes; only one has {listed}")
 
 
-def _tell_empty_classes(name: str, train: AnySplit) -> None:
-    counts = train.targets.bincount(minlength=len(train.class_names))
-    if empty := [shown(train.class_names[label]) for label in (counts == 0).nonzero().flatten().tolist()]:
-        said = f"{len(empty)} of {len(counts)} classes have no training image, such as {empty[0]}"
+def _tell_empty_classes(name: str, kind: str, split: AnySplit) -> None:
+    counts = split.targets.bincount(minlength=len(split.class_names))
+    if empty := [shown(split.class_names[label]) for label in (counts == 0).nonzero().flatten().tolist()]:
+        said = f"{len(empty)} of {len(counts)} classes have no {kind} image, such as {empty[0]}"
         warnings.warn(f"{name}: {said}", stacklevel=2)
 
 
-def _open(name: str, root: str | None, image_size: int | None, download: bool) -> Parts:
+def _open(name: str, root: str | None, image_size: int | None, download: bool, grey_bits: int | None) -> Parts:
     prefix, _, rest = name.partition("/")
     of_reader = prefix.lower() in READERS and bool(rest)
     if not of_reader and name not in DATASETS:
         raise ConfigError(f"data.name {name!r} is no dataset; {nearest(name.lower(), DATASETS)}")
     if name == "digits":
+        if grey_bits is not None:
+            raise ConfigError("the images of digits have 8 bits: leave data.grey_bits")
         return _digits(image_size)
     if of_reader and prefix.lower() not in ("torch", "wds"):
-        return reader_parts(name, root, image_size, download)
+        return reader_parts(name, root, image_size, download, grey_bits)
     if root is None:
         raise DataError(f"{name} needs data.root, the folder of its data")
     fetched = of_reader or name in ("cifar10", "cifar100")
@@ -198,7 +220,7 @@ def _open(name: str, root: str | None, image_size: int | None, download: bool) -
     if name == "tiny-imagenet":
         return tiny_imagenet_parts(Path(root))
     if of_reader:
-        return reader_parts(name, root, image_size, download)
+        return reader_parts(name, root, image_size, download, grey_bits)
     return _cifar(name, root, image_size, download)
 
 
