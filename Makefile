@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check bench golden clean
+.PHONY: demo test check crashes bench golden clean
 
 demo: $(READY)
 	$(BIN)/disk-kd demo
@@ -17,6 +17,9 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_imports.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir site
+
+crashes: $(READY)
+	$(BIN)/python tests/crash_walk.py
 
 bench: $(READY)
 	$(BIN)/disk-kd bench --teachers '[cifar_resnet10_l,cifar_resnet18]' --output results/bench/$(or $(DEVICE),cpu) --device $(or $(DEVICE),cpu)

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from disk_kd.compare.run import interval
+from disk_kd.compare.gain import interval
+from disk_kd.files import write_text
 from disk_kd.helpers import exact_helper
 from disk_kd.losses import scaffolded_kl
+from disk_kd.svg import figure_svg
 
 ROOT = Path(__file__).parents[1]
 RUNS = ROOT / "results/cifar100-16px/cells/disk"
@@ -39,10 +39,8 @@ PRICES = (0.0, 0.25, 1.0)
 def main(folder: Path) -> None:
     """Write the pictures into `folder`."""
     pictures = {"help.svg": help_picture(), "price.svg": price_picture(), "gain.svg": gain_picture()}
-    # Letters as outlines, so that no font is needed; a fixed salt and no date: the same numbers give the same file.
-    with rc_context({"svg.fonttype": "path", "svg.hashsalt": "docs"}):
-        for name, picture in pictures.items():
-            FigureCanvasSVG(picture).print_svg(folder / name, metadata={"Date": None})
+    for name, picture in pictures.items():  # letters as outlines, so that no font is needed
+        write_text(folder / name, figure_svg(picture, fonttype="path"))
 
 
 def help_picture() -> Figure:

@@ -85,5 +85,5 @@ def test_bad_options(options: dict[str, Any], message: str) -> None:
 
 
 def test_no_student(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no weights at .*gone"):
+    with pytest.raises(CheckpointError, match=r"no weights at .*gone"):
         disk_kd.load_student(tmp_path / "gone")

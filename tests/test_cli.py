@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -9,7 +11,7 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -18,13 +20,18 @@ import yaml
 from filelock import FileLock
 from safetensors.torch import load_file
 
+from disk_kd.arguments import parse_run, parse_settings
+from disk_kd.bench import BenchSettings
 from disk_kd.build import STUDENT
 from disk_kd.cli import COMMANDS, main
+from disk_kd.compare.experiment import is_experiment
+from disk_kd.config import RunConfig
 from disk_kd.files import save_tensors
 from disk_kd.hints import HINTS
 from disk_kd.models import create_model
 from disk_kd.models.about import METADATA
 from disk_kd.tasks import METHODS
+from disk_kd_command import COMMON
 
 
 @pytest.fixture(scope="module")
@@ -153,10 +160,92 @@ def test_what_is_listed_says_what_it_is(
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop:
-        main([name, "--help"])
+    with contextlib.suppress(SystemExit):  # argparse's way to end
+        assert main([name, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert f"disk-kd {name}" in text
+    assert text.count("\n") <= 40
+
+
+def all_options(name: str, *more: str) -> str:
+    """What COMMAND --help-all shows, in one line."""
+    out = io.StringIO()
+    with pytest.raises(SystemExit) as stop, contextlib.redirect_stdout(out):
+        main([name, *more, "--help-all"])
     assert stop.value.code == 0
-    assert f"disk-kd {name}" in capsys.readouterr().out
+    return " ".join(out.getvalue().split())
+
+
+@pytest.mark.parametrize("name", sorted(COMMON))
+def test_all_options_are_shown_in_sections_and_words(name: str) -> None:
+    text = all_options(name)
+    assert not re.search(r"<class|typing\.|Literal|Union|Optional|NoneType", text)
+    assert "--help-all Show every option." in text
+    if name in ("train", "distill", "store-teacher"):
+        titles = "The dataset and its augmentation", "The model to train", "Length, optimiser, schedule and bookkeeping"
+        assert all(title in text for title in titles)
+        assert "(type: whole number or null, default: null)" in text
+        assert "(type: auto or true or false, default: auto)" in text
+
+
+def test_a_method_named_beside_help_all_shows_its_options() -> None:
+    text = all_options("distill", "--method=disk")
+    assert "--method.top_k" in text
+    assert "number or mapping of start, end, period, start_decay or null" in text
+    assert "--method.top_k" not in all_options("distill")
+
+
+@pytest.mark.parametrize("name", sorted(COMMON))
+def test_the_common_options_are_real_and_have_their_defaults(name: str) -> None:
+    text = all_options(name).partition("Show every option.")[2]
+    for option, about in COMMON[name]:
+        flag = option.split()[0]
+        if not flag.startswith("--"):
+            continue
+        flag = {"--method": "--method.name", "--views": "--data.views"}.get(flag, flag)
+        assert f" {flag} " in text, flag
+        told = re.search(r"\(default: (.*?)\)$", about)
+        if told is not None:
+            real = re.search(rf" {re.escape(flag)} .*?default: (.*?)\)( |$)", text)
+            assert real is not None
+            assert real[1].replace("'", "") == told[1].replace("true", "True"), flag
+
+
+def test_help_of_a_command_with_many_options_imports_nothing_that_takes_long() -> None:
+    code = (
+        "import sys; sys.argv = ['disk-kd', 'distill', '--method', 'disk', '--help']; import disk_kd_command;"
+        "disk_kd_command.main(); sys.exit('torch' in sys.modules or 'disk_kd' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--output=~/run"], lambda config: config.output),
+        (["--runs=~/runs"], lambda config: config.runs),
+        (["--data.name=folder", "--data.root=~/photos"], lambda config: config.data.root),
+        (["--student.weights=~/w.pth"], lambda config: Path(config.student.weights)),
+        (["--teacher.weights=~/w.pth"], lambda config: Path(config.teacher.weights)),
+    ],
+)
+def test_a_tilde_is_the_home_in_every_path_of_a_run(
+    arguments: list[str], named: Callable[[RunConfig], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert named(parse_run("distill", arguments)).parent == tmp_path
+
+
+def test_a_tilde_is_the_home_in_settings_recipes_and_experiments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert parse_settings(BenchSettings, "bench", "", ["--output=~/bench"]).output == tmp_path / "bench"
+    (tmp_path / "mine.yaml").write_text("rows: {a: {recipe: digits/ce}}")
+    assert is_experiment("~/mine.yaml")
+    (tmp_path / "recipe.yaml").write_text("base: ~/base.yaml")
+    (tmp_path / "base.yaml").write_text("train: {passes: 7}")
+    assert parse_run("train", ["~/recipe.yaml"]).train.passes == 7
 
 
 def test_print_config_is_a_recipe(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -190,11 +279,38 @@ def test_without_a_named_method_distilling_is_kd(capsys: pytest.CaptureFixture[s
             ["evaluate", "cifar_resnet10_s", "--model.options={a: 1}"],
             "--model.options are of a model that --model.name",
         ),
-        (["train", "--train.passes=many"], "train.passes.*many"),
+        (["train", "--train.passes=many"], "^disk-kd: train.passes must be a whole number, not many"),
+        (["train", "--train.lr="], "train.lr must be a number, not ''"),
+        (["train", "--data.views="], "data.views: expected whole number or null, not $"),
+        (["train", "--train.lr"], "--train.lr needs a value: --train.lr=VALUE"),
+        (["train", "--lr=0.1"], "unknown option lr; nearest: train.lr"),
+        (["train", "--epochs", "3"], "unknown option epochs; nearest: train.passes"),
+        (["train", "-train.lr=0.1"], "options begin with two dashes: give --train.lr=0.1"),
+        (["train", "--teacher.name=resnet18"], "teacher.name is of methods with a teacher; give disk-kd distill"),
+        (
+            ["train", "--student=resnet18"],
+            "student must be a YAML file or a mapping, .* option of it is --student.NAME",
+        ),
+        (["bench", "--student.name=resnet18"], "student has no part name; give --student=VALUE"),
+        (["compare", "digits/ce", "--runs=/dev/null"], "the folder of runs /dev/null is a file; give another --runs"),
+        (["train", "--no-resume"], "unknown option no-resume; nearest: resume"),
+        (["train", "--resume=never"], "--resume takes no value; leave =never out"),
+        (["train", "--train.milestones=5"], r"train.milestones must be a list such as \[1, 2\], not 5"),
+        (["train", "--student.options=wide"], r"student.options must be a mapping such as \{name: 1\}, not wide"),
+        (["train", "--train.schedule=cosin"], "train.schedule must be one of 'cosine', .*, not cosin"),
+        (["train", "--train=no.yaml"], "train must be a YAML file or a mapping, not no.yaml"),
+        (["train", "--output="], "--output= names nothing; give a path"),
+        (["train", "--output=/dev/null/x"], "cannot make the run directory /dev/null/x .*; give another --output"),
+        (["distill", "digits/kd", "digits/ce"], "unexpected digits/ce; give options as --name=value"),
+        (["distill", "."], "no recipe '.': .* `disk-kd list recipes`"),
+        (["report", "run", "--out=x"], "unknown option --out; nearest: output"),
+        (["compare", "digits/ce", "--seeds=x"], "--seeds must be a whole number, not 'x'"),
+        (["--verison"], "unknown command '--verison'.*disk-kd --help lists them"),
+        (["evaluate"], "weights is missing; --help shows what to give"),
         (["train", "--train.passes=1000001"], "train.passes must be at most a million, not 1000001"),
         (
             ["distill", "--method=disk", "--method.budget={end: 0.1}"],
-            r"method.budget.*expected float or Cosine or null, not Cosine\(start=None, end=0.1, period=None, .*\)",
+            r"method.budget.*expected number or Cosine or null, not Cosine\(start=None, end=0.1, period=None, .*\)",
         ),
         (["train", "--train.passes=0"], "train.passes must be at least 1, not 0"),
         (["train", "--train.lr=-1"], "train.lr must be positive"),
@@ -209,10 +325,13 @@ def test_without_a_named_method_distilling_is_kd(capsys: pytest.CaptureFixture[s
         (["train", "--train.batch_size=1"], "batch normalisation needs at least 2 images at a time, not 1"),
         (
             ["distill", "--method=disk", "--method.budget={start: a}"],
-            r"method.budget.*expected float or Cosine or null, not",
+            "method.budget.*expected number or Cosine or null, not",
         ),
-        (["distill", "--hint=at", "--hint.student_layers=last"], r"expected list\[str\] or null, not last"),
-        (["distill", "--train.compile=maybe"], r"expected \['auto'\] or bool, not maybe"),
+        (
+            ["distill", "--hint=at", "--hint.student_layers=last"],
+            "hint.student_layers.*expected list of text or null, not last",
+        ),
+        (["distill", "--train.compile=maybe"], "train.compile.*expected auto or true or false, not maybe"),
         (["train", "--train.optimizer=sdg"], "unknown optimizer 'sdg'; nearest: sgd"),
         (["train", "--train.precision=int8"], "train.precision"),
         (
@@ -239,7 +358,7 @@ def test_without_a_named_method_distilling_is_kd(capsys: pytest.CaptureFixture[s
         (["train", "--method=kd"], "disk-kd train is for cross-entropy"),
         (["distill", "--method=dsk"], "unknown method 'dsk'; give one of ce, kd, .*, or your own: my_module:MyClass"),
         (["distill", "--hint=spp"], "unknown hint 'spp'; give one of fitnet, at, .*, or your own: my_module:MyClass"),
-        (["distill", "--hint"], "--hint needs a name: one of fitnet, at, .*simkd, or your own: my_module:MyClass"),
+        (["distill", "--hint"], "--hint needs a name: one of fitnet, at, .*, or your own: my_module:MyClass"),
         (["distill", "--hint", "--train.passes=2"], "--hint needs a name: one of fitnet"),
         (["distill", "--method"], "--method needs a name: one of ce, kd, .*, or your own"),
         (["distill", "--method="], "--method needs a name: one of ce, kd"),
@@ -328,9 +447,13 @@ def test_recipe_files_of_any_kind_of_wrong(tmp_path: Path, capsys: pytest.Captur
         ("trian: {passes: 2}", "trian"),
         ("method: kd", "'method' .* must hold a mapping"),
         ("train: {passes: 2}\ntrain: {lr: 0.1}", "key 'train' stands twice, again in line 2 of .*mine.yaml"),
-        ("student: {name: null}", "a model needs a name of `disk-kd list models`, not None"),
+        ("student: {name: null}", "student.name must be text, not null; leave it out for the default"),
         ("train: &all {passes: *all}", "line 1 of .*mine.yaml holds itself"),
         ("base: mine.yaml", "is its own base"),
+        ("train: {passes: null}", "train.passes must be a whole number, not null; leave it out for the default"),
+        ("train: {1: 2}", "the name of an option must be text, not 1"),
+        ("optimizer: sgd", "unknown option optimizer; nearest: train.optimizer"),
+        ("train: {lr: [1]}", r"train.lr must be a number, not \[1\]"),
         ("base: yours.yaml", "cannot read .*yours.yaml"),
         ("train: 3", "train"),
         ("quiet: maybe", "quiet must be true or false, not 'maybe'"),

@@ -22,6 +22,7 @@ from rich.console import Console
 
 from disk_kd.cli import main
 from disk_kd.compare import (
+    Comparison,
     Experiment,
     Plan,
     Row,
@@ -31,11 +32,14 @@ from disk_kd.compare import (
     waves,
     with_control,
 )
+from disk_kd.compare import run as compare_run
 from disk_kd.compare.conditions import conditions, conditions_text
 from disk_kd.compare.gain import interval
+from disk_kd.compare.placement import gpu_of, placed
 from disk_kd.compare.run import _against_baseline, _best, _Pool
 from disk_kd.compare.table import csv_text, latex, markdown, table
-from disk_kd.errors import ConfigError
+from disk_kd.errors import ConfigError, RunError
+from disk_kd.recipe import find_recipe
 
 
 def test_weights_are_made_before_they_are_used(tmp_path: Path) -> None:
@@ -43,6 +47,38 @@ def test_weights_are_made_before_they_are_used(tmp_path: Path) -> None:
     cells = [plan.cell("cifar100/resnet10_s/resnet10_l-kd", seed) for seed in (0, 1)]
     start = [plan.cell("cifar100/start-resnet10_s", seed) for seed in (0, 1)]
     assert [set(wave) for wave in waves(cells)] == [{plan.cell("cifar100/teacher-resnet10_l", 0), *start}, set(cells)]
+
+
+@pytest.mark.parametrize(
+    ("jobs", "gpus", "expected"),
+    [(5, 2, [0, 1, 0, 1, 0]), (2, 4, [0, 1]), (3, 1, [0, 0, 0]), (2, 0, [None, None])],
+)
+def test_workers_take_the_gpus_in_turn(jobs: int, gpus: int, expected: list[int | None]) -> None:
+    assert [gpu_of(worker, gpus) for worker in range(jobs)] == expected
+
+
+@pytest.mark.parametrize(
+    ("asked", "gpu", "device"),
+    [("auto", 1, "cuda:1"), ("cuda", 0, "cuda:0"), ("cuda:2", 1, "cuda:2"), ("cpu", 1, "cpu"), ("auto", None, "auto")],
+)
+def test_a_run_trains_on_its_workers_gpu_unless_it_names_a_device(
+    asked: str, gpu: int | None, device: str, tmp_path: Path
+) -> None:
+    config = Plan(tmp_path, {"train": {"device": asked}}).cell("digits/ce", 0).config
+    run = placed(config, gpu)
+    assert run.train.device == device
+    assert run.text == config.text
+
+
+def test_each_worker_has_a_number_and_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare_run.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(compare_run.torch, "set_num_threads", lambda threads: None)
+    monkeypatch.setattr(compare_run, "_gpu", None)
+    begun, gpus = get_context("spawn").Value("i", 0), list[int | None]()
+    for _ in range(3):
+        compare_run._begin(3, begun)
+        gpus.append(compare_run._gpu)
+    assert gpus == [0, 1, 0]
 
 
 DEADLY = """
@@ -552,3 +588,69 @@ def test_settings_need_a_validation_split_to_be_chosen_by(tmp_path: Path) -> Non
     path.write_text("all: {data: {validation: 0.0}}\nrows: {a: {recipe: digits/ce, grid: {train.lr: [0.1, 0.2]}}}")
     with pytest.raises(ConfigError, match=r"unseen/a/lr=0\.1 has no validation split to choose a setting by"):
         compare(read_experiment(path), runs=tmp_path / "runs", console=Console(quiet=True))
+
+
+@pytest.fixture
+def two_experiments(tmp_path: Path) -> list[str]:
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.yaml").write_text("rows: {a: {recipe: digits/ce}}")
+    return [str(tmp_path / "one.yaml"), str(tmp_path / "two.yaml")]
+
+
+def test_several_experiments_run_one_after_another_whatever_becomes_of_the_first(
+    two_experiments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran = []
+
+    def recorded(experiment: Experiment, *, name: str, **_: object) -> Comparison:
+        ran.append(name)
+        if name == "one":
+            raise RunError("no run of the comparison succeeded")
+        return Comparison([], [tmp_path / f"{name}.md"])
+
+    monkeypatch.setattr("disk_kd.cli.compare", recorded)
+    assert main(["compare", *two_experiments, f"--runs={tmp_path / 'runs'}", "--quiet"]) == 2
+    said = capsys.readouterr()
+    assert ran == ["one", "two"]
+    assert said.out.split() == [str(tmp_path / "two.md")]
+    assert "one: no run of the comparison succeeded" in said.err
+
+
+def test_all_experiments_are_checked_before_the_first_runs(
+    two_experiments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path(two_experiments[1]).write_text("rows: {a: {recipe: digits/ce, train: {weight_deca: 0.1}}}")
+    assert main(["compare", *two_experiments, f"--runs={tmp_path / 'runs'}"]) == 2
+    assert "unknown option train.weight_deca" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["digits/ce"], "leave digits/ce out"),
+        (["--baseline=a"], "leave --baseline out"),
+        (["--against=ce"], "leave --against out"),
+    ],
+)
+def test_experiments_stand_beside_no_recipes(
+    more: list[str], message: str, two_experiments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compare", *two_experiments, *more]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_experiments_of_one_name_are_refused(two_experiments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", two_experiments[0], two_experiments[0]]) == 2
+    assert "experiments of one name would share their tables" in capsys.readouterr().err
+
+
+FULL = sorted((Path(__file__).parent.parent / "results" / "full").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", FULL, ids=lambda path: path.stem)
+def test_the_experiments_at_full_length_name_recipes_and_options_that_there_are(path: Path, tmp_path: Path) -> None:
+    experiment = read_experiment(path)
+    assert all(find_recipe(row.recipe).is_file() for row in experiment.rows)
+    first = experiment.rows[0]
+    assert Plan(tmp_path, {}).cell(first.recipe, 0, first.options, first.folder).config.data.name == "cifar100"

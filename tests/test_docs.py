@@ -150,6 +150,7 @@ def check_own(arguments: list[str], patch: pytest.MonkeyPatch) -> None:
         patched.setattr("disk_kd.compare.run._check", lambda configs: None)  # the data of the pages is not here
         patched.setattr("disk_kd.compare.run.ProcessPoolExecutor", stop)
         patched.setattr(disk_kd.bench, "bench", stop)
+        patched.setattr("disk_kd.bench.to_accuracy.to_accuracy", stop)
         assert main(arguments) == 0, arguments
 
 
@@ -263,6 +264,7 @@ def test_every_setting_of_the_papers_recipes_stands_beside_the_released_one() ->
     assert tables.strip() == settings["tables"]().strip(), "run: python docs/settings.py"
     of_paper = {name for name in list_recipes() if name.startswith(("cifar100/", "tiny-imagenet/", "imagenet/"))}
     ours = {name for name in of_paper if name.startswith("cifar100/pretrained-") or name.endswith("-simkd-disk-exact")}
+    ours |= {name for name in of_paper if name.startswith(("imagenet/resnet34-", "imagenet/resnet50-mobilenetv1/"))}
     assert set(re.findall(r"`((?:cifar100|tiny-imagenet|imagenet)/[\w./-]+)`", tables)) == of_paper - ours
 
 

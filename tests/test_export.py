@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -281,6 +282,23 @@ def test_a_full_disk_is_one_line(kind: str, run: Path, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_whose_replacement_fails_stays(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = export(run, "timm", tmp_path / "student").path
+    (folder / "README.md").write_text("old")
+    replace = os.replace
+
+    def interrupted(source: Path, target: Path) -> None:
+        if Path(target) == folder:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export(run, "timm", folder, overwrite=True)
+    assert (folder / "README.md").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [folder]
 
 
 def test_a_target_that_is_a_link_stays_one(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

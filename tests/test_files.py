@@ -24,17 +24,39 @@ def test_what_is_no_regular_file_stays_what_it_is(tmp_path: Path) -> None:
     assert (tmp_path / "page.html").read_text() == "old"
 
 
-def test_temporary_files_of_ended_processes_go(tmp_path: Path) -> None:
-    dead = os.fork()
-    if dead == 0:
+@pytest.fixture(scope="module")
+def dead() -> int:
+    """The number of a process that has ended."""
+    process = os.fork()
+    if process == 0:
         os._exit(0)
-    os.waitpid(dead, 0)
+    os.waitpid(process, 0)
+    return process
+
+
+def test_temporary_files_of_ended_processes_go(dead: int, tmp_path: Path) -> None:
     for number in (dead, os.getpid(), os.getppid()):
         (tmp_path / f"checkpoint.safetensors.{number}.tmp").touch()
     (tmp_path / "notes.tmp").touch()
+    (tmp_path / f"photos.{dead}.tmp").mkdir()
     remove_leftovers(tmp_path)
     left = {path.name for path in tmp_path.iterdir()}
-    assert left == {f"checkpoint.safetensors.{os.getppid()}.tmp", "notes.tmp"}
+    assert left == {f"checkpoint.safetensors.{os.getppid()}.tmp", "notes.tmp", f"photos.{dead}.tmp"}
+
+
+def test_a_file_older_than_the_process_of_its_number_goes(tmp_path: Path) -> None:
+    path = tmp_path / f"checkpoint.safetensors.{os.getppid()}.tmp"
+    path.touch()
+    os.utime(path, (0, 0))
+    remove_leftovers(tmp_path)
+    assert not path.exists()
+
+
+def test_what_writes_a_file_removes_what_was_left_of_it(dead: int, tmp_path: Path) -> None:
+    (tmp_path / f"page.html.{dead}.tmp").touch()
+    (tmp_path / f"other.html.{dead}.tmp").touch()
+    write_text(tmp_path / "page.html", "new")
+    assert {path.name for path in tmp_path.iterdir()} == {"page.html", f"other.html.{dead}.tmp"}
 
 
 def test_a_path_of_a_user_begins_at_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import disk_kd
 
 SOURCE = Path(disk_kd.__file__).parent
-LEAVES = {"errors", "files", "logits", "memory", "options", "plugins", "ranks", "support"}
+LEAVES = {"errors", "files", "logits", "memory", "options", "plugins", "ranks", "support", "svg", "tables"}
 ALLOWED = {
     "errors": set(),
     "files": set(),
@@ -20,6 +20,8 @@ ALLOWED = {
     "plugins": set(),
     "ranks": set(),
     "support": set(),
+    "svg": set(),
+    "tables": set(),
     "losses": set(),
     "helpers": set(),
     "models": set(),

@@ -67,8 +67,8 @@ def test_a_recipe_does_not_inherit_it(tmp_path: Path) -> None:
 
 
 def test_rows_of_a_comparison_follow(tmp_path: Path) -> None:
-    def published(options: dict[str, Any], own: dict[str, Any] = {}) -> float | None:
-        return Plan(tmp_path, options).cell(RECIPE, 1, own).config.published
+    def published(options: dict[str, Any], own: dict[str, Any] | None = None) -> float | None:
+        return Plan(tmp_path, options).cell(RECIPE, 1, own or {}).config.published
 
     assert published({"data": {"root": "d"}}) == NUMBER
     assert published({"train": {"passes": 2}}) is None

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import io
 import json
+import os
+import pty
 import re
+import struct
+import subprocess
+import sys
+import termios
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +20,7 @@ import pytest
 from rich.console import Console
 
 from disk_kd.cli import main
-from disk_kd.train import Display, JsonConsole
+from disk_kd.train import STOPPED, Display, JsonConsole, loop
 from disk_kd.train import display as module
 
 TRAIN = {
@@ -80,6 +88,57 @@ def test_the_first_steps_are_shown_before_the_first_line_of_the_log(
     assert steps == ["1"]  # step 10 ends a pass, so the log has it
     logged = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert 1 not in logged
+
+
+def test_the_first_steps_after_a_resume_are_shown(
+    talking: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["train", *talking, "--train.log_every=50", f"--output={tmp_path / 'run'}"]
+    now = loop.StopRequest.now
+    monkeypatch.setattr(loop.StopRequest, "now", lambda self, steps: steps == 7)
+    assert main(options) == STOPPED
+    monkeypatch.setattr(loop.StopRequest, "now", now)
+    capsys.readouterr()
+    assert main([*options, "--resume"]) == 0
+    assert re.findall(r"step (\d+)/10  pass \d/2 student  loss", capsys.readouterr().out) == ["8"]
+
+
+ON_A_TERMINAL = """
+import importlib.util, sys, time
+spec = importlib.util.spec_from_file_location("display", sys.argv[1])  # alone, because torch takes seconds
+module = importlib.util.module_from_spec(spec)
+sys.modules["display"] = module
+spec.loader.exec_module(module)
+train, timing, validation = eval(sys.argv[2])
+with module.Display(93600, title="runs/cifar100/a-recipe/seed0", console=module.RunConsole(), passes=240) as display:
+    display.step(51200)
+    display.record(train)
+    display.record(timing)
+    display._live.refresh()
+    display.record(validation)
+"""
+
+
+@pytest.mark.parametrize("columns", [80, 60])
+def test_a_narrow_terminal_breaks_no_number_and_no_unit(columns: int) -> None:
+    main_side, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    command = [sys.executable, "-c", ON_A_TERMINAL, module.__file__, repr((TRAIN, TIMING, VALIDATION))]
+    process = subprocess.Popen(
+        command, stdin=terminal, stdout=terminal, stderr=terminal, env={**environment, "TERM": "xterm"}
+    )
+    os.close(terminal)
+    written = b""
+    with contextlib.suppress(OSError):  # how Linux says that the other side is closed
+        while part := os.read(main_side, 65536):
+            written += part
+    assert process.wait() == 0
+    os.close(main_side)
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written.decode()).replace("\r", "\n").split("\n")
+    assert max(map(len, lines)) <= columns
+    assert any(re.search(r" 51,200/93,600 1,234 images/s \d+:\d\d left$", line) for line in lines), lines
+    assert "pass 2  validation top-1 70.50%  nll 0.812" in [line.rstrip() for line in lines]
 
 
 def test_a_quiet_console_shows_nothing() -> None:

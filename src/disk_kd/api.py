@@ -1,8 +1,8 @@
 """What the commands do, as functions: train and distil, evaluate, load a student, compare.
 
-    run = disk_kd.distill("cifar100/resnet10_s/resnet10_l-kd", data={"root": "data"}, train={"seed": 1})
-    print(run.summary["test"]["top1"])
-    student = run.student()
+run = disk_kd.distill("cifar100/resnet10_s/resnet10_l-kd", data={"root": "data"}, train={"seed": 1})
+print(run.summary["test"]["top1"])
+student = run.student()
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ Settings = TypeVar("Settings")
 _SHORT = {"method": "method.name", "hint": "hint.name", "views": "data.views"}
 _SWITCHES = frozenset({"resume", "quiet", "log_json", "print_config", "json"})
 _REPEATED = "import"
+_PATHS = frozenset({"output", "runs", "data.root", "student.weights", "teacher.weights"})
 _NEEDS = {
     _REPEATED: "--import needs a module of yours: --import my_module",
     "method.name": f"--method needs a name: one of {', '.join(METHODS)}, or your own: my_module:MyTask",
@@ -92,6 +93,8 @@ def read_arguments(arguments: Sequence[str], switches: Collection[str] = _SWITCH
             if not left or left[0].startswith("--"):
                 raise ConfigError(_NEEDS.get(name, f"--{typed} needs a value: --{typed} VALUE"))
             value = left.pop(0)
+        if not value and name in _PATHS:
+            raise ConfigError(f"--{typed} names nothing; give a path after it, or leave it out")
         if name == _REPEATED:
             found = loaded(value)
             imports += imports_of({"import": found or "-"})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from timm.data import ImageNetInfo
 from timm.utils import unwrap_model
-from torch import nn
+from torch import Tensor, nn
 
 from disk_kd.config import RunConfig, find_hint, find_method, has_teacher
 from disk_kd.data import AnySplit, Dataset, Loader, check_labels, load_dataset
 from disk_kd.data.settings import DataSettings
+from disk_kd.devices import inference_batch
 from disk_kd.errors import CheckpointError, ConfigError, DataError, DiskKDError, ModelError
 from disk_kd.hints import Context, Hint
 from disk_kd.models import check_logits, create_model, set_normalisation, shipped_weights
@@ -22,7 +23,7 @@ from disk_kd.models.about import read_about
 from disk_kd.models.settings import ModelSettings
 from disk_kd.recipe import recipe_of_run
 from disk_kd.tasks import StudentTask
-from disk_kd.teacher import Teacher, fixed_image_size
+from disk_kd.teacher import Teacher, TeacherStore, fixed_image_size
 from disk_kd.teacher import normalisation as stated_normalisation
 from disk_kd.trained import normalisation, recorded_options, take_usual, untold, with_recorded
 
@@ -272,3 +273,13 @@ def train_loader(config: RunConfig, task: StudentTask, split: AnySplit, **change
         "channels_last": config.train.channels_last,
     }
     return Loader(split, mean=mean, std=std, device=task.device, **(options | changes))
+
+
+def first_batches(
+    config: RunConfig, task: StudentTask, split: AnySplit, store: TeacherStore | None
+) -> Iterator[tuple[Tensor, Tensor, dict[str, Tensor]]]:
+    """Images, labels and stored outputs of the first epoch, alike for all ranks, as `StudentTask.begin` reads them."""
+    loader = train_loader(config, task, split, batch_size=inference_batch(task.device), drop_last=False, mix=None)
+    for batch in loader.batches(0):
+        stored = {} if store is None else store.read(batch.ids, batch.view, task.device)
+        yield batch.images, batch.targets, stored

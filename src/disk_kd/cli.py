@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import logging
 import math
 import os
 import sys
@@ -11,6 +12,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,10 +24,19 @@ from rich.table import Table
 
 from disk_kd import ranks
 from disk_kd.arguments import parse_evaluation, parse_run, parse_settings, read_arguments
-from disk_kd.compare import DEMO, compare, demo_text, of_recipes, read_experiment, with_control
+from disk_kd.compare import (
+    DEMO,
+    Experiment,
+    check_comparison,
+    compare,
+    demo_text,
+    of_recipes,
+    read_experiment,
+    with_control,
+)
 from disk_kd.compare.experiment import is_experiment
 from disk_kd.data import DATASETS, workers_watched
-from disk_kd.errors import ConfigError, DiskKDError, nearest, one_line
+from disk_kd.errors import ConfigError, DiskKDError, RunError, nearest, one_line
 from disk_kd.export import FORMATS, export
 from disk_kd.files import check_replaceable, user_path, write_text
 from disk_kd.help import evaluation_help, run_help, settings_help
@@ -71,6 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(text)
         return 0
     keep_memory()
+    logging.getLogger("timm.data").setLevel(logging.ERROR)  # it warns of what our errors say
     try:
         _run(*arguments)
         sys.stdout.flush()
@@ -88,7 +100,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(name: str, *arguments: str) -> None:
     if name not in COMMANDS:
-        raise ConfigError(f"unknown command {name!r}; {nearest(name, COMMANDS)}")
+        raise ConfigError(f"unknown command {name!r}; {nearest(name, COMMANDS)}; disk-kd --help lists them")
+    if "--help-all" in arguments and name in EVERY_OPTION:
+        print(EVERY_OPTION[name]([argument for argument in arguments if argument != "--help-all"]))
+        return
     with stop_signals(), workers_watched():
         COMMANDS[name](arguments)
 
@@ -144,16 +159,13 @@ def distill(arguments: Sequence[str]) -> None:
 
 
 def _train_or_distill(command: str, arguments: Sequence[str]) -> None:
-    if _wants_help(arguments):
-        print(run_help(command, arguments))
-        return
+    given = read_arguments(arguments)
     config = parse_run(command, arguments)
-    switches = read_arguments(arguments).switches
-    if "print_config" in switches:
+    if "print_config" in given.switches:
         print(config.to_yaml(), end="")
         return
-    quiet = "quiet" in switches
-    console = _console(quiet, "log_json" in switches)
+    quiet = "quiet" in given.switches
+    console = _console(quiet, "log_json" in given.switches)
     summary = execute(config, console)
     if isinstance(console, JsonConsole):
         console.event("end", run=str(config.output), summary=summary)
@@ -166,13 +178,10 @@ def _train_or_distill(command: str, arguments: Sequence[str]) -> None:
 
 def store_outputs(arguments: Sequence[str]) -> None:
     """Run a teacher once over all views of its training data, and keep its outputs."""
-    if _wants_help(arguments):
-        print(run_help("store-teacher", arguments))
-        return
+    given = read_arguments(arguments)
     config = parse_run("store-teacher", arguments)
-    switches = read_arguments(arguments).switches
-    quiet = "quiet" in switches
-    console = _console(quiet, "log_json" in switches)
+    quiet = "quiet" in given.switches
+    console = _console(quiet, "log_json" in given.switches)
     store = store_teacher(config, console)
     if isinstance(console, JsonConsole):
         console.event("end", store=str(store.path))
@@ -180,10 +189,6 @@ def store_outputs(arguments: Sequence[str]) -> None:
         _last_line(store.path)
     else:
         console.print(store_table(store))
-
-
-def _wants_help(arguments: Sequence[str]) -> bool:
-    return any(argument in ("-h", "--help", "--help-all") for argument in arguments)
 
 
 def _console(quiet: bool, as_json: bool) -> Console:
@@ -241,9 +246,10 @@ def compare_recipes(arguments: Sequence[str]) -> None:
     parser = _Parser(
         prog="disk-kd compare",
         description="Run RECIPES over seeds, and the teachers and starts that they name. Finished runs are reused,"
-        " unfinished ones go on. In the place of recipes one EXPERIMENT, a YAML file of rows (docs/experiments.md), of"
-        " which each may try several settings and keep the best on validation. Further options, such as --data.root"
-        " DIR, go to every run of RECIPES; --data... and --train... also to those that weights come from.",
+        " unfinished ones go on. In the place of recipes EXPERIMENTS, YAML files of rows (docs/experiments.md), of"
+        " which each may try several settings and keep the best on validation; several run one after another. Further"
+        " options, such as --data.root DIR, go to every run of RECIPES; --data... and --train... also to those that"
+        " weights come from.",
     )
     parser.add_argument("recipes", nargs="+", metavar="RECIPE", help="a name or a file")
     parser.add_argument("--seeds", type=count, help="how many seeds, from 0; default: the experiment's, or 3")
@@ -252,31 +258,48 @@ def compare_recipes(arguments: Sequence[str]) -> None:
     parser.add_argument("--against", metavar="METHOD", help=against)
     runs = "folder of the run directories and the table"
     parser.add_argument("--runs", type=user_path, default=Path("runs"), help=runs)
-    parser.add_argument("--jobs", type=count, default=1, help="runs at a time, which share the cores")
+    parser.add_argument("--jobs", type=count, default=1, help="runs at a time, which share the cores and GPUs")
     _add_import(parser)
     _add_output_options(parser)
     options, rest = parser.parse_known_args(_joined(arguments, parser))
-    given = read_arguments([*rest, *(f"--import={name}" for name in options.imports)])
-    own = given.tree
-    first, *others = options.recipes
-    name = "compare"
-    if is_experiment(first):
-        if others or options.baseline or options.against:
-            raise ConfigError(f"the experiment {first} stands alone: it names its rows and its baseline itself")
-        experiment, name = read_experiment(Path(first), options.seeds), Path(first).stem
+    own = read_arguments([*rest, *(f"--import={name}" for name in options.imports)]).tree
+    if any(map(is_experiment, options.recipes)):
+        experiments = _experiments(options)
     elif options.against:
         if options.baseline:
             raise ConfigError("--against brings the baseline; leave --baseline out")
-        experiment = with_control(options.recipes, options.seeds or 3, options.against, own)
+        experiments = {"compare": with_control(options.recipes, options.seeds or 3, options.against, own)}
     else:
-        experiment = of_recipes(options.recipes, options.seeds or 3, options.baseline)
+        experiments = {"compare": of_recipes(options.recipes, options.seeds or 3, options.baseline)}
     console = _console(options.quiet, options.log_json)
-    report = _reporter if options.report == "true" else None
-    done = compare(
-        experiment, runs=options.runs, name=name, options=own, jobs=options.jobs, console=console, report=report
-    )
+    for experiment in experiments.values() if len(experiments) > 1 else ():
+        check_comparison(experiment, runs=options.runs, options=own)
+    shared: dict[str, Any] = {"runs": options.runs, "options": own, "jobs": options.jobs, "console": console}
+    shared["report"] = _reporter if options.report == "true" else None
+    written, failed = list[Path](), list[str]()
+    for name, experiment in experiments.items():
+        try:
+            written += compare(experiment, name=name, **shared).written
+        except RunError as error:  # the others can do without it
+            if len(experiments) == 1:
+                raise
+            failed.append(f"{name}: {error}")
     if options.quiet:
-        _last_line(*done.written)
+        _last_line(*written)
+    if failed:
+        raise RunError("; ".join(failed))
+
+
+def _experiments(options: argparse.Namespace) -> dict[str, Experiment]:
+    """The experiments of the files that a comparison is given, by the name of their tables, in order."""
+    others = [name for name in options.recipes if not is_experiment(name)]
+    if others or options.baseline or options.against:
+        what = others[0] if others else "--baseline" if options.baseline else "--against"
+        raise ConfigError(f"an experiment names its rows and its baseline itself; leave {what} out")
+    paths = {Path(name).stem: user_path(name) for name in options.recipes}
+    if len(paths) < len(options.recipes):
+        raise ConfigError(f"experiments of one name would share their tables: {', '.join(options.recipes)}; rename one")
+    return {name: read_experiment(path, options.seeds) for name, path in paths.items()}
 
 
 def _joined(arguments: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
@@ -309,9 +332,6 @@ def _reporter(rows: Mapping[str, Sequence[Path]], baseline: str | None, output: 
 
 def evaluate(arguments: Sequence[str]) -> None:
     """Measure a run's student, or a file of weights, on a dataset."""
-    if _wants_help(arguments):
-        print(evaluation_help())
-        return
     config = parse_evaluation(arguments)
     metrics = evaluate_weights(config)
     if "json" in read_arguments(arguments).switches:
@@ -332,16 +352,61 @@ def evaluate(arguments: Sequence[str]) -> None:
 
 def run_bench(arguments: Sequence[str]) -> None:
     """Measure what a pass costs with each method, beside plain training and other tools."""
+    if "--to-accuracy" in arguments:
+        _bench_to_accuracy([argument for argument in arguments if argument != "--to-accuracy"])
+        return
     from disk_kd.bench import BenchSettings, bench  # here, because matplotlib takes a second to import
 
-    description = (
+    bench(parse_settings(BenchSettings, arguments), _Tables())
+
+
+def _bench_help(arguments: Sequence[str]) -> str:
+    from disk_kd.bench import BenchSettings  # as in `run_bench`
+
+    about = (
         f"{run_bench.__doc__} Give your own models and sizes: --student NAME --teachers '[NAME]' --image_size 224"
         " --classes 1000 --batch_size 64. The parts can be left out: --peers false --sweeps false --memory false."
+        " disk-kd bench --to-accuracy instead trains students until they reach an accuracy (its own --help)."
     )
-    if _wants_help(arguments):
-        print(settings_help("bench", description, BenchSettings))
-        return
-    bench(parse_settings(BenchSettings, arguments), _Tables())
+    return settings_help("bench", about, BenchSettings)
+
+
+def _bench_to_accuracy(arguments: Sequence[str]) -> None:
+    """Measure the wall clock until a student reaches a validation accuracy, beside plain training and other tools."""
+    from disk_kd.bench.to_accuracy import CONTESTANTS, DEFAULT, Race, to_accuracy  # as in `run_bench`
+
+    parser = _Parser(
+        prog="disk-kd bench --to-accuracy",
+        usage="disk-kd bench --to-accuracy [RECIPE] [options]",
+        description=f"{_bench_to_accuracy.__doc__} RECIPE and all further options, such as --data.root DIR or"
+        " --student.name NAME, are those of `disk-kd distill` and hold for every contestant; without RECIPE"
+        " cifar100/pretrained-resnet10_s. Contestants take turns, an epoch each. Killed, the same command goes on.",
+    )
+    parser.add_argument("--target", type=float, action="append", default=[], help="a validation top-1 %%; repeatable")
+    parser.add_argument("--epochs", type=count, help="of every contestant; default: the recipe's")
+    which = (
+        f"default: {' '.join(DEFAULT)}; there is also {' '.join(name for name in CONTESTANTS if name not in DEFAULT)}"
+    )
+    parser.add_argument("--contestants", nargs="+", metavar="NAME", default=list(DEFAULT), help=which)
+    alone = "an option of one contestant alone, such as plain_ce train.weight_decay=5e-4; repeatable"
+    parser.add_argument("--only", nargs=2, metavar=("NAME", "OPTION=VALUE"), action="append", default=[], help=alone)
+    parser.add_argument("--workers", type=int, help="processes of the other tools' loaders; default: one a core")
+    kept = "its part to-accuracy keeps what a stopped measurement goes on from"
+    parser.add_argument("--runs", type=user_path, default=Path("runs"), help=kept)
+    parser.add_argument("--output", type=user_path, help="folder for the table, the curves and the picture")
+    recipe = list(arguments[:1]) if arguments and not arguments[0].startswith("-") else []
+    options, rest = parser.parse_known_args(_joined(arguments[len(recipe) :], parser))
+    length = [] if options.epochs is None else [f"--train.passes={options.epochs}"]
+    race = Race(
+        options=(*recipe, *rest, *length),
+        contestants=tuple(options.contestants),
+        own=tuple((name, option) for name, option in options.only),
+        targets=tuple(options.target),
+        workers=options.workers,
+        runs=options.runs,
+        output=options.output,
+    )
+    to_accuracy(race, _Tables())
 
 
 def write_report(arguments: Sequence[str]) -> None:
@@ -506,6 +571,11 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **settings)
 
     def error(self, message: str) -> NoReturn:
+        unknown, _, option = message.partition(": --")
+        if unknown == "unrecognized arguments":
+            option = option.split()[0].partition("=")[0]
+            known = (name.lstrip("-") for name in self._option_string_actions)
+            raise ConfigError(f"unknown option --{option}; {nearest(option, known)}")
         raise ConfigError(message)
 
 
@@ -531,3 +601,11 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "toy": toy,
     "list": list_names,
 }
+EVERY_OPTION: dict[str, Callable[[Sequence[str]], str]] = {
+    "train": partial(run_help, "train"),
+    "distill": partial(run_help, "distill"),
+    "store-teacher": partial(run_help, "store-teacher"),
+    "evaluate": lambda _: evaluation_help(),
+    "bench": _bench_help,
+}
+"""What --help-all shows; `disk_kd_command` answers --help with the common options."""

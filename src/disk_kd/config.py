@@ -15,13 +15,24 @@ from typing import Any
 import yaml
 
 from disk_kd.data.settings import DataSettings
-from disk_kd.errors import ConfigError, nearest
+from disk_kd.errors import ConfigError, shown
 from disk_kd.files import user_path
 from disk_kd.hints import HINTS, Hint
 from disk_kd.models.settings import StudentSettings
-from disk_kd.options import Option, dotted, environment_names, merged, options_of, plain, read, read_options, read_value
+from disk_kd.options import (
+    Option,
+    dotted,
+    environment_names,
+    merged,
+    nearest_option,
+    options_of,
+    plain,
+    read,
+    read_options,
+    read_value,
+)
 from disk_kd.plugins import find_class, import_modules
-from disk_kd.recipe import CONFIG, PARTS, WRITTEN_BY, imports_of, load_recipe, referred, run_folder
+from disk_kd.recipe import CONFIG, PARTS, WRITTEN_BY, imports_of, load_recipe, referred, run_folder, without_schedule
 from disk_kd.tasks import METHODS, StudentTask
 from disk_kd.teacher.settings import TeacherSettings
 from disk_kd.train.settings import TrainSettings
@@ -105,7 +116,7 @@ class RunConfig:
         """
         for key in tree:
             if key not in (*PARTS, *_BESIDE):
-                raise ConfigError(f"unknown option {key}; {nearest(str(key), [*PARTS, *_BESIDE])}")
+                raise ConfigError(f"unknown option {shown(str(key))}; {nearest_option(str(key), _known())}")
         imports = imports_of(tree)
         import_modules(imports)
         beside = {key: read_value(kind, tree[key], key) for key, kind in _BESIDE.items() if key in tree}
@@ -180,7 +191,7 @@ class RunConfig:
         config = self
         for name, value in decisions.items():
             part, key = name.split(".")
-            config = replace(config, **{part: replace(getattr(config, part), **{key: value})})  # type: ignore[arg-type]
+            config = replace(config, **{part: replace(getattr(config, part), **{key: value})})
         return config
 
     @property
@@ -216,10 +227,17 @@ def with_options(recipe: Mapping[str, Any], options: Mapping[str, Any], method: 
         own[part] = {**below, "name": before}
         parts[part] = {**merged({} if name != before else below, above), "name": name}
     check_root(_part("data", options), below=_part("data", recipe))
+    recipe = without_schedule(recipe, options)
     tree = {**merged(recipe, {key: value for key, value in options.items() if key not in parts}), **parts}
     if "published" in recipe and "published" not in options and (another or _changes({**recipe, **own}, tree)):
         tree["published"] = None
     return tree
+
+
+def _known() -> list[str]:
+    """The dotted names of options, as far as they do not hang on a method or hint."""
+    parts = {"data": DataSettings, "student": StudentSettings, "teacher": TeacherSettings, "train": TrainSettings}
+    return [*_BESIDE, *PARTS, *(f"{part}.{name}" for part, kind in parts.items() for name in options_of(kind))]
 
 
 def find_method(name: str) -> type[StudentTask]:

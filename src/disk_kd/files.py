@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,9 @@ from torch import Tensor
 
 from disk_kd.errors import ConfigError, RunError, one_line
 
-_TEMPORARY = re.compile(r".+\.(\d+)\.tmp")
+_TEMPORARY = re.compile(r"(.+)\.(\d+)\.tmp")
+_CLOCKS_S = 2.0
+"""How far the times of processes and files may be apart."""
 _MOST_YAML_NODES = 100_000
 
 
@@ -31,7 +34,8 @@ def replacing(path: Path) -> Iterator[Path]:
         OSError: the folder is missing or not writable, or the disk is full.
     """
     check_replaceable(path)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    remove_leftovers(path.parent, path.name)
+    temporary = temporary_path(path)
     try:
         yield temporary
         with temporary.open("rb+") as file:
@@ -53,12 +57,37 @@ def check_replaceable(path: Path) -> None:
         raise RunError(f"{path} is a {kind}, which is not replaced by a file; give another name")
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of `replacing` whose process was killed."""
+def temporary_path(path: Path) -> Path:
+    """Where this process writes what is to take the place of `path`."""
+    return path.with_name(f"{path.name}.{os.getpid()}.tmp")
+
+
+def remove_leftovers(folder: Path, name: str | None = None) -> None:
+    """Remove from `folder` the temporary files of processes that were killed.
+
+    Args:
+        folder: where they are.
+        name: of the file or folder that they were to replace, whose temporary folders are removed too; None: of all
+            files.
+    """
     for path in folder.glob("*.tmp"):
         found = _TEMPORARY.fullmatch(path.name)
-        if found and (int(found[1]) == os.getpid() or not psutil.pid_exists(int(found[1]))):
+        if found is None or name not in (None, found[1]) or _at_work(int(found[2]), path):
+            continue
+        if not path.is_dir():
             path.unlink(missing_ok=True)
+        elif name is not None:
+            shutil.rmtree(path)
+
+
+def _at_work(process: int, path: Path) -> bool:
+    """Whether the process may still write `path`: another one that lives, and did not begin after it was written."""
+    try:
+        return process != os.getpid() and psutil.Process(process).create_time() < path.stat().st_mtime + _CLOCKS_S
+    except psutil.AccessDenied:
+        return True
+    except (psutil.NoSuchProcess, FileNotFoundError):
+        return False
 
 
 def user_path(text: str | Path) -> Path:
@@ -119,6 +148,8 @@ def read_yaml(path: Path) -> Any:
         raise
     except RecursionError:
         raise ConfigError(f"cannot read {path}: it is nested too deeply; write it flatter") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"cannot read {path}: it is no text in UTF-8; give a YAML file") from None
     except (OSError, yaml.YAMLError) as error:
         raise ConfigError(f"cannot read {path}: {one_line(error)}") from None
     except Exception as error:  # PyYAML lets through whatever Python says of a date, number or boolean that is none

@@ -18,11 +18,6 @@ from disk_kd.tasks import METHODS
 from disk_kd.teacher.settings import TeacherSettings
 from disk_kd.train.settings import TrainSettings
 
-COMMON = (
-    *("student.name", "teacher.name", "teacher.weights", "teacher.pretrained", "data.name", "data.root"),
-    *("method.name", "train.passes", "train.batch_size", "train.lr", "train.device"),
-)
-"""The options that most runs give."""
 _WIDTH = 100
 _METHOD_HELP = f"one of {', '.join(METHODS)}, or my_module:MyTask; --method is short for it"
 _HINT_HELP = f"one of {', '.join(HINTS)}, or my_module:MyHint: a loss between features, added to the method's"
@@ -46,15 +41,12 @@ _OF_RUN = {
     "quiet": "print nothing but errors and, at the end, the folder that was made",
     "log-json": "print the log as lines of JSON, and nothing else (docs/report.md)",
     "print_config": "print the resolved recipe and do nothing else",
-    "help-all": "show all options",
 }
 
 
 def run_help(command: str, arguments: Sequence[str]) -> str:
-    """The help of train, distill and store-teacher: common options, or with --help-all every option."""
-    everything = "--help-all" in arguments
-    left = [argument for argument in arguments if argument not in ("-h", "--help", "--help-all")]
-    tree = read_arguments(left).tree
+    """Every option of train, distill or store-teacher, with those of the method and hint that the arguments name."""
+    tree = read_arguments(arguments).tree
     method, hint = named("method", tree)[0], named("hint", tree)[0]
     task = find_method(method or ("ce" if command == "train" else DEFAULT_METHOD))
     groups: dict[str, Mapping[str, Option]] = {"data": options_of(DataSettings), "student": options_of(StudentSettings)}
@@ -65,19 +57,9 @@ def run_help(command: str, arguments: Sequence[str]) -> str:
     of_hint = {} if hint is None else options_of(find_hint(hint), OF_HINT)
     groups["hint"] = {"name": Option("name", str | None, hint, _HINT_HELP), **of_hint}
     groups["train"] = options_of(TrainSettings)
-    flat = {f"{group}.{name}": option for group, options in groups.items() for name, option in _leaves(options)}
     lines = [f"usage: disk-kd {command} [RECIPE] [options]", "", *textwrap.wrap(_ABOUT[command], _WIDTH), ""]
-    if everything:
-        for group in groups:
-            lines += [f"{group}:"]
-            lines += [
-                line for name, option in flat.items() if name.startswith(f"{group}.") for line in _told(name, option)
-            ]
-            lines += [""]
-    else:
-        lines += ["common options:"]
-        lines += [line for name in COMMON if name in flat for line in _told(name, flat[name])]
-        lines += [""]
+    for group, options in groups.items():
+        lines += [f"{group}:", *(line for name, one in _leaves(options, f"{group}.") for line in _told(name, one)), ""]
     lines += ["of the run:"]
     lines += [line for name, text in _OF_RUN.items() for line in _entry(f"--{name}", text)]
     return "\n".join(lines)

@@ -10,7 +10,7 @@ import inspect
 import json
 import math
 import types
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from functools import cache, reduce
 from operator import or_
@@ -28,6 +28,16 @@ Value = TypeVar("Value")
 
 _ENVIRONMENT = "environment"
 _NULL = ("null", "None")
+_ALIASES = {
+    "epoch": "train.passes",
+    "epochs": "train.passes",
+    "learning_rate": "train.lr",
+    "batch": "train.batch_size",
+    "gpu": "train.device",
+    "dataset": "data.name",
+    "model": "student.name",
+}
+"""What other programs call an option."""
 _WORDS: dict[Any, str] = {
     bool: "true or false",
     int: "a whole number",
@@ -80,8 +90,7 @@ class Option:
         return described(self.kind)
 
 
-@cache
-def options_of(owner: Callable[..., Any], skip: frozenset[str] = frozenset()) -> dict[str, Option]:
+def options_of(owner: Any, skip: frozenset[str] = frozenset()) -> dict[str, Option]:
     """The options of a dataclass or of a class's constructor, by name and in order.
 
     A constructor that takes **keywords has those of the next class that it derives from too.
@@ -90,10 +99,15 @@ def options_of(owner: Callable[..., Any], skip: frozenset[str] = frozenset()) ->
         owner: the dataclass or class.
         skip: names that are no options.
     """
+    return _options(owner, skip)
+
+
+@cache
+def _options(owner: Any, skip: frozenset[str]) -> dict[str, Option]:
     found: dict[str, Option] = {}
     for kind in inspect.getmro(owner) if isinstance(owner, type) else (owner,):
-        constructor = kind.__init__ if isinstance(kind, type) else kind
-        if constructor is object.__init__ or (isinstance(kind, type) and "__init__" not in vars(kind)):
+        constructor = vars(kind).get("__init__") if isinstance(kind, type) else kind
+        if constructor is None or kind is object:
             continue
         declared = get_type_hints(kind if is_dataclass(kind) else constructor)
         parameters = list(inspect.signature(constructor).parameters.values())[isinstance(kind, type) :]
@@ -145,10 +159,10 @@ def read_options(
     for key in tree:
         if key not in known:
             option = shown(f"{prefix}{key}")
-            raise ConfigError(f"unknown option {option}; {nearest(option, [prefix + each for each in known])}")
-    for option in known.values():
-        if option.default is MISSING and option.name not in tree:
-            raise ConfigError(f"{prefix}{option.name} is missing: give {option.takes}")
+            raise ConfigError(f"unknown option {option}; {nearest_option(option, [prefix + each for each in known])}")
+    for key, needed in known.items():
+        if needed.default is MISSING and key not in tree:
+            raise ConfigError(f"{prefix}{key} is missing: give {needed.takes}")
     return {key: read_value(known[key].kind, value, prefix + key) for key, value in tree.items()}
 
 
@@ -247,6 +261,17 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     return {**below, **{key: merged(below[key], value) if key in both else value for key, value in above.items()}}
 
 
+def nearest_option(name: str, valid: Iterable[str]) -> str:
+    """Names the options that a wrong one may stand for: those of the same last word, else the nearest.
+
+    Returns a phrase such as ``"nearest: train.lr"``.
+    """
+    valid = list(valid)
+    last = name.rpartition(".")[2].lower()
+    same = [option for option in valid if option == _ALIASES.get(last) or option.rpartition(".")[2] == last]
+    return f"nearest: {', '.join(same[:3])}" if same else nearest(name, valid)
+
+
 def _both_mappings(one: Any, other: Any) -> bool:
     return isinstance(one, Mapping) and isinstance(other, Mapping)
 
@@ -329,7 +354,7 @@ def _field_default(settings: type, name: str) -> Any:
 
 
 @cache
-def _told(owner: Callable[..., Any]) -> dict[str, str]:
+def _told(owner: Any) -> dict[str, str]:
     """What docstrings say of each option: those of the class itself before those that it derives from."""
     told: dict[str, str] = {}
     for kind in reversed(inspect.getmro(owner) if isinstance(owner, type) else (owner,)):

@@ -10,6 +10,7 @@ from typing import Any
 from disk_kd.errors import ConfigError, nearest
 from disk_kd.files import read_yaml, user_path
 from disk_kd.options import merged
+from disk_kd.train.settings import OF_SCHEDULES, TrainSettings
 
 RECIPES = Path(str(resources.files("disk_kd") / "recipes"))
 CONFIG = "config.yaml"
@@ -23,8 +24,12 @@ _REFERENCE = "recipe:"
 
 def list_recipes() -> dict[str, str]:
     """The packaged recipes by name, with their descriptions."""
+    return {name: load_recipe(path).get("description", "") for name, path in _files().items()}
+
+
+def _files() -> dict[str, Path]:
     paths = sorted(path for path in RECIPES.rglob("*.yaml") if not path.name.startswith("_"))
-    return {recipe_name(path): load_recipe(path).get("description", "") for path in paths}
+    return {recipe_name(path): path for path in paths}
 
 
 def find_recipe(name: str) -> Path:
@@ -42,7 +47,8 @@ def find_recipe(name: str) -> Path:
     if packaged.is_file():
         return packaged
     raise ConfigError(
-        f"no recipe {name!r}: give a YAML file, a run directory or a name; {nearest(name, list_recipes())}"
+        f"no recipe {name!r}: give a YAML file, a run directory or a name of `disk-kd list recipes`;"
+        f" {nearest(name, _files())}"
     )
 
 
@@ -74,7 +80,21 @@ def load_recipe(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         return content
     below = load_recipe(path.parent / user_path(str(base)), (*above, path.resolve()))
     below.pop("published", None)  # it was published for the base
-    return merged(below, content)
+    for part in ("method", "hint"):
+        names = [(options.get(part) or {}).get("name") for options in (below, content)]
+        if None not in names and names[0] != names[1]:
+            below.pop(part)  # another brings its own defaults
+    return merged(without_schedule(below, content), content)
+
+
+def without_schedule(recipe: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe without the settings of its learning-rate schedule, where the options above it name another one."""
+    train = recipe.get("train") or {}
+    named = (above.get("train") or {}).get("schedule")
+    if named is None or named == train.get("schedule", TrainSettings.schedule):
+        return dict(recipe)
+    left = {name: value for name, value in train.items() if name not in ("schedule", *OF_SCHEDULES)}
+    return {**recipe, "train": left}
 
 
 def is_run_config(path: Path) -> bool:

@@ -13,7 +13,7 @@ from timm.utils import unwrap_model
 from torch import nn
 
 from disk_kd import ranks
-from disk_kd.build import STUDENT, build_task, find_weights, load_data, recorded_in_files, train_loader
+from disk_kd.build import STUDENT, build_task, find_weights, first_batches, load_data, recorded_in_files, train_loader
 from disk_kd.config import RunConfig
 from disk_kd.data import AnySplit, Dataset, Loader, workers_watched
 from disk_kd.data.settings import DataSettings
@@ -22,7 +22,7 @@ from disk_kd.errors import ConfigError
 from disk_kd.files import save_tensors, write_text
 from disk_kd.measure import evaluate_split, temperature_scaled
 from disk_kd.models import load_state_dict
-from disk_kd.run_folder import alone_in, check_folder, check_reused, check_same_images, lay_out, write_beginning
+from disk_kd.run_folder import DATA, alone_in, check_folder, check_reused, check_same_images, lay_out, write_beginning
 from disk_kd.storing import open_store, settle_store, settle_views
 from disk_kd.summary import SUMMARY, last_metrics, model_sizes, read_summary, summarise
 from disk_kd.tasks import Phase, StudentTask, plan_passes
@@ -34,12 +34,16 @@ from disk_kd.train import (
     JsonConsole,
     Position,
     TrainStep,
+    check_logger,
     compile_where_it_pays,
     evaluated,
     fit,
     make_optimizer,
     prepare_ranks,
+    tracked,
 )
+from disk_kd.train.checkpoint import seed_all
+from disk_kd.train.tracking import Tracker
 from disk_kd.trained import student_metadata
 
 
@@ -67,15 +71,20 @@ def execute(
         if done := ranks.from_main(lambda: read_summary(folder) if (folder / STUDENT).exists() else None):
             ranks.from_main(lambda: check_reused(folder, config.data, load, console))
             return done
+        check_logger(config.train.logger)
         run = PreparedRun.prepare(config, device, console, load)
         with alone_in(folder):
             run, step = run.begin(console)
-            end = run.train(step, console)
-            last = run.measured()
-            run.select()
-            chosen = run.measured()
-            scaled = run.scaled()
-            return ranks.from_main(lambda: run.summarise(end, last, chosen, scaled))
+            with tracked(config.train.logger, folder, run.config.to_tree(), console.print) as tracker:
+                end = run.train(step, console, tracker)
+                last = run.measured()
+                run.select()
+                chosen = run.measured()
+                scaled = run.scaled()
+                summary = ranks.from_main(lambda: run.summarise(end, last, chosen, scaled))
+                if tracker is not None:
+                    tracker.summarise(summary)
+                return summary
 
 
 @dataclass(frozen=True)
@@ -117,7 +126,9 @@ class PreparedRun:
         dataset = load(config.data)
         if ranks.from_main((folder / CHECKPOINT).exists):
             ranks.from_main(lambda: check_same_images(folder, dataset))
-        torch.manual_seed(settings.seed)
+            if not ranks.from_main((folder / DATA).exists):  # begun by version 0.1: no dataset had a normalisation
+                dataset = replace(dataset, normalisation=None)
+        seed_all(settings.seed)
         task = build_task(config, dataset, device, lambda text: console.print(text, markup=False, soft_wrap=True))
         plan = plan_passes(task.phases, settings.passes)
         train = place(dataset.train, device)
@@ -148,6 +159,7 @@ class PreparedRun:
         settings = self.config.train
         with ranks.told_once():
             store = open_store(self.config, self.task, self.loader.split, console)
+        self.task.begin(first_batches(self.config, self.task, self.loader.split, store))
         if ranks.size() > 1:
             prepare_ranks(self.task, settings)
         step = TrainStep(self.task, settings, store)
@@ -156,7 +168,7 @@ class PreparedRun:
         ranks.from_main(lambda: write_beginning(run.config, self.dataset))
         return run, step
 
-    def train(self, step: TrainStep, console: Console) -> Position:
+    def train(self, step: TrainStep, console: Console, tracker: Tracker | None = None) -> Position:
         """Train to the end, or go on to it."""
         config = self.config
         _tell_start(console, config, passes=len(self.plan), steps=self.steps)
@@ -175,6 +187,7 @@ class PreparedRun:
             validate=None if validation is None else lambda: self.measure(validation),
             display=Display(self.steps, title=str(config.output), console=console, passes=len(self.plan)),
             resume=config.resume,
+            tracker=tracker,
         )
 
     def measure(self, split: AnySplit) -> dict[str, float]:

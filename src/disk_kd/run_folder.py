@@ -22,6 +22,7 @@ from disk_kd.files import read_yaml, remove_leftovers, write_text
 from disk_kd.options import dotted
 from disk_kd.recipe import CONFIG
 from disk_kd.tasks import StudentTask
+from disk_kd.train import CHECKPOINT
 
 DATA = "data.json"
 """Fingerprints of the images, as they were when the run began."""
@@ -83,9 +84,11 @@ def _flat(config: RunConfig) -> dict[str, Any]:
 
 
 def write_beginning(config: RunConfig, dataset: Dataset) -> None:
-    """Write what the run is, and of which images."""
-    write_text(config.output / CONFIG, config.to_yaml())
-    write_text(config.output / DATA, json.dumps(_fingerprints(dataset)) + "\n")
+    """Write what the run is, and of which images, unless version 0.1 began it, which did not say."""
+    folder = config.output
+    write_text(folder / CONFIG, config.to_yaml())
+    if (folder / DATA).exists() or not (folder / CHECKPOINT).exists():
+        write_text(folder / DATA, json.dumps(_fingerprints(dataset)) + "\n")
 
 
 def _fingerprints(dataset: Dataset) -> dict[str, str]:
@@ -135,5 +138,8 @@ def lay_out(folder: Path, task: StudentTask) -> None:
     if free < needed:
         sizes = f"{free / 2**20:.0f} MiB free, the run needs {needed / 2**20:.0f} MiB"
         raise RunError(f"{place} has {sizes}; make room or give another --output")
-    for path in (folder, folder / "best", folder / "last"):
-        path.mkdir(parents=True, exist_ok=True)
+    try:
+        for path in (folder, folder / "best", folder / "last"):
+            path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot make the run directory {folder} ({error.strerror}); give another --output") from None

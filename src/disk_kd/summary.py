@@ -15,7 +15,7 @@ import torch
 from disk_kd.build import find_weights
 from disk_kd.config import RunConfig
 from disk_kd.data import Dataset
-from disk_kd.errors import RunError
+from disk_kd.errors import RunError, one_line
 from disk_kd.memory import peak_host_bytes
 from disk_kd.models import multiply_adds
 from disk_kd.tasks import StudentTask
@@ -37,6 +37,7 @@ def summarise(config: RunConfig, task: StudentTask, dataset: Dataset, end: Posit
         "data": dataset.name,
         "classes": dataset.num_classes,
         "train_samples": len(dataset.train),
+        "limit_test": config.data.limit_test,
         "seed": config.train.seed,
         "weight_decay": config.train.weight_decay,
         "start": _start(config, start),
@@ -85,7 +86,20 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
 
 
 def last_metrics(folder: Path) -> dict[str, Any]:
-    """The last line of a run's log from a student pass; losses, budget and help are means over that whole pass."""
+    """The last line of a run's log from a student pass; losses, budget and help are means over that whole pass.
+
+    Raises:
+        RunError: the log is damaged.
+    """
+    try:
+        return _last_metrics(folder)
+    except (KeyError, StopIteration, TypeError, ValueError) as error:
+        raise RunError(
+            f"{folder / 'metrics.jsonl'} is damaged ({one_line(error)}); begin in another --output"
+        ) from None
+
+
+def _last_metrics(folder: Path) -> dict[str, Any]:
     logged = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     lines = [line for line in logged if line["kind"] == "train"]
     last = next(line for line in reversed(lines) if line["phase"] != "helper")

@@ -2,7 +2,7 @@
 
 Legend: B batch, C classes, K the teacher's top classes, M = K + 1 columns (the top K, then the label).
 
-Checks read shapes and Python numbers only, never a tensor's values: those would stop the device each step.
+Checks read shapes and Python numbers. Of tensors on an accelerator they read no values, which would stop it each step.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from disk_kd.errors import ConfigError
+from disk_kd.errors import ConfigError, DataError
 
 # The finaliser of SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", OOPSLA 2014),
 # in int64 that wraps as uint64 does: hence the negative constants.
@@ -211,7 +211,8 @@ def check_shapes(
 ) -> None:
     """Raises ConfigError unless logits are (B, C) both, targets (B,) integers and helper (B,).
 
-    With `shares`, targets may also be (B, C) floats: the classes' shares in mixed images.
+    Raises DataError for labels that `check_range` refuses. With `shares`, targets may also be (B, C) floats: the
+    classes' shares in mixed images.
     """
     if student_logits.dim() != 2 or student_logits.shape != teacher_logits.shape:
         raise ConfigError(
@@ -225,5 +226,53 @@ def check_shapes(
             f"targets must be int64 class indices of shape {tuple(batch)}, got {targets.dtype} of shape "
             f"{tuple(targets.shape)}; give one class per image"
         )
+    if targets is not None and not mixed:
+        check_range(targets, student_logits.shape[1])
     if helper is not None and helper.shape != batch:
         raise ConfigError(f"helper must have shape {tuple(batch)}, got {tuple(helper.shape)}; give one value per image")
+
+
+def check_range(labels: Tensor, classes: int, *, what: str = "labels", unlabelled: bool = False) -> None:
+    """Raises DataError for labels outside 0 … classes - 1.
+
+    It looks at labels on the CPU alone, and not in compiled code: to read those of an accelerator would stop it.
+
+    Args:
+        labels: integers of any shape.
+        classes: how many there are.
+        what: they are, for the message.
+        unlabelled: whether `UNLABELLED` is allowed too.
+    """
+    if labels.device.type == "cpu" and not torch.compiler.is_compiling():
+        require_range(labels, classes, what=what, unlabelled=unlabelled)
+
+
+def require_range(labels: Tensor, classes: int, *, what: str = "labels", unlabelled: bool = False) -> None:
+    """`check_range` on any device, which it waits for."""
+    given = labels[labels != UNLABELLED] if unlabelled else labels
+    if not given.numel():
+        return
+    low, high = (int(end) for end in given.aminmax())
+    if low < 0 or high >= classes:
+        none = f", or {UNLABELLED} for an image without one" if unlabelled else ""
+        advice = "give each image one" if low == UNLABELLED else "count them from 0"
+        raise DataError(f"{what} are expected in 0 … {classes - 1}{none}, got {low} … {high}; {advice}")
+
+
+def check_targets(targets: Tensor, images: int, classes: int | None) -> None:
+    """Raises DataError unless targets are (B,) integers or (B, C) shares of the classes.
+
+    Args:
+        targets: of a batch.
+        images: B.
+        classes: C; None: not known.
+    """
+    if targets.is_floating_point():
+        fits = targets.dim() == 2 and len(targets) == images and classes in (None, targets.shape[1])
+    else:
+        fits = targets.shape == (images,)
+    if not fits:
+        raise DataError(
+            f"targets must be integer class indices of shape {(images,)}, or shares of the classes of shape ({images},"
+            f" {classes or 'classes'}), got {targets.dtype} of shape {tuple(targets.shape)}; give one class per image"
+        )

@@ -97,6 +97,16 @@ def test_the_figure_has_a_panel_for_each_sweep_that_was_measured() -> None:
     assert (list(xs), list(ys)) == ([25, 50], [2000.0, 1000.0])
 
 
+def test_ours_others_and_the_bound_differ_in_colour() -> None:
+    peers = [Rate("timm", "timm", "big", (300.0,)), Rate("torchdistill", "torchdistill", "big", (200.0,))]
+    bars, *_ = figure([*RATES, *peers], []).axes
+    bound, ce, disk, timm, torchdistill = [bar.get_facecolor() for bar in bars.patches]
+    assert ce == disk
+    assert timm == torchdistill
+    assert len({bound, ce, timm}) == 3
+    assert [text.get_text() for text in bars.get_legend().get_texts()] == ["one fixed batch", "ours", "another library"]
+
+
 @pytest.mark.parametrize("points", [POINTS, []])
 def test_the_figure_is_drawn(points: list[Point]) -> None:
     text = svg(figure(RATES, points)).decode()

@@ -67,12 +67,22 @@ def test_grey_files_become_colour():
     [
         (b"no image", "cat/1.png cannot be read as an image: its format is not known"),
         (png(picture(64, 64))[:200], "cat/1.png cannot be read as an image: .*truncated"),
-        (png(np.ones((4, 4), np.uint16)), "cat/1.png cannot be read as an image: .* mode I;16, 8 bits a channel"),
+        (png(np.ones((4, 4), np.uint16)), r"cat/1.png cannot be read as an image: .*\(mode I;16\); to scale them"),
     ],
 )
 def test_an_unreadable_image_is_named(content: bytes, message: str):
     with pytest.raises(DataError, match=message):
         to_pixels(io.BytesIO(content), "cat/1.png", None)
+
+
+def test_palettes_with_transparency_keep_their_colours(recwarn: pytest.WarningsRecorder):
+    image = Image.fromarray(picture(6, 6)).quantize(8)
+    for transparency in (0, bytes(range(8))):
+        file = io.BytesIO()
+        image.save(file, "PNG", transparency=transparency)
+        expected = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+        assert np.array_equal(to_pixels(file, "a.png", None), expected)
+    assert not recwarn.list
 
 
 def test_formats_that_start_programs_are_not_opened(monkeypatch: pytest.MonkeyPatch):

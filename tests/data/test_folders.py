@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -206,6 +207,18 @@ def test_a_compressed_or_damaged_tar_is_refused(tmp_path: Path):
             class_samples(tmp_path / f"{name}.tar")
 
 
+def test_a_tar_of_absolute_names_is_read_as_tar_unpacks_it(tmp_path: Path):
+    picture = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(picture, "PNG")
+    with tarfile.open(tmp_path / "train.tar", "w") as archive:
+        for name in ("/cat/0.png", "dog/0.png", "//dog/1.png"):
+            member = tarfile.TarInfo(name)
+            member.size = len(picture.getvalue())
+            archive.addfile(member, io.BytesIO(picture.getvalue()))
+    samples = class_samples(tmp_path / "train.tar")
+    assert (samples.class_names, samples.targets.tolist()) == (("cat", "dog"), [0, 1, 1])
+
+
 def test_tar_members_are_never_unpacked(tmp_path: Path):
     picture = io.BytesIO()
     Image.fromarray(np.zeros((4, 4, 3), dtype=np.uint8)).save(picture, "PNG")
@@ -239,6 +252,49 @@ def test_splits_may_be_tars(tmp_path: Path):
     assert parts.test is not None
 
 
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [("valid", "validation"), ("dev", "validation"), ("Val", "validation"), ("testing", "test"), ("TEST", "test")],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_other_spellings_of_a_split_are_read_and_told(tmp_path: Path, name: str, split: str, packed: bool):
+    write_classes(tmp_path / "train")
+    folder = write_classes(tmp_path / "x" / name if packed else tmp_path / name, each=1)
+    if packed:
+        pack(folder, tmp_path / f"animals-{name}.tar", name)
+        shutil.rmtree(tmp_path / "x")
+    with pytest.warns(UserWarning, match=rf"{name}(\.tar)? is read as the {split} split"):
+        parts = folder_parts(tmp_path)
+    found = getattr(parts, split)
+    assert found is not None
+    assert len(found.targets) == 3
+    assert [parts.validation, parts.test].count(None) == 1
+
+
+@pytest.mark.parametrize("name", ["eval", "Evaluation", "holdout"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_folder_that_may_be_either_split_is_refused(tmp_path: Path, name: str, packed: bool):
+    write_classes(tmp_path / "train")
+    write_classes(tmp_path / "test")
+    pack(tmp_path / "test", tmp_path / f"{name}.tar", "") if packed else write_classes(tmp_path / name)
+    with pytest.raises(DataError, match=rf"{name}(\.tar)? may be for validation or for test; rename it to val or test"):
+        folder_parts(tmp_path)
+    write_classes(tmp_path / "val")
+    with pytest.warns(UserWarning, match=rf"holds {name}(\.tar)?, which are not read: splits are named train, val and"):
+        assert folder_parts(tmp_path).validation is not None
+
+
+@pytest.mark.parametrize("name", ["val.zip", "animals-test.tar.gz"])
+def test_an_archive_that_may_be_a_missing_split_is_refused(tmp_path: Path, name: str):
+    write_classes(tmp_path / "train")
+    (tmp_path / name).write_bytes(b"packed")
+    with pytest.raises(DataError, match=rf"{name} is not read: unpack it, pack it as an uncompressed tar, or move it"):
+        folder_parts(tmp_path)
+    write_classes(tmp_path / "val")
+    write_classes(tmp_path / "test")
+    assert folder_parts(tmp_path).validation is not None
+
+
 def test_a_root_without_a_training_split_is_refused(tmp_path: Path):
     with pytest.raises(DataError, match=r"hold a folder train, train.tar or \*-train.tar; it holds nothing"):
         folder_parts(tmp_path)
@@ -250,7 +306,7 @@ def test_a_root_without_a_training_split_is_refused(tmp_path: Path):
 def test_a_split_given_twice_is_refused(tmp_path: Path):
     folder = write_classes(tmp_path / "train")
     pack(folder, tmp_path / "animals-train.tar", "")
-    with pytest.raises(DataError, match=r"one train split, it holds train, animals-train.tar; move the others"):
+    with pytest.raises(DataError, match=r"one train split, it holds animals-train.tar, train; move the others"):
         folder_parts(tmp_path)
 
 

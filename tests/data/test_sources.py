@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import shutil
+import tarfile
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ def test_digits_are_scikit_learns():
 
 
 def test_digits_test_split_is_stratified_and_does_not_hang_on_the_seed():
-    splits = [load_dataset("digits", split_seed=seed, validation=share).test for seed, share in ((0, 0.1), (5, 0.3))]
+    splits = [load_dataset("digits", seed=seed, validation=share).test for seed, share in ((0, 0.1), (5, 0.3))]
     assert splits[0].fingerprint() == splits[1].fingerprint()
     whole = torch.from_numpy(load_digits().target).bincount()
     assert (splits[0].targets.bincount() - 0.3 * whole).abs().max() < 1
@@ -57,7 +58,7 @@ def test_digits_can_be_enlarged():
 
 
 def test_validation_split_is_stratified_and_leaves_ids():
-    dataset = load_dataset("digits", validation=0.2, split_seed=3)
+    dataset = load_dataset("digits", validation=0.2, seed=3)
     whole = load_dataset("digits", validation=0)
     assert dataset.validation is not None
     assert len(dataset.validation) == round(0.2 * 1258)
@@ -72,7 +73,7 @@ def test_validation_split_is_stratified_and_leaves_ids():
 
 def test_the_same_options_give_the_same_data():
     options = {"validation": 0.2, "limit_train": 300, "label_noise": 0.3}
-    first, again, other = (load_dataset("digits", split_seed=seed, **options) for seed in (1, 1, 2))
+    first, again, other = (load_dataset("digits", seed=seed, **options) for seed in (1, 1, 2))
     assert first.train.fingerprint() == again.train.fingerprint() != other.train.fingerprint()
     assert first.validation is not None
     assert again.validation is not None
@@ -88,6 +89,30 @@ def test_limit_keeps_a_stratified_part_of_the_same_training_samples():
     assert part.validation is not None
     assert part.validation.fingerprint() == whole.validation.fingerprint()
     assert len(load_dataset("digits", limit_train=10**6).train) == len(whole.train)
+
+
+def test_a_limit_of_the_test_split_is_stratified_and_the_same_for_every_seed():
+    whole, part, other = (load_dataset("digits", limit_test=limit, seed=seed) for limit, seed in LIMITS)
+    assert whole.test is not None
+    assert part.test is not None
+    assert other.test is not None
+    assert len(part.test) == 60
+    share = part.test.targets.bincount() - 60 * whole.test.targets.bincount() / len(whole.test)
+    assert share.abs().max() < 1
+    assert torch.equal(part.test.images, whole.test.images[part.test.ids])
+    assert part.test.fingerprint() == other.test.fingerprint() != whole.test.fingerprint()
+    assert part.train.fingerprint() == whole.train.fingerprint()
+
+
+LIMITS = ((None, 0), (60, 0), (60, 7))
+
+
+def test_a_limit_without_a_test_split_is_refused(tmp_path: Path):
+    write_split(tmp_path / "train")
+    with pytest.raises(ConfigError, match=r"folder has no test split: leave data\.limit_test"):
+        load_dataset("folder", root=tmp_path, limit_test=2)
+    with pytest.raises(ConfigError, match=r"data\.limit_test is at least the number of classes, 10, got 9"):
+        load_dataset("digits", limit_test=9)
 
 
 def test_noise_falls_on_training_labels_only():
@@ -154,11 +179,10 @@ def test_splits_of_other_sizes_need_a_size(tmp_path: Path):
     assert load_dataset("folder", root=tmp_path, image_size=4).image_size == 4
 
 
-def test_more_than_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_more_than_memory_is_refused(tmp_path: Path):
     write_split(tmp_path / "train")
-    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=2**28, total=2**28))
-    with pytest.raises(DataError, match=r"images of 3x10000x10000 need .* GiB of memory"):
-        load_dataset("folder", root=tmp_path, image_size=10_000, stream=False)
+    with pytest.raises(DataError, match=r"images of 3x3000000x3000000 need .* GiB of memory"):
+        load_dataset("folder", root=tmp_path, image_size=3_000_000, stream=False)
 
 
 def test_a_training_split_that_is_all_set_aside_is_refused(tmp_path: Path):
@@ -170,6 +194,26 @@ def test_a_training_split_that_is_all_set_aside_is_refused(tmp_path: Path):
 def test_a_single_class_is_refused(tmp_path: Path):
     write_split(tmp_path / "train", classes=("a",))
     with pytest.raises(DataError, match="folder has one class, a; at least two are needed"):
+        load_dataset("folder", root=tmp_path)
+
+
+def pack(root: Path) -> None:
+    """Makes tars of the folders of a root."""
+    for folder in list(root.iterdir()):
+        with tarfile.open(root / f"{folder.name}.tar", "w") as tar:
+            tar.add(folder, ".")
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("caf\u00e9", "cafe\u0301"), ("cat", "cat ")], ids=["composed", "with a space"]
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_classes_that_look_the_same_are_refused(tmp_path: Path, packed: bool, one: str, other: str):
+    write_split(tmp_path / "train", classes=(one, other), each=1)
+    if packed:
+        pack(tmp_path)
+    with pytest.raises(DataError, match=r"folder: the classes '.*' and '.*' look the same; rename one, or join them"):
         load_dataset("folder", root=tmp_path)
 
 
@@ -188,11 +232,23 @@ def test_a_limit_below_the_classes_is_refused():
         load_dataset("digits", limit_train=9)
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_limit_below_the_classes_of_a_folder_or_tar_is_refused(tmp_path: Path, packed: bool):
+    write_split(tmp_path / "train", classes=("a", "b", "c"))
+    if packed:
+        pack(tmp_path)
+    with pytest.raises(ConfigError, match=r"data\.limit_train is at least the number of classes, 3, got 2"):
+        load_dataset("folder", root=tmp_path, limit_train=2)
+
+
 def test_classes_without_a_training_image_are_told(tmp_path: Path):
     write_split(tmp_path / "train", classes=("a", "b"), each=20)
     write_split(tmp_path / "train", classes=("c",), each=1)
     with pytest.warns(UserWarning, match="folder: 1 of 3 classes have no training image, such as c"):
         load_dataset("folder", root=tmp_path, limit_train=4, validation=0)
+    shutil.copytree(tmp_path / "train", tmp_path / "test")
+    with pytest.warns(UserWarning, match="folder: 1 of 3 classes have no test image, such as c"):
+        load_dataset("folder", root=tmp_path, limit_test=4, validation=0)
 
 
 @pytest.mark.parametrize("option", [{"crop_pct": 0.9}, {"skip_unreadable": True}])
@@ -226,11 +282,11 @@ def test_a_root_is_needed(name: str, tmp_path: Path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"validation": 1.0}, r"data.validation must be a share in \[0, 1\), not 1.0"),
-        ({"validation": -0.1}, r"data.validation must be a share in \[0, 1\), not -0.1"),
-        ({"image_size": 0}, r"data.image_size must be from 1 to 10,000, or null, not 0"),
-        ({"limit_train": 0}, r"data.limit_train must be at least 1, or null, not 0"),
-        ({"label_noise": 1.5}, r"data.label_noise must be a share in \[0, 1\], not 1.5"),
+        ({"validation": 1.0}, r"data.validation is a share of the training samples in \[0, 1\), got 1.0"),
+        ({"validation": -0.1}, r"data.validation is a share of the training samples in \[0, 1\), got -0.1"),
+        ({"image_size": 0}, r"data.image_size is a side in pixels >= 1, got 0"),
+        ({"limit_train": 0}, r"data.limit_train is at least the number of classes, 10, got 0"),
+        ({"label_noise": 1.5}, r"data.label_noise is a share of the training labels in \[0, 1\], got 1.5"),
     ],
 )
 def test_options_out_of_range_are_refused(options: dict, message: str):

@@ -273,6 +273,28 @@ def test_damaged_files_are_left_out_on_demand(tmp_path: Path):
     assert dataset.train.targets.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
 
 
+def test_pictures_of_unreadable_files_are_black(tmp_path: Path):
+    damage(write_jpegs(tmp_path))
+    split = streamed(tmp_path, skip_unreadable=True)
+    with pytest.warns(UserWarning, match="left out"):
+        pictures = split.pictures(torch.tensor([9, 1, 0, 2]))
+    assert torch.equal(pictures[[1, 3]], split.pictures(torch.tensor([1, 2])))
+    with pytest.warns(UserWarning, match="left out"):
+        alone = split.pictures(torch.tensor([9]))
+    assert torch.equal(alone, torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
+    assert torch.equal(pictures[[0, 2]], alone.expand(2, -1, -1, -1))
+
+
+def test_no_file_stands_in_where_none_is_asked_for(tmp_path: Path):
+    truncated, _ = damage(write_jpegs(tmp_path))
+    split = streamed(tmp_path, STRONG, skip_unreadable=True)
+    options = {"shuffle": False, "drop_last": False, "stand_in": False}
+    with pytest.warns(UserWarning, match=f"left out: {truncated}"):
+        batches = list(loader(split, **options).batches(0))
+    assert torch.cat([batch.ids for batch in batches]).tolist() == list(range(1, 9))
+    assert_equal(batches[1:2], list(loader(split.subset([4, 5, 6, 7]), **options).batches(0)))
+
+
 DIES = """
 import multiprocessing, os, signal, sys
 from pathlib import Path
@@ -568,6 +590,44 @@ def test_labels_that_do_not_fit_are_refused(tmp_path: Path, labels: list[int], h
     pytest.importorskip("webdataset")
     with pytest.raises(DataError, match=message):
         load_dataset("wds/x", root=write_labels(tmp_path / "wds", labels, held_out), image_size=16)
+
+
+def test_a_limit_below_the_labels_is_refused(tmp_path: Path):
+    pytest.importorskip("webdataset")
+    root = write_labels(tmp_path / "wds", [20, 0, 10, 10, 0, 20], [10])
+    with (
+        pytest.warns(UserWarning, match="3 labels, 0 … 20; they are numbered from 0 on"),
+        pytest.raises(ConfigError, match=r"data\.limit_train is at least the number of classes, 3, got 2"),
+    ):
+        load_dataset("wds/x", root=root, image_size=16, validation=0, limit_train=2)
+
+
+def test_labels_of_a_table_without_names_are_numbered_from_0(tmp_path: Path):
+    datasets = pytest.importorskip("datasets")
+    rows = {"image": [picture(n, (20, 24)) for n in range(4)], "label": [1, 2, 2, 3]}
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+    (tmp_path / "d" / "data").mkdir(parents=True)
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(str(tmp_path / "d" / "data" / "train-0.parquet"))
+    with pytest.warns(UserWarning, match=r"has 3 labels, 1 … 3; they are numbered from 0 on"):
+        dataset = load_dataset(f"hfds/{tmp_path / 'd'}", root=tmp_path / "cache", image_size=16, validation=0)
+    assert dataset.class_names == ("1", "2", "3")
+    assert dataset.train.targets.tolist() == [0, 1, 1, 2]
+
+
+@pytest.mark.parametrize("names", [("caf\u00e9", "cafe\u0301"), ("empty", "cat", "dog")], ids=["alike", "empty"])
+def test_names_of_a_table_that_do_not_fit_are_told(tmp_path: Path, names: tuple[str, ...]):
+    datasets = pytest.importorskip("datasets")
+    rows = {"image": [picture(n, (20, 24)) for n in range(2)], "label": [len(names) - 2, len(names) - 1]}
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(names))})
+    (tmp_path / "d" / "data").mkdir(parents=True)
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(str(tmp_path / "d" / "data" / "train-0.parquet"))
+    name, options = f"hfds/{tmp_path / 'd'}", {"root": tmp_path / "cache", "image_size": 16, "validation": 0}
+    if len(names) == 2:
+        with pytest.raises(DataError, match="look the same; rename one"):
+            load_dataset(name, **options)  # type: ignore[arg-type]
+    else:
+        with pytest.warns(UserWarning, match="1 of 3 classes have no training image, such as empty"):
+            load_dataset(name, **options)  # type: ignore[arg-type]
 
 
 def test_a_held_out_split_without_labels_is_left_out(tmp_path: Path):

@@ -96,6 +96,20 @@ def test_crd_resumed_is_the_run_that_was_never_stopped(
     assert any(name.endswith("contrast.memory") for name in load_file(broken / "last" / "checkpoint.safetensors"))
 
 
+def test_sdd_stores_logits_of_regions(learn: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """8x8 digits leave one place on the last map: refused, until they are larger."""
+    command = [*learn, "--method=ce", "--hint=sdd", f"--runs={tmp_path}", f"--output={tmp_path / 'run'}"]
+    assert main([*command, "--hint.scales=2"]) == 2
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert "hint.scales must be a list such as [1, 2], not 2" in error
+    assert "the student's last map, 1x1 of ResNet, has no 2x2 regions; give larger images (data.image_size" in error
+    larger = ["--data.image_size=16", "--teacher.image_size=16", "--data.views=1", "--teacher.store=true"]
+    assert main([*command, *larger]) == 0
+    assert all(line["hint_loss"] > 0 for line in logged(tmp_path / "run"))
+    assert [path.name for path in (tmp_path / "teacher-store").rglob("*.npy")] == ["regions1-2.view0.npy"]
+
+
 def test_plain_training_takes_no_hint(tiny: Sequence[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", *tiny, "--hint", "fitnet", f"--output={tmp_path / 'run'}"]) == 2
     error = capsys.readouterr().err

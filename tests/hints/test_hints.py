@@ -46,7 +46,7 @@ def parts(task: StudentTask) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("name", HINTS)
 def test_a_hint_is_lowered_by_training_and_leaves_a_plain_student(name: str) -> None:
-    task, student = with_hint(name, **({"warmup_passes": 0.0} if name == "reviewkd" else {}))
+    task, student = with_hint(name, **({"warmup_passes": 0.0} if name in ("reviewkd", "sdd") else {}))
     task.train()
     optimizer = torch.optim.Adam(task.trainable_module.parameters(), lr=1e-2)
     losses = []
@@ -77,7 +77,7 @@ def test_gradients_reach_the_student_and_not_the_teacher(name: str) -> None:
         assert {id(p) for p in task.hint.parameters()} <= trained
 
 
-@pytest.mark.parametrize("method", ["kd", "dkd", "nkd", "dist", "disk"])
+@pytest.mark.parametrize("method", ["kd", "dkd", "nkd", "dist", "ttm", "wttm", "rld", "wkd", "abkd", "gce", "disk"])
 @pytest.mark.parametrize("name", ["fitnet", "at", "simkd"])
 def test_hints_add_their_loss_to_every_logit_method(name: str, method: str) -> None:
     task, _ = with_hint(name, method)
@@ -155,6 +155,11 @@ def test_layers_that_do_not_fit_are_named(name: str, options: dict[str, Any], me
         ("fitnet", {"weight": float("nan")}, "hint.weight must be a number not below 0, not nan"),
         ("reviewkd", {"warmup_passes": -1.0}, "hint.warmup_passes must be a number not below 0"),
         ("rkd", {"angle_weight": -1.0}, "hint.angle_weight must be a number not below 0"),
+        ("sdd", {"beta": -1.0}, "hint.beta must be a number not below 0, not -1.0"),
+        ("sdd", {"temperature": 0.0}, "hint.temperature must be finite and above 0, got 0.0; try 4"),
+        ("sdd", {"scales": [2, 4]}, r"hint.scales must begin with 1 and rise, such as \[1, 2, 4\], not \[2, 4\]"),
+        ("sdd", {"scales": [1, 4, 2]}, r"hint.scales must begin with 1 and rise, .* not \[1, 4, 2\]"),
+        ("sdd", {"scales": []}, r"hint.scales must begin with 1 and rise, .* not \[\]"),
     ],
 )
 def test_bad_settings_are_named(name: str, options: dict[str, Any], message: str) -> None:
@@ -172,6 +177,7 @@ WITHOUT_FEATURES = "the student's layers: Sequential has no forward_features and
         ("sp", f"{WITHOUT_FEATURES}, from which its last output is read"),
         ("rkd", f"{WITHOUT_FEATURES}, from which its pooled output is read"),
         ("crd", f"{WITHOUT_FEATURES}, from which its pooled output is read"),
+        ("sdd", f"{WITHOUT_FEATURES}, from which its last output is read"),
         ("at", "the student Sequential does not tell its stages; name the modules to read with hint.student_layers"),
         ("vid", "the student Sequential does not tell its stages"),
         ("reviewkd", "the student Sequential does not tell its stages"),
@@ -230,10 +236,10 @@ def test_a_relation_needs_a_batch(name: str, least: int) -> None:
     assert task(IMAGES[:least], TARGETS[:least])["hint_loss"] > 0
 
 
-@pytest.mark.parametrize("name", ["fitnet", "at", "vid", "crd", "reviewkd", "simkd"])
+@pytest.mark.parametrize("name", ["fitnet", "at", "vid", "crd", "reviewkd", "simkd", "sdd"])
 def test_other_hints_learn_from_one_image(name: str) -> None:
     """Where no batch norm trains."""
-    task, _ = with_hint(name, **({"warmup_passes": 0.0} if name == "reviewkd" else {}))
+    task, _ = with_hint(name, **({"warmup_passes": 0.0} if name in ("reviewkd", "sdd") else {}))
     task.eval()
     outputs = {"ids": IDS[:1]} if task.needs_ids else None
     assert task(IMAGES[:1], TARGETS[:1], outputs)["hint_loss"] > 0
@@ -249,6 +255,43 @@ def test_a_hint_reads_modules_of_a_folded_teacher_as_they_were() -> None:
         task.add_hint(hint, frozen)
         losses.append(parts(task)["hint_loss"].item())
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_sdd_of_the_whole_image_is_kd_and_reads_no_label() -> None:
+    student, teacher = models()
+    task, kd = with_hint("sdd", scales=[1], warmup_passes=0.0)[0], KDTask(student, teacher, temperature=4.0)
+    result, expected = task.eval()(IMAGES, torch.full((6,), -100)), kd.eval()(IMAGES, TARGETS)
+    torch.testing.assert_close(result["hint_loss"], 0.9 * expected["kd_loss"])
+    assert result["ce_loss"] == 0
+
+
+def test_sdd_compares_the_logits_of_regions_and_stores_no_map() -> None:
+    task, student = with_hint("sdd", scales=[1, 2, 4], warmup_passes=0.0)
+    task.eval()
+    assert task.teacher is not None
+    stored = task.teacher(IMAGES)
+    assert {name: output.shape for name, output in stored.items()} == {"regions1-2-4": (6, 21, 5)}
+    online = parts(task)["loss"]
+    task.teacher = None
+    assert torch.equal(task(IMAGES, TARGETS, stored)["loss"], online)
+    online.backward()
+    assert student.get_classifier().weight.grad.abs().sum() > 0
+
+
+def test_sdd_needs_maps_with_regions_and_a_head_that_averages_them() -> None:
+    student, teacher = models()
+    message = (
+        r"the teacher's last map, 1x1 of ResNet, has no 2x2 regions; give larger images \(data.image_size, teacher"
+    )
+    with pytest.raises(ModelError, match=message):
+        HINTS["sdd"](Context(student, teacher, 3, 32, 8))
+    peaks = timm.create_model("test_resnet", num_classes=5, global_pool="max").train()
+    with pytest.raises(ModelError, match="the head of the student ResNet must average the last map before it classif"):
+        HINTS["sdd"](Context(peaks, teacher, 3, 64, 32))
+    assert all(module.training for module in peaks.modules())
+    tokens = timm.create_model("test_vit", img_size=32, num_classes=5)
+    with pytest.raises(ModelError, match="the student's layers: last of VisionTransformer must be a map"):
+        HINTS["sdd"](Context(tokens, teacher, 3, 32, 32))
 
 
 def test_a_hint_needs_a_teacher_and_stands_alone() -> None:

@@ -12,7 +12,7 @@ from loss_cases import random_inputs
 from torch import nn
 
 import disk_kd.losses
-from disk_kd.losses import BudgetPenalty, KDLoss, ScaffoldedKL, ScaffoldedNLL
+from disk_kd.losses import BudgetPenalty, KDLoss, MLKDLoss, ScaffoldedKL, ScaffoldedNLL, SKDLoss
 
 TEMPERATURES = {"student_temperature": 3.0, "teacher_temperature": 2.0}
 
@@ -51,6 +51,20 @@ def test_kd_and_penalty_compile_in_one_graph() -> None:
         return kd(*inputs[:2]) + penalty(*inputs, budget=0.1, price=torch.tensor(2.0))
 
     torch.testing.assert_close(torch.compile(both, fullgraph=True, backend="aot_eager")(), both())
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        MLKDLoss(instance_weight=1.0, batch_weight=1.0, class_weight=1.0, temperatures=[2.0, 4.0]),
+        SKDLoss(instance_weight=1.0, direction_weight=1.0, temperature=4.0, tikhonov=0.1),
+    ],
+)
+def test_relations_compile_in_one_graph(loss: nn.Module) -> None:
+    """Nothing reads a tensor's value, which would stop an accelerator each step."""
+    student, teacher, *_ = random_inputs()
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(student, teacher), loss(student, teacher))
 
 
 def test_all_losses_are_exported() -> None:

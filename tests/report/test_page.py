@@ -15,6 +15,7 @@ import yaml
 
 from disk_kd.cli import main
 from disk_kd.report import report, report_comparison
+from disk_kd.report.reading import find_runs, group_runs
 
 VOID = {"meta", "link", "img", "br"}
 
@@ -59,6 +60,10 @@ class Page(HTMLParser):
         table = next(table for table in self.tables if set(titles) <= set(table[0]))
         return [dict(zip(table[0], row, strict=True)) for row in table[1:]]
 
+    def runs(self) -> list[dict[str, str]]:
+        """The rows of the table of the runs, with what they cost."""
+        return [a | b for a, b in zip(self.table("top-1 %", "NLL"), self.table("run", "parameters"), strict=True)]
+
 
 @pytest.fixture(scope="module")
 def single(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
@@ -78,7 +83,7 @@ def summary(folder: Path) -> dict:
 
 def test_a_single_runs_numbers_are_those_of_its_summary(single: str, runs: Path) -> None:
     told, test = summary(runs / "disk" / "seed0"), summary(runs / "disk" / "seed0")["test"]
-    row, teacher = Page(single).table("top-1 %", "parameters")
+    row, teacher = Page(single).runs()
     assert row["run"] == "disk"
     assert (row["top-1 %"], row["top-5 %"]) == (f"{test['top1']:.2f}", f"{test['top5']:.2f}")
     assert (row["NLL"], row["ECE"]) == (f"{test['nll']:.4f}", f"{test['ece']:.4f}")
@@ -98,7 +103,7 @@ def test_predictions_made_anew_have_the_summarys_metrics(single: str, runs: Path
 
 
 def test_several_runs_have_means_over_their_seeds(several: str, runs: Path) -> None:
-    rows = {row["run"]: row for row in Page(several).table("top-1 %", "parameters")}
+    rows = {row["run"]: row for row in Page(several).runs()}
     assert rows.keys() == {"ce", "kd", "disk", "teacher cifar_resnet10_xxs"}, "a run that taught is no candidate"
     tops = [summary(runs / "disk" / f"seed{seed}")["test"]["top1"] for seed in (0, 1)]
     assert rows["disk"]["top-1 %"] == f"{statistics.fmean(tops):.2f} ± {statistics.stdev(tops):.2f}"
@@ -112,7 +117,7 @@ def test_the_best_on_validation_is_to_be_shipped(several: str, runs: Path) -> No
 
     best = max(("ce", "kd", "disk"), key=validated)
     assert f'<p class="lead">Ship {best}: ' in several
-    assert Page(several).table("top-1 %", "parameters")[0]["run"] == best
+    assert Page(several).runs()[0]["run"] == best
 
 
 def test_the_shipped_files_own_score_stands_beside_the_mean_of_its_group(runs: Path, tmp_path: Path) -> None:
@@ -147,6 +152,21 @@ def test_what_was_validated_on_other_images_is_ranked_on_test(runs: Path, tmp_pa
     assert "A score that chose is too high" in text
 
 
+@pytest.mark.parametrize(("split", "lead"), [("test", "No student can be chosen"), ("validation", "Ship ")])
+def test_runs_whose_images_changed_are_not_one_group(split: str, lead: str, runs: Path, tmp_path: Path) -> None:
+    """The same options, another seed, and other images in the folder."""
+    first, other = (shutil.copytree(runs / "disk" / f"seed{s}", tmp_path / f"seed{s}") for s in (0, 1))
+    assert [group.name for group in group_runs(find_runs([tmp_path]))] == [tmp_path.name]
+    (other / "data.json").write_text(json.dumps(json.loads((other / "data.json").read_text()) | {split: "f" * 64}))
+    text = report([tmp_path], output=tmp_path / "r.html", device="cpu").read_text()
+    assert f'<p class="lead">{lead}' in text
+    assert ("The runs were validated on different images" in text) == (split == "validation")
+    mark = json.loads((first / "data.json").read_text())[split][:8]
+    names = [row["run"] for row in Page(text).runs()[:2]]
+    assert sorted(names) == [f"{tmp_path.name} 1", f"{tmp_path.name} 2"]
+    assert re.search(rf"<li>{split} images: ({mark}; ffffffff|ffffffff; {mark}) in {tmp_path.name} [12]</li>", text)
+
+
 def test_runs_of_different_test_images_are_not_ranked(runs: Path, tmp_path: Path) -> None:
     few = {"test": {"samples": 100}, "validation": {"samples": 20}}
     other = resummed(runs / "kd" / "seed0", tmp_path / "kd", **few)
@@ -178,6 +198,13 @@ def test_up_to_five_classes_have_no_top5(single: str, runs: Path, tmp_path: Path
     run = shutil.copytree(runs / "kd" / "seed0", tmp_path / "kd")
     (run / "summary.json").write_text(json.dumps(summary(run) | {"classes": 5}))
     assert "top-5" not in report([run], device="cpu").read_text()
+
+
+def test_the_tables_of_the_runs_fit_a_page_of_1200_pixels(several: str) -> None:
+    """Its columns are at most nine; chromium shows twelve of them in 1,200 pixels only in part."""
+    page = Page(several)
+    assert len(page.table("top-1 %", "NLL")[0]) <= 9
+    assert len(page.table("run", "parameters")[0]) <= 9
 
 
 def test_wide_tables_show_that_they_go_on(single: str) -> None:
@@ -249,7 +276,7 @@ def test_copies_diverged_runs_and_dollars_have_a_report(runs: Path, tmp_path: Pa
     nothing = dict.fromkeys(("loss", "budget", "budget_used", "price"))
     log.append(json.dumps(json.loads(log[0]) | nothing | {"step": 999}))
     (diverged / "metrics.jsonl").write_text("\n".join(log) + "\n")
-    (row, *_) = Page(report([tmp_path], output=tmp_path / "r.html", device="cpu").read_text()).table("top-1 %", "seeds")
+    (row, *_) = Page(report([tmp_path], output=tmp_path / "r.html", device="cpu").read_text()).runs()
     assert row["seeds"] == "1"
     named = {"a$_$": [runs / "disk/seed0", runs / "disk/seed1"], "b$_$": [runs / "kd/seed0"]}
     report_comparison(named, None, tmp_path / "c.html")

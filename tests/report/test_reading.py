@@ -8,10 +8,13 @@ import pytest
 import yaml
 from scipy.stats import ttest_rel
 
+from disk_kd.arguments import parse_run
+from disk_kd.compare import conditions
+from disk_kd.config import RunConfig
 from disk_kd.errors import RunError
 from disk_kd.report import HelperSettings
 from disk_kd.report.outputs import Outputs
-from disk_kd.report.reading import Group, Run, find_runs, group_runs
+from disk_kd.report.reading import Group, Run, find_runs, group_runs, on_same_images
 from disk_kd.report.subject import Subject, _shown
 from disk_kd.report.training import budget
 from disk_kd.report.verdict import Gap, gap_between, ranked
@@ -31,6 +34,47 @@ def test_files_of_another_version_do_not_divide_a_group(runs: Path) -> None:
     older = Run(seeds[1].folder, text, seeds[1].summary, seeds[1].lines)
     assert older.written_key != seeds[0].written_key
     assert [len(group.runs) for group in group_runs([seeds[0], older])] == [2]
+
+
+def test_fingerprints_tell_images_apart_where_they_were_read_alike(runs: Path, tmp_path: Path) -> None:
+    def copy(name: str, mark: str, old: str = "", new: str = "") -> Run:
+        folder = shutil.copytree(runs / "ce" / "seed0", tmp_path / name)
+        (folder / "config.yaml").write_text((folder / "config.yaml").read_text().replace(old, new))
+        (folder / "data.json").write_text(json.dumps({"test": mark}))
+        return Run.read(folder)
+
+    folder = "name: folder\n  root: "
+    here, there = (copy(n, "a", "name: digits\n  root: null", f"{folder}/{n}") for n in ("here", "there"))
+    one, other, small = copy("one", "a"), copy("other", "b"), copy("small", "c", "image_size: null", "image_size: 4")
+    earlier = copy("earlier", "a")
+    (earlier.folder / "data.json").unlink()
+    assert on_same_images([here, there], "test"), "a folder that was moved"
+    assert not on_same_images([one, other], "test"), "other files in the same folder"
+    assert on_same_images([one, small], "test"), "the same files, smaller"
+    assert on_same_images([one, earlier], "test"), "by the options, where no fingerprint is known"
+    assert [len(group.runs) for group in group_runs([one, other])] == [1, 1]
+
+
+def test_conditions_are_read_once_for_all_seeds(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def counted(command: str, arguments: list[str]) -> RunConfig:
+        read.append(arguments[0])
+        return parse_run(command, arguments)
+
+    monkeypatch.setattr(conditions, "parse_run", counted)
+    for seed in range(6):
+        folder = shutil.copytree(runs / "kd" / "seed0", tmp_path / f"seed{seed}")
+        text = (folder / "config.yaml").read_text().replace("  seed: 0", f"  seed: {seed}")
+        text = text.replace("  limit_train: 120", "  limit_train: 119")  # no other test reads this one
+        (folder / "config.yaml").write_text(text.replace(str(runs / "kd" / "seed0"), str(folder)))
+    found = [conditions.settled(tmp_path / f"seed{seed}") for seed in range(6)]
+    assert len(read) == 1
+    assert found == [found[0]] * 6
+    assert found[0]["data.limit_train"] == 119
+    other = tmp_path / "seed5" / "config.yaml"
+    other.write_text(other.read_text().replace("batch_size: 24", "batch_size: 25"))
+    assert conditions.settled(tmp_path / "seed5")["train.batch_size"] == 25
 
 
 def test_groups_of_one_folder_name_are_told_apart(runs: Path, tmp_path: Path) -> None:

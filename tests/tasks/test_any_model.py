@@ -18,7 +18,24 @@ from disk_kd.errors import ModelError
 from disk_kd.evaluate import evaluate
 from disk_kd.hints import Context, FitNetHint, StudentAndHint
 from disk_kd.logits import class_count, logits_of
-from disk_kd.losses import dist_loss, dkd_loss, jensen_shannon_loss, kd_loss, nkd_loss, scaffolded_kl, scaffolded_nll
+from disk_kd.losses import (
+    abkd_loss,
+    dist_loss,
+    dkd_loss,
+    gce_loss,
+    jensen_shannon_loss,
+    kd_loss,
+    mlkd_loss,
+    nkd_loss,
+    rld_loss,
+    scaffolded_kl,
+    scaffolded_nll,
+    sdd_loss,
+    skd_loss,
+    ttm_loss,
+    wkd_loss,
+    wttm_loss,
+)
 from disk_kd.models import check_logits
 from disk_kd.tasks import METHODS, StudentTask
 from disk_kd.teacher import Teacher
@@ -162,8 +179,20 @@ MASKED: dict[str, Any] = {
     "kd": lambda s, t, y: kd_loss(s, t, student_temperature=1.0, teacher_temperature=4.0),
     "dkd": lambda s, t, y: dkd_loss(s, t, y, alpha=1.0, beta=8.0, temperature=4.0),
     "nkd": lambda s, t, y: nkd_loss(s, t, y, gamma=1.5, temperature=1.0),
+    "ttm": lambda s, t, y: ttm_loss(s, t, temperature=4.0),
+    "wttm": lambda s, t, y: wttm_loss(s, t, temperature=4.0),
+    "rld": lambda s, t, y: rld_loss(s, t, y, alpha=1.0, beta=8.0, temperature=4.0),
+    "wkd": lambda s, t, y: wkd_loss(s, t, y, 1 - torch.eye(6), weight=30.0, temperature=2.0),
+    "wkd-joint": lambda s, t, y: wkd_loss(s, t, None, 1 - torch.eye(6), weight=30.0, temperature=2.0),
+    "abkd": lambda s, t, y: abkd_loss(s, t, alpha=0.8, beta=0.3, temperature=4.0),
+    "gce": lambda s, t, y: gce_loss(s, t, power=0.3, temperature=2.0),
     "jsd": lambda s, t, y: jensen_shannon_loss(s, t, student_temperature=1.0, teacher_temperature=1.0),
     "dist": lambda s, t, y: dist_loss(s, t, inter_weight=2.0, intra_weight=2.0, temperature=4.0),
+    "mlkd": lambda s, t, y: mlkd_loss(
+        s, t, instance_weight=1.0, batch_weight=1.0, class_weight=1.0, temperatures=[1.0, 4.0]
+    ),
+    "skd": lambda s, t, y: skd_loss(s, t, instance_weight=1.0, direction_weight=1.0, temperature=4.0, tikhonov=0.1),
+    "sdd": lambda s, t, y: sdd_loss(s[:, None], t[:, None], beta=2.0, temperature=4.0),
     "disk": lambda s, t, y: scaffolded_kl(
         s, t, y, torch.full((4,), 0.2), top_k=3, student_temperature=1.0, teacher_temperature=1.0
     ),

@@ -12,17 +12,39 @@ from torch import nn
 
 from disk_kd import KDTask
 from disk_kd.errors import ConfigError, ModelError
-from disk_kd.losses import dist_loss, dkd_loss, jensen_shannon_loss, kd_loss, nkd_loss, standardise
+from disk_kd.losses import (
+    abkd_loss,
+    dist_loss,
+    dkd_loss,
+    gce_loss,
+    jensen_shannon_loss,
+    kd_loss,
+    mlkd_loss,
+    nkd_loss,
+    rld_loss,
+    skd_loss,
+    standardise,
+    ttm_loss,
+    wttm_loss,
+)
 from disk_kd.tasks import METHODS
 from disk_kd.teacher import Teacher
 from disk_kd.train.state import task_state
 
 IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 TARGETS = torch.tensor([0, 1, 2, 1])
+LEVELS = ("instance_weight", "batch_weight", "class_weight")
 LOSSES: dict[str, Any] = {
     "dkd": lambda s, t: dkd_loss(s, t, TARGETS, alpha=1.0, beta=8.0, temperature=4.0),
     "nkd": lambda s, t: nkd_loss(s, t, TARGETS, gamma=1.5, temperature=1.0),
     "dist": lambda s, t: dist_loss(s, t, inter_weight=2.0, intra_weight=2.0, temperature=4.0),
+    "ttm": lambda s, t: 3.6 * ttm_loss(s, t, temperature=4.0),
+    "wttm": lambda s, t: 0.3 * wttm_loss(s, t, temperature=10.0),
+    "rld": lambda s, t: rld_loss(s, t, TARGETS, alpha=1.0, beta=8.0, temperature=4.0),
+    "abkd": lambda s, t: 2.0 * abkd_loss(s, t, alpha=0.8, beta=0.3, temperature=4.0),
+    "gce": lambda s, t: 0.9 * gce_loss(s, t, power=0.3, temperature=2.0),
+    "mlkd": lambda s, t: 0.9 * mlkd_loss(s, t, **dict.fromkeys(LEVELS, 1.0), temperatures=(2.0, 3.0, 4.0, 5.0, 6.0)),
+    "skd": lambda s, t: 0.9 * skd_loss(s, t, instance_weight=1.0, direction_weight=1.0, temperature=4.0, tikhonov=0.1),
 }
 
 
@@ -41,7 +63,7 @@ def test_the_loss_is_the_published_one_plus_the_labels(name: str, standardised: 
     published = LOSSES[name](*(map(standardise, pair) if standardised else pair))
     expected = 0.5 * F.cross_entropy(result["output"], TARGETS) + published
     assert result["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
-    assert result[f"{name}_loss"].item() == pytest.approx(published.item(), rel=1e-5)
+    assert task.weight * result[f"{name}_loss"].item() == pytest.approx(published.item(), rel=1e-5)
 
 
 def test_standardised_kd() -> None:
@@ -85,6 +107,21 @@ def test_dkd_warms_up() -> None:
         ("dkd", {"beta": -1.0}, "beta must be a number not below 0"),
         ("nkd", {"gamma": -1.0}, "gamma must be a number not below 0"),
         ("dist", {"dist_weight": float("nan")}, "dist_weight must be a number not below 0"),
+        ("ttm", {"temperature": -1.0}, "temperature must be a positive number, not -1.0"),
+        ("wttm", {"wttm_weight": -1.0}, "wttm_weight must be a number not below 0"),
+        ("rld", {"alpha": -1.0}, "alpha must be a number not below 0"),
+        ("abkd", {"alpha": 0.0, "beta": 0.0}, "alpha and beta must be 0 or more, and not both 0, got 0.0 and 0.0"),
+        ("gce", {"power": 1.5}, "power must be above 0 and at most 1, got 1.5"),
+        ("wkd", {"smoothing": 0.0}, "smoothing must be finite and at least 0.025, got 0.0"),
+        ("wkd", {"decay": (3.0, 2.0)}, r"decay must be two passes, the later one second, not \[3.0, 2.0\]"),
+        ("wkd", {"relation_images": 1}, "relation_images must be at least 2, not 1"),
+        ("wkd", {"relations": "features"}, "relations must be classifier or cka, not 'features'"),
+        ("wkd", {"sharpness": 0.0}, "sharpness must be a positive number, not 0.0"),
+        ("mlkd", {"temperatures": ()}, r"temperatures must hold at least one number, got none; try \[2, 3, 4, 5, 6\]"),
+        ("mlkd", {"temperatures": (2.0, 0.0)}, "each of the temperatures must be a positive number, not 0.0"),
+        ("mlkd", {"batch_weight": -1.0}, "batch_weight must be a number not below 0, not -1.0"),
+        ("skd", {"tikhonov": 0.0}, "tikhonov must be a positive number, not 0.0"),
+        ("skd", {"direction_weight": float("inf")}, "direction_weight must be a number not below 0, not inf"),
     ],
 )
 def test_bad_settings_are_named(name: str, options: dict[str, float], message: str) -> None:
@@ -146,6 +183,24 @@ def test_relations_of_a_class_need_a_batch() -> None:
     with pytest.raises(ConfigError, match="DIST's relation within a class needs a batch of at least 3 images, got 1"):
         task(IMAGES[:1], TARGETS[:1])
     assert make("dist", intra_weight=0.0)(IMAGES[:1], TARGETS[:1])["dist_loss"] > 0
+
+
+def test_angles_need_two_images_and_all_logits() -> None:
+    task = make("skd")
+    assert (task.least_batch, task.top_logits) == (2, 3)
+    with pytest.raises(ConfigError, match="SKD's relation of directions needs a batch of at least 2 images, got 1"):
+        task(IMAGES[:1], TARGETS[:1])
+    alone = make("skd", direction_weight=0.0)
+    assert (alone.least_batch, alone.top_logits) == (1, 0)
+    assert alone(IMAGES[:1], TARGETS[:1])["skd_loss"] > 0
+
+
+@pytest.mark.parametrize("name", ["mlkd", "skd", "ttm", "wttm", "abkd", "gce"])
+def test_the_teacher_is_followed_without_labels(name: str) -> None:
+    task = make(name)
+    result = task(IMAGES, torch.full((4,), -100))
+    assert result["ce_loss"] == 0
+    assert result[f"{name}_loss"] == task(IMAGES, TARGETS)[f"{name}_loss"] > 0
 
 
 def test_the_distillation_token_learns_from_the_teacher() -> None:

@@ -10,7 +10,21 @@ import torch.nn.functional as F
 from disk_kd.errors import ConfigError
 from disk_kd.tasks import METHODS, CETask, DiSKTask, StudentTask
 
-MIXING = ("ce", "kd", "dist", "jsd", "disk", "timm-logits", "timm-features")
+MIXING = (
+    "ce",
+    "kd",
+    "dist",
+    "mlkd",
+    "skd",
+    "jsd",
+    "ttm",
+    "wttm",
+    "abkd",
+    "gce",
+    "disk",
+    "timm-logits",
+    "timm-features",
+)
 
 
 def make(name: str, **options: object) -> StudentTask:

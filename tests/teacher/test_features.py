@@ -72,6 +72,24 @@ def test_the_map_is_the_output_of_the_stage_before_the_last() -> None:
     torch.testing.assert_close(outputs(model, images)[1], expected, rtol=0, atol=0)
 
 
+def test_regions_are_classified_as_images_are() -> None:
+    """Cells row by row, each the average of its logits: the classifier is linear."""
+    model = timm.create_model("cifar_resnet10_xs", num_classes=5).eval()
+    images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    found = forward_with_features(model, images, ("logits", "last", "regions1-2", "stage1"))
+    regions, last = found["regions1-2"], found["last"]
+    assert regions.shape == (3, 5, 5)
+    classifier = model.get_classifier()
+    places = classifier(last.permute(0, 2, 3, 1))  # the logits of each place, (B, 4, 4, classes)
+    torch.testing.assert_close(regions[:, 0], found["logits"])
+    cells = [places[:, y : y + 2, x : x + 2].mean((1, 2)) for y in (0, 2) for x in (0, 2)]
+    torch.testing.assert_close(regions[:, 1:], torch.stack(cells, dim=1))
+    alone = forward_with_features(model, images, ("regions1-2",))
+    assert torch.equal(alone["regions1-2"], regions)
+    with pytest.raises(ModelError, match="ResNet has no output or module 'regions0'"):
+        forward_with_features(model, images, ("regions0",))
+
+
 def test_a_model_without_intermediates_gives_its_map_through_its_stage() -> None:
     model = Plain().eval()
     images = torch.randn(2, 2, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -67,7 +67,7 @@ def test_it_writes_what_is_documented_and_the_same_again(
         (["gaussians", "--starts", "many"], "invalid count value: 'many'"),
         (["gaussians", "--seed", "-1"], "seed must be from 0 to 2\\*\\*63 - 1, got -1; try 0"),
         (["gaussians", "--seed", str(2**63)], "seed must be from 0"),
-        (["gaussians", "--sed", "1"], "unrecognized arguments: --sed"),
+        (["gaussians", "--sed", "1"], "unknown option --sed; nearest: seed"),
     ],
 )
 def test_mistakes_are_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -60,7 +61,7 @@ def test_a_short_run_is_not_compiled_and_hears_nothing(loader: Loader, monkeypat
 
 
 def test_a_slower_step_is_left_with_one_warning(loader: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiling, "WORTH_TRYING_S", 0.0)
+    monkeypatch.setattr(compiling, "worth_trying_s", lambda module: 0.0)
     monkeypatch.setattr(torch, "compile", slow_compile(0.2))
     compiled, said = decide(make_step(), loader)
     assert not compiled
@@ -70,7 +71,7 @@ def test_a_slower_step_is_left_with_one_warning(loader: Loader, monkeypatch: pyt
 
 
 def test_a_faster_step_is_kept(loader: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiling, "WORTH_TRYING_S", 0.0)
+    monkeypatch.setattr(compiling, "worth_trying_s", lambda module: 0.0)
     monkeypatch.setattr(torch, "compile", slow_compile(0.0))
     slow = make_step()
     eager = slow._eager
@@ -78,7 +79,39 @@ def test_a_faster_step_is_kept(loader: Loader, monkeypatch: pytest.MonkeyPatch) 
     # what is compiled is the function without the delay
     monkeypatch.setattr(torch, "compile", lambda function, **options: eager)
     compiled, said = decide(slow, loader)
-    assert (compiled, len(said)) == (True, 1)
+    assert compiled
+    assert re.match(r"Compiled in 0 s; a step then takes [\d.]+ ms instead of 2\d\d\.\d ms", said[1]), said
+
+
+def test_a_compilation_that_takes_long_is_told_meanwhile(loader: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiling, "TOLD_EVERY_S", 0.05)
+    monkeypatch.setattr(torch, "compile", slow_compile(0.3))
+    compiled, said = decide(make_step(compile=True), loader)
+    assert compiled
+    assert said[0].startswith("Compiling student and loss")
+    assert said[1] == "Still compiling after 0 s"
+    assert said[-1].startswith("Compiled in ")
+
+
+def test_a_trial_that_does_not_pay_compiles_one_phase(loader: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiling, "worth_trying_s", lambda module: 0.0)
+    monkeypatch.setattr(torch, "compile", slow_compile(0.1))
+    models = (timm.create_model("cifar_resnet10_xxxs", num_classes=10, in_chans=1) for _ in range(2))
+    step = TrainStep(DiSKTask(*models, helper="teacher-map"), TrainSettings(batch_size=20))
+    met: list[str] = []
+    set_phase = step.task.set_phase
+    monkeypatch.setattr(step.task, "set_phase", lambda name: (met.append(str(name)), set_phase(name))[1])
+    phases = step.task.phases
+    assert len(phases) == 2
+    assert not compile_where_it_pays(step, loader, phases, 1000, lambda text: None)
+    (student,) = (phase.name for phase in phases if phase.trains_student)
+    assert set(met) == {student, "None"}
+
+
+def test_a_large_model_is_tried_only_in_a_run_that_earns_it_back() -> None:
+    small = timm.create_model("cifar_resnet10_s", num_classes=10)
+    assert compiling.worth_trying_s(small) == compiling.WORTH_TRYING_S
+    assert compiling.worth_trying_s(torch.nn.Sequential(*[torch.nn.ReLU() for _ in range(200)])) == 1000.0
 
 
 @pytest.mark.parametrize("compile", ["auto", True])
@@ -91,7 +124,7 @@ def test_a_compiler_that_fails_is_left_with_one_warning(
 
         return run
 
-    monkeypatch.setattr(compiling, "WORTH_TRYING_S", 0.0)
+    monkeypatch.setattr(compiling, "worth_trying_s", lambda module: 0.0)
     monkeypatch.setattr(torch, "compile", broken)
     step = make_step(compile=compile)
     compiled, said = decide(step, loader)
@@ -101,7 +134,7 @@ def test_a_compiler_that_fails_is_left_with_one_warning(
 
 
 def test_the_trial_leaves_no_trace(loader: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiling, "WORTH_TRYING_S", 0.0)
+    monkeypatch.setattr(compiling, "worth_trying_s", lambda module: 0.0)
     monkeypatch.setattr(torch, "compile", slow_compile(0.0))
     step = make_step()
     before, random = {k: v.clone() for k, v in task_state(step.task).items()}, torch.get_rng_state()

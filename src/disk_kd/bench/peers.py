@@ -6,7 +6,7 @@ Models are contiguous and not compiled.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -22,6 +22,7 @@ from disk_kd import ranks
 from disk_kd.bench.cases import Run
 from disk_kd.bench.measure import Case
 from disk_kd.bench.workbench import Workbench
+from disk_kd.data import Augment
 
 SGD: dict[str, Any] = {"lr": 1e-3, "momentum": 0.9, "weight_decay": 5e-4}
 
@@ -36,7 +37,8 @@ class PILImages(Dataset[tuple[Any, int]]):
     """
 
     def __init__(self, images_NCHW: Tensor, targets: Tensor, transform: Callable[[Image.Image], Tensor]) -> None:
-        self.data = images_NCHW.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        images = images_NCHW[:, 0] if images_NCHW.shape[1] == 1 else images_NCHW.permute(0, 2, 3, 1)
+        self.data = images.contiguous().cpu().numpy()
         self.targets = targets.tolist()
         self.transform = transform
 
@@ -76,26 +78,10 @@ class Peers:
     def close(self) -> None:
         """End the worker processes."""
         for loader in self._loaders:
-            workers: Any = loader._iterator
-            if workers is not None and loader.num_workers:
-                workers._shutdown_workers()
-                loader._iterator = None
+            close_workers(loader)
 
     def _transform(self) -> Callable[[Image.Image], Tensor]:
-        augment, size = self.bench.augment, self.bench.settings.image_size
-        share = (augment.cutout / size) ** 2
-        policy = transforms.AutoAugmentPolicy.CIFAR10
-        auto_augment = [transforms.AutoAugment(policy)] if self.bench.settings.auto_augment else []
-        return transforms.Compose(
-            [
-                transforms.RandomCrop(size, padding=augment.crop_padding),
-                transforms.RandomHorizontalFlip(),
-                *auto_augment,
-                transforms.ToTensor(),
-                transforms.Normalize(self.bench.mean, self.bench.std),
-                transforms.RandomErasing(p=1.0, scale=(share, share), ratio=(1.0, 1.0)),
-            ]
-        )
+        return training_transform(self.bench.augment, self.bench.settings.image_size, self.bench.mean, self.bench.std)
 
     def _loading(self) -> dict[str, Any]:
         workers = self.bench.settings.workers
@@ -136,38 +122,12 @@ class Peers:
         return run
 
     def _torchdistill(self, teacher: str) -> Run:
-        """A pass as in torchdistill's example of image classification, `train_one_epoch`."""
-        from torchdistill.core.distillation import DistillationBox  # type: ignore[import, unused-ignore]
-        from torchdistill.misc.log import MetricLogger, SmoothedValue  # type: ignore[import, unused-ignore]
-
         device = self.bench.device
-        box = DistillationBox(
-            self.bench.plain_teacher(teacher),
-            self.bench.student(channels_last=False),
-            {"train": self._dataset},
-            _torchdistill_config(self._loading()),
-            device,
-            device_ids=None,
-            distributed=False,
-            lr_factor=1,
-        )
+        config = torchdistill_config(self._loading(), temperature=2.0, alpha=0.5, beta=0.5, epochs=1)
+        student = self.bench.student(channels_last=False)
+        box = torchdistill_box(self.bench.plain_teacher(teacher), student, self._dataset, config, device)
         self._loaders.append(box.train_data_loader)
-
-        def run() -> int:
-            box.pre_epoch_process()
-            log = MetricLogger(delimiter="  ")
-            log.add_meter("lr", SmoothedValue(window_size=1, fmt="{value}"))
-            images = 0
-            for x, y, supplement in log.log_every(box.train_data_loader, 50):
-                x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
-                loss = box.forward_process(x, y, supplement)
-                box.post_forward_process(loss=loss)
-                log.update(loss=loss.item(), lr=box.optimizer.param_groups[0]["lr"])
-                images += len(y)
-            box.post_epoch_process()
-            return images
-
-        return run
+        return lambda: torchdistill_epoch(box, device)
 
 
 class _PassesOfOurs:
@@ -182,17 +142,86 @@ class _PassesOfOurs:
         return ((batch.images, batch.targets) for batch in self._loader.batches(number))
 
 
-def _torchdistill_config(loading: dict[str, Any]) -> dict[str, Any]:
-    """What a YAML file of torchdistill's would say: KD at temperature 2 with its default optimiser form."""
+def geometric(augment: Augment, size: int) -> list[Callable[[Any], Any]]:
+    """Our crop, flip and AutoAugment in torchvision's form, of PIL images; torchvision's pixels for every policy."""
+    steps: list[Callable[[Any], Any]] = []
+    if augment.crop_padding:
+        steps.append(transforms.RandomCrop(size, padding=augment.crop_padding, fill=augment.crop_fill))
+    if augment.flip:
+        steps.append(transforms.RandomHorizontalFlip())
+    if augment.auto_augment != "none":
+        steps.append(transforms.AutoAugment(transforms.AutoAugmentPolicy.CIFAR10))
+    return steps
+
+
+def training_transform(
+    augment: Augment, size: int, mean: Sequence[float], std: Sequence[float]
+) -> Callable[[Image.Image], Tensor]:
+    """Our augmentation of an image in torchvision's form; the square of cutout is whole, in the mean colour."""
+    share = (augment.cutout / size) ** 2
+    erase = transforms.RandomErasing(p=1.0, scale=(share, share), ratio=(1.0, 1.0))
+    return transforms.Compose(
+        [
+            *geometric(augment, size),
+            transforms.ToTensor(),
+            transforms.Normalize(mean, std),
+            *([erase] if augment.cutout else []),
+        ]
+    )
+
+
+def close_workers(loader: DataLoader) -> None:
+    """End the worker processes that a loader keeps."""
+    workers: Any = loader._iterator
+    if workers is not None and loader.num_workers:
+        workers._shutdown_workers()
+        loader._iterator = None
+
+
+def torchdistill_box(
+    teacher: nn.Module, student: nn.Module, dataset: Dataset[Any], config: dict[str, Any], device: torch.device
+) -> Any:
+    """torchdistill's box of teacher, student, data and what its YAML says."""
+    from torchdistill.core.distillation import DistillationBox  # type: ignore[import, unused-ignore]
+
+    return DistillationBox(
+        teacher, student, {"train": dataset}, config, device, device_ids=None, distributed=False, lr_factor=1
+    )
+
+
+def torchdistill_epoch(box: Any, device: torch.device, before_step: Callable[[], None] = lambda: None) -> int:
+    """An epoch as in torchdistill's example of image classification, `train_one_epoch`; returns the images seen."""
+    from torchdistill.misc.log import MetricLogger, SmoothedValue  # type: ignore[import, unused-ignore]
+
+    box.pre_epoch_process()
+    log = MetricLogger(delimiter="  ")
+    log.add_meter("lr", SmoothedValue(window_size=1, fmt="{value}"))
+    images = 0
+    for x, y, supplement in log.log_every(box.train_data_loader, 50):
+        x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
+        before_step()
+        loss = box.forward_process(x, y, supplement)
+        box.post_forward_process(loss=loss)
+        log.update(loss=loss.item(), lr=box.optimizer.param_groups[0]["lr"])
+        images += len(y)
+    box.post_epoch_process()
+    return images
+
+
+def torchdistill_config(
+    loading: dict[str, Any], *, temperature: float, alpha: float, beta: float, epochs: int
+) -> dict[str, Any]:
+    """What a YAML file of torchdistill's would say: alpha CE + beta T^2 KL, with plain SGD."""
     place = {
         "student_module_path": ".",
         "student_module_io": "output",
         "teacher_module_path": ".",
         "teacher_module_io": "output",
     }
-    kd = {"key": "KDLoss", "kwargs": {**place, "temperature": 2.0, "alpha": 0.5, "reduction": "batchmean"}}
+    weights = {"temperature": temperature, "alpha": alpha, "beta": beta, "reduction": "batchmean"}
+    kd = {"key": "KDLoss", "kwargs": {**place, **weights}}
     return {
-        "num_epochs": 1,
+        "num_epochs": epochs,
         "train_data_loader": {
             "dataset_id": "train",
             "sampler": {"class_or_func": RandomSampler},

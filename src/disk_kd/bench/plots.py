@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from io import BytesIO
 
-from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from disk_kd.bench.cases import ALONE, TAUGHT
 from disk_kd.bench.measure import Rate
 from disk_kd.bench.sweeps import KEYS, KEYS_OF_SAMPLES, Point
+from disk_kd.svg import figure_svg
 
 LABELS = {"batch_size": "batch size (images)", "classes": "classes", "samples": "training images"}
 """Axis of each sweep."""
@@ -20,12 +19,21 @@ _NOT_BARS = ("helper", "store")
 """No passes of a model: the helper alone is so fast that it would press the others together."""
 
 
+_COLOURS = {"one fixed batch": "tab:gray", "ours": "tab:blue", "another library": "tab:orange"}
+_FIXED = ("bound", "bound_kept", "ceiling", "teacher")
+"""No passes over the data."""
+
+
 def svg(drawing: Figure) -> bytes:
     """The figure as an SVG whose text stays text."""
-    file = BytesIO()
-    with rc_context({"svg.fonttype": "none"}):
-        FigureCanvasSVG(drawing).print_svg(file, metadata={"Date": None})
-    return file.getvalue()
+    return figure_svg(drawing, fonttype="none").encode()
+
+
+def _whose(key: str) -> str:
+    """Whose pass a case is; `_COLOURS` has a colour for each."""
+    if key in _FIXED:
+        return "one fixed batch"
+    return "ours" if key in ALONE or key in TAUGHT else "another library"
 
 
 def figure(rates: Sequence[Rate], points: Sequence[Point]) -> Figure:
@@ -46,14 +54,18 @@ def figure(rates: Sequence[Rate], points: Sequence[Point]) -> Figure:
 
 
 def _bars(axes: Axes, rates: Sequence[Rate]) -> None:
-    """Images a second; the whiskers reach from the slowest to the fastest repetition."""
+    """Images a second, a colour for whose they are; the whiskers reach from the slowest to the fastest repetition."""
     names = [rate.title if rate.teacher is None else f"{rate.title} ({rate.teacher})" for rate in rates]
     medians = [rate.median for rate in rates]
     whiskers = [
         [rate.median - rate.low for rate in rates],
         [rate.high - rate.median for rate in rates],
     ]
-    axes.barh(range(len(rates)), medians, xerr=whiskers, color="tab:blue", ecolor="black", capsize=2)
+    whose = [_whose(rate.key) for rate in rates]
+    colours = [_COLOURS[each] for each in whose]
+    bars = axes.barh(range(len(rates)), medians, xerr=whiskers, color=colours, ecolor="black", capsize=2)
+    legend = dict(zip(whose, bars, strict=True))
+    axes.legend(legend.values(), legend.keys(), loc="lower right", frameon=False)
     for place, rate in enumerate(rates):
         axes.annotate(f"{rate.median:,.0f}", (rate.high, place), (5, 0), textcoords="offset points", va="center")
     bound = next(rate.median for rate in rates if rate.key == "bound")

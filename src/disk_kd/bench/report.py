@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +14,7 @@ from disk_kd.bench.peak import Peak
 from disk_kd.bench.settings import BenchSettings
 from disk_kd.bench.sweeps import Point
 from disk_kd.bench.targets import GIB, Target
+from disk_kd.tables import csv_lines, markdown_table
 
 COLUMNS = ("case", "images/s", "range", "/ bound", "/ our CE", "host GiB", "device GiB")
 LEGEND = (
@@ -99,11 +98,7 @@ def sweep_rows(points: Sequence[Point]) -> list[dict[str, Any]]:
 
 def csv_text(table: Sequence[Mapping[str, Any]]) -> str:
     """Rows as CSV; what is None is left blank."""
-    file = io.StringIO()
-    writer = csv.DictWriter(file, list(table[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(table)
-    return file.getvalue()
+    return csv_lines(table, list(table[0]))
 
 
 def title(results: Results) -> str:
@@ -136,11 +131,11 @@ def markdown(results: Results) -> str:
     """Cases, stored bytes, targets and the legend."""
     versions = ", ".join(f"{name} {number}" for name, number in results.environment["versions"].items())
     parts = [f"# {title(results)}", "", f"{versions}; {results.environment['git_revision']}", ""]
-    parts += _markdown_table(COLUMNS, [_cells(row) for row in rows(results)])
+    parts += markdown_table(COLUMNS, [_cells(row) for row in rows(results)])
     parts += ["", LEGEND.format(**vars(results.settings)), ""]
     for teacher, size in results.store_bytes.items():
         parts.append(f"Stored logits of {teacher}: {size / results.settings.samples:,.0f} bytes an image and view.")
-    parts += ["", *_markdown_table(("target", "measured", "wanted", ""), [_target_cells(t) for t in results.targets])]
+    parts += ["", *markdown_table(("target", "measured", "wanted", ""), [_target_cells(t) for t in results.targets])]
     return "\n".join(parts) + "\n"
 
 
@@ -161,8 +156,3 @@ def _target_cells(target: Target) -> list[str]:
     sign = ">=" if target.at_least else "<="
     wanted = f"{sign} {target.limit:g}{target.unit}"
     return [target.what, f"{target.value:.3g}{target.unit}", wanted, "met" if target.met else "NOT MET"]
-
-
-def _markdown_table(titles: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
-    lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
-    return lines + ["| " + " | ".join(cells) + " |" for cells in body]

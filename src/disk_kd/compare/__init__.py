@@ -6,7 +6,7 @@ from disk_kd.compare.control import with_control
 from disk_kd.compare.demo import DEMO, demo_text
 from disk_kd.compare.experiment import Experiment, Row, of_recipes, read_experiment
 from disk_kd.compare.plan import Cell, Plan, waves
-from disk_kd.compare.run import Comparison, Reporter, compare
+from disk_kd.compare.run import Comparison, Reporter, check_comparison, compare
 
 __all__ = [
     "DEMO",
@@ -16,6 +16,7 @@ __all__ = [
     "Plan",
     "Reporter",
     "Row",
+    "check_comparison",
     "compare",
     "demo_text",
     "of_recipes",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from disk_kd.config import ENVIRONMENT, RunConfig
+from disk_kd.files import read_yaml
 from disk_kd.options import dotted
 from disk_kd.recipe import CONFIG
 
@@ -17,6 +19,9 @@ Conditions = dict[str, Any]
 
 _SEED_FOLDER = re.compile(r"seed\d+")
 _VERSION = re.compile(r"# disk-kd (\S+)")
+_DATA = "data.json"
+_SEED = re.compile(r"^(  seed|output): .*$", re.MULTILINE)
+_SPLITS = ("training", "validation", "test")
 
 
 def settled(folder: Path) -> Conditions:
@@ -28,8 +33,39 @@ def settled(folder: Path) -> Conditions:
     Raises:
         ConfigError: its `config.yaml` is not one of this version.
     """
-    written = _VERSION.match((folder / CONFIG).read_text(encoding="utf-8"))
-    return {**conditions(RunConfig.read(folder)), "disk-kd": written[1] if written else "?"}
+    text = (folder / CONFIG).read_text(encoding="utf-8")
+    written, images = _VERSION.match(text), fingerprints(folder)
+    return {
+        **_conditions_of(_Text(_SEED.sub("", text), folder / CONFIG)),
+        **{f"{split} images": images.get(split, "none")[:8] if images else "unknown" for split in _SPLITS},
+        "disk-kd": written[1] if written else "?",
+    }
+
+
+def fingerprints(folder: Path) -> dict[str, str]:
+    """Fingerprint of the images of each split that a run had; empty where an earlier version made it.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    if not (folder / _DATA).is_file():
+        return {}
+    found = read_yaml(folder / _DATA)
+    return {str(split): str(value) for split, value in found.items()} if isinstance(found, dict) else {}
+
+
+@dataclass(frozen=True)
+class _Text:
+    """A configuration without its seed and its output, which `conditions` leave out, and a file that holds it."""
+
+    text: str
+    file: Path = field(compare=False)
+
+
+@cache
+def _conditions_of(text: _Text) -> Conditions:
+    """`conditions`, read once for all seeds, because checking a configuration takes longer than all else."""
+    return conditions(RunConfig.read(text.file.parent))
 
 
 def conditions(config: RunConfig) -> Conditions:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from disk_kd.errors import ConfigError, nearest
-from disk_kd.files import read_yaml
+from disk_kd.files import read_yaml, user_path
 from disk_kd.options import dotted, nested
 
 _KEYS = {"description", "seeds", "tuning_seeds", "baseline", "all", "rows"}
@@ -113,7 +113,7 @@ def of_recipes(recipes: Sequence[str], seeds: int, baseline: str | None = None) 
 
 def is_experiment(name: str) -> bool:
     """Whether it is a file of rows, and no recipe."""
-    path = Path(name)
+    path = user_path(name)
     return path.is_file() and path.suffix in (".yaml", ".yml") and bool(_OWN & _mapping(path).keys())
 
 
@@ -179,7 +179,9 @@ def _settings(name: str, where: str, group: str, about: Any, common: dict[str, A
         raise ConfigError(f"grid of row {group!r} of {where} must give a list of values by dotted option, not {grid!r}")
     own = {key: value for key, value in about.items() if key not in _OF_ROW}
     if (settings := math.prod(map(len, grid.values()))) > _MOST_SETTINGS:
-        raise ConfigError(f"grid of row {group!r} of {where} has {settings:,} settings; give at most {_MOST_SETTINGS:,}")
+        raise ConfigError(
+            f"the grid of {group!r} of {where} has {settings:,} settings; give at most {_MOST_SETTINGS:,}"
+        )
     options = _given(common) | _given(own)
     for key in _OF_RUNS & (options.keys() | grid.keys()):
         raise ConfigError(f"row {group!r} of {where} gives {key}, which a comparison sets for each run; leave it out")

@@ -92,7 +92,7 @@ class Plan:
         options = merged(options, given)
         path = find_recipe(recipe)
         config = run_of_recipe("distill", path, options, runs=self.runs, resume=True, shares_views=True)
-        sources = () if start is None else (start,)
+        sources: tuple[Cell, ...] = () if start is None else (start,)
         for part, of_part in (("teacher", 0), ("student", seed)):
             weights = merged(load_recipe(path).get(part, {}), options.get(part, {})).get("weights")
             source = referred(weights) if isinstance(weights, str) and getattr(config, part) is not None else None

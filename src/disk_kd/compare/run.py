@@ -25,6 +25,7 @@ from disk_kd.build import load_data
 from disk_kd.compare.conditions import conditions_text, settled
 from disk_kd.compare.experiment import Experiment, Row
 from disk_kd.compare.gain import differences, interval
+from disk_kd.compare.placement import gpu_of, placed
 from disk_kd.compare.plan import Cell, Plan, waves
 from disk_kd.compare.table import csv_text, latex, markdown, table
 from disk_kd.config import RunConfig
@@ -38,7 +39,7 @@ from disk_kd.plugins import import_modules
 from disk_kd.run import execute
 from disk_kd.run_folder import LOCK, BusyError
 from disk_kd.summary import SUMMARY
-from disk_kd.train import Display, JsonConsole
+from disk_kd.train import Display, JsonConsole, check_logger
 
 Outcomes = dict[Cell, dict[str, Any] | str]
 """The summary of each run, or why there is none."""
@@ -81,7 +82,7 @@ def compare(
         name: of the tables written there, NAME.md, NAME.csv and NAME.tex, and of the report, NAME.html.
         options: further options for every run of a row, as a recipe holds them; data, train and import also for the
             runs that they take weights from.
-        jobs: runs at a time; the cores are shared out among them.
+        jobs: runs at a time; the cores are shared out among them, and they take the visible GPUs in turn.
         console: where progress and the table go; events on a `JsonConsole`.
         report: writes the report; None: there is none.
 
@@ -94,13 +95,8 @@ def compare(
         RunError: not one run of a row succeeded.
     """
     console = console or Console()
-    plan = Plan(runs, options)
-    cells = {row: _cells(experiment, row, plan) for row in experiment.rows}
-    _check(cell.config for wave in waves(chain(*cells.values())) for cell in wave)
+    cells = check_comparison(experiment, runs=runs, options=options)
     groups = experiment.groups.values()
-    for row in (row for group in groups if len(group) > 1 for row in group):
-        if not cells[row][0].config.data.validation:
-            raise ConfigError(f"{row.name} has no validation split to choose a setting by; set data.validation above 0")
     runs.mkdir(parents=True, exist_ok=True)
     if isinstance(console, JsonConsole):
         console.event("start", runs=str(runs), rows=list(experiment.groups), seeds=experiment.seeds)
@@ -134,12 +130,34 @@ def compare(
     return Comparison(rows, written)
 
 
+def check_comparison(experiment: Experiment, *, runs: Path, options: Mapping[str, Any] = {}) -> dict[Row, list[Cell]]:
+    """The runs of each row, seed by seed, once nothing speaks against them; nothing runs.
+
+    Args:
+        experiment, runs, options: as of `compare`.
+
+    Raises:
+        ConfigError: bad input.
+        DataError: the data is not there.
+    """
+    if runs.exists() and not runs.is_dir():
+        raise RunError(f"the folder of runs {runs} is a file; give another --runs")
+    plan = Plan(runs, options)
+    cells = {row: _cells(experiment, row, plan) for row in experiment.rows}
+    _check(cell.config for wave in waves(chain(*cells.values())) for cell in wave)
+    for row in (row for group in experiment.groups.values() if len(group) > 1 for row in group):
+        if not cells[row][0].config.data.validation:
+            raise ConfigError(f"{row.name} has no validation split to choose a setting by; set data.validation above 0")
+    return cells
+
+
 def _check(configs: Iterable[RunConfig]) -> None:
     """Refuse a device or data that are not there; a finished run needs neither."""
     for config in configs:
         if (config.output / SUMMARY).is_file():
             continue
         pick_device(config.train.device)
+        check_logger(config.train.logger)
         name, root = config.data.name, config.data.root
         if name == "digits" or "/" in name:  # what has no root, and timm's readers, which look for themselves
             continue
@@ -226,9 +244,9 @@ class _Pool:
         self._pool = self._workers()
 
     def _workers(self) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(
-            self.jobs, mp_context=get_context("spawn"), initializer=_begin, initargs=(self.jobs,)
-        )
+        context = get_context("spawn")
+        begun = context.Value("i", 0)
+        return ProcessPoolExecutor(self.jobs, mp_context=context, initializer=_begin, initargs=(self.jobs, begun))
 
     def __enter__(self) -> _Pool:
         return self
@@ -290,8 +308,21 @@ class _Pool:
             _say(self.console, f"[{done}/{total}] {name} seed {cell.seed}: {_said(outcome)}")
 
 
-def _begin(jobs: int) -> None:
-    """A worker's share of the cores, and its end with the comparison."""
+_gpu: int | None = None
+"""This worker's."""
+
+
+def _begin(jobs: int, begun: Any) -> None:
+    """A worker's share of the cores, its GPU if there are any, and its end with the comparison.
+
+    Args:
+        jobs: workers in all.
+        begun: how many began before, a number that all share.
+    """
+    global _gpu
+    with begun.get_lock():
+        worker, begun.value = begun.value, begun.value + 1
+    _gpu = gpu_of(worker, torch.cuda.device_count())
     Thread(target=_end_with_parent, daemon=True).start()
     keep_memory()
     torch.set_num_threads(max(1, ranks.cores() // jobs))
@@ -309,6 +340,7 @@ def _run_cell(config: RunConfig) -> dict[str, Any] | str:
     """The run's summary, or why there is none. Where another comparison does the same run, it waits for it."""
     try:
         import_modules(config.imports)
+        config = placed(config, _gpu)
         while True:
             try:
                 return execute(config, Console(quiet=True), load=_load_once)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
+
+from disk_kd.tables import as_markdown, csv_lines, markdown_table
 
 _COLUMNS: dict[str, tuple[str, int]] = {
     "top1": ("top-1 %", 2),
@@ -69,18 +69,12 @@ def markdown(rows: Sequence[dict[str, Any]], differing: str = "") -> str:
     """The comparison as a Markdown table, with all conditions; `differing` is what `compare.conditions` says."""
     cells = [_cells(row) for row in rows]
     titles = [title for title in cells[0] if any(row[title] for row in cells)]
-    lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
-    lines += ["| " + " | ".join(_as_markdown(row[title]) for title in titles) + " |" for row in cells]
+    lines = markdown_table(titles, ([as_markdown(row[title]) for title in titles] for row in cells))
     failures = [
-        f"\n{_as_markdown(row['recipe'])}: failed: {_as_markdown(row['failed'])}" for row in rows if row["failed"]
+        f"\n{as_markdown(row['recipe'])}: failed: {as_markdown(row['failed'])}" for row in rows if row["failed"]
     ]
-    told = map(_as_markdown, differing.splitlines())
+    told = map(as_markdown, differing.splitlines())
     return "\n".join([*lines, *failures, "", *told, _LEGEND])
-
-
-def _as_markdown(text: str) -> str:
-    """Text in one line whose characters stand for themselves."""
-    return re.sub(r"([\\|\[\]<>`])", r"\\\1", " ".join(text.split()))
 
 
 def _cells(row: dict[str, Any]) -> dict[str, str]:
@@ -118,21 +112,6 @@ and without making a teacher store. parameters: of what runs at inference, SimKD
 def csv_text(rows: Sequence[dict[str, Any]]) -> str:
     """The comparison as CSV: a line a setting, all columns."""
     return csv_lines(rows, list(dict.fromkeys(name for row in rows for name in row)))
-
-
-def csv_lines(rows: Iterable[Mapping[str, Any]], names: Sequence[str]) -> str:
-    """Rows as CSV. A text that a spreadsheet would run as a formula gets an apostrophe in front."""
-    file = io.StringIO()
-    writer = csv.DictWriter(file, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: _no_formula(value) for name, value in row.items()} for row in rows)
-    return file.getvalue()
-
-
-def _no_formula(value: Any) -> Any:
-    if not isinstance(value, str) or not value.startswith(("=", "+", "-", "@", "\t", "\r")):
-        return value
-    return f"'{value}"
 
 
 def latex(rows: Sequence[dict[str, Any]]) -> str:

@@ -8,7 +8,8 @@ from disk_kd.data.mix import Mix
 from disk_kd.data.seeds import sample_seeds
 from disk_kd.data.sources import DATASETS, load_dataset
 from disk_kd.data.split import Split
-from disk_kd.data.stream import StreamedSplit, TimmAugment, workers_watched
+from disk_kd.data.stream import StreamedSplit, workers_watched
+from disk_kd.data.timm_augment import TimmAugment
 
 __all__ = [
     "DATASETS",

@@ -51,11 +51,13 @@ class Reading:
         image_size: the side they are brought to; None: as they are.
         crop_pct: share of the shorter side that is seen, the rest being cut off around it; in (0, 1].
         skip_unreadable: leave out images that cannot be read, and warn; False: refuse them.
+        grey_bits: bits that the values of grey images of more than 8 bits use, as of `open_picture`.
     """
 
     image_size: int | None = None
     crop_pct: float = 1.0
     skip_unreadable: bool = False
+    grey_bits: int | None = None
 
 
 def check_memory(count: int, channels: int, side: int) -> None:
@@ -72,26 +74,47 @@ def check_memory(count: int, channels: int, side: int) -> None:
         )
 
 
-def open_picture(source: IO[bytes] | Image.Image, name: str, mode: Mode = "RGB") -> Image.Image:
+def open_picture(
+    source: IO[bytes] | Image.Image, name: str, mode: Mode = "RGB", grey_bits: int | None = None
+) -> Image.Image:
     """Decodes one image, EXIF orientation applied.
 
     Args:
         source: an open file or a PIL image.
         name: what to call it in an error.
         mode: colour or grey.
+        grey_bits: bits b that the values of a grey image of more than 8 bits use: a value v becomes
+            round(255 v / (2^b - 1)). Images of 8 bits stay as they are. None: such images are refused.
 
     Raises:
-        DataError: when it cannot be decoded.
+        DataError: when it cannot be decoded, or its grey values do not fit into `grey_bits`.
     """
     try:
         image = source if isinstance(source, Image.Image) else Image.open(source, formats=_formats())
         if image.mode.startswith(("I", "F")):  # PIL would clip these, not scale them
-            raise ValueError(f"its pixels are of mode {image.mode}, 8 bits a channel are expected")
+            image = _of_8_bits(image, grey_bits)
+        image.info.pop("transparency", None)  # colours stay as they are; PIL would warn of some palettes
         return ImageOps.exif_transpose(image).convert(mode)
     except UnidentifiedImageError as error:
         raise DataError(f"{name} cannot be read as an image: its format is not known") from error
     except Exception as error:  # PIL's decoders raise errors of many kinds for a damaged file
-        raise DataError(f"{name} cannot be read as an image: {error}") from error
+        raise DataError(f"{name} cannot be read as an image: {error or type(error).__name__}") from error
+
+
+def _of_8_bits(image: Image.Image, grey_bits: int | None) -> Image.Image:
+    """A grey image of more than 8 bits, upright and scaled."""
+    if image.mode.startswith("F"):
+        raise ValueError(f"its pixels are of mode {image.mode}, whole numbers are expected")
+    if grey_bits is None:
+        raise ValueError(
+            f"its grey values have more than 8 bits (mode {image.mode}); to scale them give data.grey_bits, 16 or the "
+            "number of bits that they use"
+        )
+    levels, most = np.asarray(ImageOps.exif_transpose(image)), 2**grey_bits - 1
+    for level in (int(levels.min()), int(levels.max())):
+        if not 0 <= level <= most:
+            raise ValueError(f"it has the grey value {level}, data.grey_bits={grey_bits} goes from 0 to {most}")
+    return Image.fromarray(((levels.astype(np.int32) * 255 + most // 2) // most).astype(np.uint8))
 
 
 @cache
@@ -109,11 +132,17 @@ def centre_crop(image: Image.Image, image_size: int, crop_pct: float = 1.0) -> I
     return ImageOps.fit(image, (image_size, image_size), Image.Resampling.BICUBIC, bleed=(1 - crop_pct) / 2)
 
 
-def to_pixels(source: IO[bytes] | Image.Image, name: str, image_size: int | None, mode: Mode = "RGB") -> np.ndarray:
+def to_pixels(
+    source: IO[bytes] | Image.Image,
+    name: str,
+    image_size: int | None,
+    mode: Mode = "RGB",
+    grey_bits: int | None = None,
+) -> np.ndarray:
     """Decodes one image: EXIF orientation applied, scaled and centre-cropped to a square.
 
     Args:
-        source, name, mode: as of `open_picture`.
+        source, name, mode, grey_bits: as of `open_picture`.
         image_size: the side; the shorter side is scaled to it (bicubic, antialiased). None leaves the size.
 
     Returns:
@@ -122,7 +151,7 @@ def to_pixels(source: IO[bytes] | Image.Image, name: str, image_size: int | None
     Raises:
         DataError: when it cannot be decoded.
     """
-    image = open_picture(source, name, mode)
+    image = open_picture(source, name, mode, grey_bits)
     if image_size is not None:
         image = centre_crop(image, image_size)
     return as_array(image)
@@ -160,7 +189,7 @@ def load_images(
 
     def pixels(number: int) -> np.ndarray | None:
         try:
-            image = read_picture(read, names, number)
+            image = read_picture(read, names, number, reading.grey_bits)
         except DataError as error:
             if reading.skip_unreadable:
                 warnings.warn(f"left out: {error}", stacklevel=2)
@@ -199,8 +228,10 @@ def load_images(
     return (loaded, ids) if bool(kept.all()) else (loaded[kept], ids[kept])
 
 
-def read_picture(read: Callable[[int], bytes], names: Sequence[str], number: int) -> Image.Image:
-    """One image, decoded, of any size. Arguments as of `load_images`.
+def read_picture(
+    read: Callable[[int], bytes], names: Sequence[str], number: int, grey_bits: int | None = None
+) -> Image.Image:
+    """One image, decoded, of any size. Arguments as of `load_images` and `open_picture`.
 
     Raises:
         DataError: when it cannot be read.
@@ -211,4 +242,4 @@ def read_picture(read: Callable[[int], bytes], names: Sequence[str], number: int
         raise DataError(f"{names[number]} cannot be read: {error.strerror or error}") from error
     if not content:
         raise DataError(f"{names[number]} cannot be read as an image: it is empty")
-    return open_picture(io.BytesIO(content), names[number])
+    return open_picture(io.BytesIO(content), names[number], grey_bits=grey_bits)

@@ -23,30 +23,68 @@ from disk_kd.data.tars import TarFiles, is_hidden, tar_members
 from disk_kd.errors import DataError, shown
 
 _BESIDE_IMAGES = (".txt", ".csv", ".json", ".xml", ".db", ".ini")
+_SPELLINGS = {
+    "train": ("train", "training"),
+    "validation": ("val", "validation", "valid", "dev"),
+    "test": ("test", "testing"),
+}
+_EXPECTED = ("train", "val", "validation", "test")
+_EITHER = ("eval", "evaluation", "holdout")
+_ARCHIVES = (".zip", ".tgz", ".tar.gz", ".tar.xz", ".tar.bz2", ".tar.zst", ".7z", ".rar")
 
 
 def folder_parts(root: Path) -> Parts:
-    """`train`, `validation` (or `val`) and `test` of a root: folders of class folders, or tars of them.
+    """`train`, `val` and `test` of a root: folders of class folders, or tars of them; other spellings are told.
 
     Raises:
-        DataError: when there is no training split, or a split is given twice.
+        DataError: when there is no training split, a split is given twice, or a folder may be one or the other split.
     """
-    train = _find_split(root, "train")
-    if train is None:
-        held = ", ".join(sorted(path.name for path in root.iterdir())[:5]) or "nothing"
+    try:
+        beside = [path for path in sorted(root.iterdir()) if not is_hidden(path.name)]
+    except OSError as error:
+        _refuse(error)
+    found: dict[str, list[Path]] = {name: [] for name in (*_SPELLINGS, "")}
+    for path in beside:
+        if path.is_dir() or path.suffix.lower() == ".tar":
+            found[_split_of(path)].append(path)
+    for name, paths in found.items():
+        if name and len(paths) > 1:
+            listed = ", ".join(path.name for path in paths)
+            raise DataError(f"{root} is expected to hold one {name} split, it holds {listed}; move the others")
+    if not found["train"]:
+        held = ", ".join(path.name for path in beside[:5]) or "nothing"
         raise DataError(f"{root} is expected to hold a folder train, train.tar or *-train.tar; it holds {held}")
-    held_out = [_find_split(root, "validation", "val"), _find_split(root, "test")]
-    validation, test = (None if path is None else class_samples(path) for path in held_out)
-    return Parts(class_samples(train), validation, test)
+    missing = [name for name in _SPELLINGS if not found[name]]
+    for path in beside:
+        if path.name.lower().endswith(_ARCHIVES) and _split_of(path) in missing:
+            raise DataError(f"{path} is not read: unpack it, pack it as an uncompressed tar, or move it")
+    _tell_unread(root, found[""], bool(missing))
+    read = {name: class_samples(paths[0]) for name, paths in found.items() if name and paths}
+    for name, paths in found.items():
+        if name and paths and _last_word(paths[0]) not in _EXPECTED:
+            warnings.warn(f"{paths[0]} is read as the {name} split", stacklevel=2)
+    return Parts(read["train"], read.get("validation"), read.get("test"))
 
 
-def _find_split(root: Path, *names: str) -> Path | None:
-    patterns = [pattern for name in names for pattern in (name, f"{name}.tar", f"*-{name}.tar")]
-    found = [path for pattern in patterns for path in sorted(root.glob(pattern))]
-    if len(found) > 1:
-        listed = ", ".join(path.name for path in found)
-        raise DataError(f"{root} is expected to hold one {names[0]} split, it holds {listed}; move the others")
-    return found[0] if found else None
+def _last_word(path: Path) -> str:
+    """What the name of a folder, or of an archive after its last hyphen, says of its split."""
+    return path.name if path.is_dir() else path.name.partition(".")[0].rpartition("-")[2]
+
+
+def _split_of(path: Path) -> str:
+    """The split that a folder or archive is named for; "": none."""
+    word = _last_word(path).lower()
+    return next((name for name, spellings in _SPELLINGS.items() if word in spellings), "")
+
+
+def _tell_unread(root: Path, others: list[Path], missing: bool) -> None:
+    """Tells of folders and tars that are no split; one that may be the split that is missing is refused."""
+    for path in others:
+        if missing and _last_word(path).lower() in _EITHER:
+            raise DataError(f"{path} may be for validation or for test; rename it to val or test, or move it")
+    if others:
+        listed = ", ".join(shown(path.name) for path in others[:5])
+        warnings.warn(f"{root} holds {listed}, which are not read: splits are named train, val and test", stacklevel=3)
 
 
 @dataclass(frozen=True)

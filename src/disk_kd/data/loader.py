@@ -65,6 +65,8 @@ class Loader:
             new one in every pass.
         shuffle: draw a new order for every pass, instead of the split's own.
         drop_last: leave out the samples of the last, smaller batch.
+        stand_in: when augmented, read the next file in the place of one that cannot be read and may be left out, so
+            that batches keep their size; False leaves it out, as without augmentation.
         channels_last: memory format of the images.
         group: samples prepared at a time, at most; None: 2,048 on a CPU, whose caches are small, else 8,192, or fewer
             where they would take more than 256 MiB.
@@ -91,6 +93,7 @@ class Loader:
         views: int | None = None,
         shuffle: bool = True,
         drop_last: bool = True,
+        stand_in: bool = True,
         channels_last: bool = False,
         group: int | None = None,
         rank: int = 0,
@@ -129,8 +132,8 @@ class Loader:
         in_group = min(group, _GROUP_BYTES // (4 * math.prod(split.shape)))
         self._stream: Stream | None = None
         if not isinstance(split, Split):
-            pinned = self.device.type == "cuda"
-            self._stream = Stream(split, train=augment is not None, seed=self.augment_seed, pinned=pinned)
+            train, pinned = augment is not None, self.device.type == "cuda"
+            self._stream = Stream(split, train=train, stand_in=stand_in, seed=self.augment_seed, pinned=pinned)
             in_group = 0
         self._group_steps = max(1, in_group * ranks // self.batch_size)
         mean_C, std_C = (self._per_channel(name, value) for name, value in (("mean", mean), ("std", std)))

@@ -35,7 +35,9 @@ READERS = {
 }
 
 
-def reader_parts(name: str, root: str | None, image_size: int | None, download: bool) -> Parts:
+def reader_parts(
+    name: str, root: str | None, image_size: int | None, download: bool, grey_bits: int | None = None
+) -> Parts:
     """Reads the splits of a timm dataset name.
 
     `torch/…` sets have one held-out split, their test split. The other readers are asked for `train`,
@@ -54,10 +56,10 @@ def reader_parts(name: str, root: str | None, image_size: int | None, download: 
         return folder_parts(Path(root))
     held_out = ("validation",) if prefix == "torch" else ("validation", "test")
     train = _open(name, root, "train", download)
-    read = {"train": _samples(f"{name} train", prefix, train, image_size)}
+    read = {"train": _samples(f"{name} train", prefix, train, image_size, grey_bits)}
     for part in held_out:
         if (dataset := _open(name, root, part, download)) is not None:
-            samples = _samples(f"{name} {part}", prefix, dataset, image_size)
+            samples = _samples(f"{name} {part}", prefix, dataset, image_size, grey_bits)
             if int(samples.targets.max()) >= 0:  # public test sets often come with labels of -1
                 read[part] = samples
     names = _class_names(train)
@@ -90,14 +92,14 @@ def _range(labels: Tensor) -> str:
     return f"{int(labels[0])} … {int(labels[-1])}"
 
 
-def _samples(where: str, prefix: str, dataset: Any, image_size: int | None) -> Samples:
+def _samples(where: str, prefix: str, dataset: Any, image_size: int | None, grey_bits: int | None) -> Samples:
     """A split, whose classes have no names yet."""
     if prefix == "hfds":
         return _rows(where, dataset.reader)
     if prefix == "wds":
         shards = [Path(dataset.reader.root or ".", name) for name in dataset.reader.split_info.filenames]
         return _shards(where, shards)
-    images, targets = _read(where, dataset, image_size)
+    images, targets = _read(where, dataset, image_size, grey_bits)
     return from_memory(images, targets, ())
 
 
@@ -183,7 +185,8 @@ def _open(name: str, root: str | None, split: str, download: bool) -> Any:
         dataset = create_dataset(name, root=root, split=split, download=download)
     except Exception as error:  # every reader raises its own kind
         said = " ".join(str(error).split()) or type(error).__name__
-        if split != "train" and "split" in said.lower():
+        # hfids, which knows the length of each split that there is, says that of another is unknown.
+        if split != "train" and ("split" in said.lower() or "length is unknown" in said):
             return None
         hint = "" if download else "; give data.download=true to fetch it"
         raise DataError(f"{name} cannot be opened by timm with root {root}: {said}{hint}") from error
@@ -191,6 +194,8 @@ def _open(name: str, root: str | None, split: str, download: bool) -> Any:
     reader: Any = getattr(dataset, "reader", None)
     if hasattr(reader, "dist_num_replicas"):
         reader.dist_rank, reader.dist_num_replicas = 0, 1
+    if name.lower().startswith("hfids/"):
+        reader.input_img_mode = None  # it would clip grey values above 255; images are decoded here
     return dataset
 
 
@@ -204,12 +209,12 @@ def _pairs(dataset: Any) -> Iterator[tuple[Any, Any]]:
         yield items[index]
 
 
-def _read(where: str, dataset: Any, image_size: int | None) -> tuple[Tensor, Tensor]:
+def _read(where: str, dataset: Any, image_size: int | None, grey_bits: int | None = None) -> tuple[Tensor, Tensor]:
     """All images, uint8 (N, 3, S, S), and labels, int64 (N,)."""
     images: list[np.ndarray] = []
     targets: list[int] = []
     for index, (source, target) in enumerate(_pairs(dataset)):
-        image = to_pixels(source, f"{where} sample {index}", image_size)
+        image = to_pixels(source, f"{where} sample {index}", image_size, grey_bits=grey_bits)
         if not images:
             check_memory(2 * len(dataset), 3, max(image.shape[1:]))  # once in the list, once stacked
         elif image.shape != images[0].shape:

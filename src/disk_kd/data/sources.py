@@ -64,19 +64,16 @@ def load_dataset(name: str | DataSettings, **options: Any) -> Dataset:
     name, workers = data.name, usual_workers() if data.workers is None else data.workers
     if data.timm.enabled and data.stream is False:
         raise ConfigError("data.timm augments streamed files; give data.stream=auto, or data.timm.enabled=false")
-    parts = _open(
-        name, None if data.root is None else str(Path(data.root).expanduser()), data.image_size, data.download
-    )
+    root = None if data.root is None else str(Path(data.root).expanduser())
+    parts = _open(name, root, data.image_size, data.download, data.grey_bits)
     _check_classes(name, parts)
-    if data.limit_train is not None and data.limit_train < len(parts.train.class_names):
-        count = len(parts.train.class_names)
-        raise ConfigError(f"data.limit_train is at least the number of classes, {count}, got {data.limit_train}")
+    _check_limits(name, parts, limit_train=data.limit_train, limit_test=data.limit_test)
     if parts.train.files is None and (data.crop_pct != 1 or data.skip_unreadable):
         option = "skip_unreadable=false" if data.skip_unreadable else "crop_pct=1"
         raise ConfigError(f"the images of {name} are no files: leave data.{option}")
     targets = parts.train.targets
     ids = torch.arange(len(targets))
-    reading = Reading(data.image_size, 1.0, data.skip_unreadable)
+    reading = Reading(data.image_size, 1.0, data.skip_unreadable, data.grey_bits)
     cropped = replace(reading, crop_pct=data.crop_pct)
     wanted = data.timm.enabled if data.stream == "auto" else data.stream
     streams = _streams(name, parts, data.image_size, wanted, data.stream == "auto")
@@ -94,13 +91,15 @@ def load_dataset(name: str | DataSettings, **options: Any) -> Dataset:
     if data.limit_train is not None:
         ids = ids[stratified(targets[ids], ids, data.limit_train, LIMIT, data.split_seed)]
     train = part(parts.train, reading, ids)
-    _tell_empty_classes(name, train)
+    _tell_empty_classes(name, "training", train)
     if isinstance(train, StreamedSplit):
         train = replace(train, timm=data.timm)
     if data.label_noise:
         noisy = flip_labels(train.targets, train.ids, data.label_noise, len(train.class_names), data.split_seed)
         train = replace(train, targets=noisy)
-    test = None if parts.test is None else part(parts.test, cropped)
+    test = None if parts.test is None else part(parts.test, cropped, _limited_test(parts.test, data.limit_test))
+    if test is not None:
+        _tell_empty_classes(name, "test", test)
     return Dataset(name, train, held_out, test, _NORMALISATION.get(name))
 
 
@@ -116,6 +115,20 @@ def _streams(name: str, parts: Parts, image_size: int | None, wanted: bool, auto
     return wanted
 
 
+def _limited_test(samples: Samples, limit: int | None) -> Tensor | None:
+    ids = torch.arange(len(samples.targets))
+    return None if limit is None else stratified(samples.targets, ids, limit, LIMIT, seed=0)
+
+
+def _check_limits(name: str, parts: Parts, **limits: int | None) -> None:
+    count = len(parts.train.class_names)
+    for option, limit in limits.items():
+        if limit is not None and limit < count:
+            raise ConfigError(f"data.{option} is at least the number of classes, {count}, got {limit}")
+    if limits["limit_test"] is not None and parts.test is None:
+        raise ConfigError(f"{name} has no test split: leave data.limit_test")
+
+
 def _check_classes(name: str, parts: Parts) -> None:
     ours = set(parts.train.class_names)
     if len(ours) < 2:
@@ -125,7 +138,7 @@ def _check_classes(name: str, parts: Parts) -> None:
             continue
         alike: dict[str, str] = {}
         for own in ours | set(samples.class_names):
-            if (other := alike.setdefault(unicodedata.normalize("NFC", own), own)) != own:
+            if (other := alike.setdefault(unicodedata.normalize("NFC", own).strip(), own)) != own:
                 one, two = sorted(map(ascii, (own, other)))
                 raise DataError(f"{name}: the classes {one} and {two} look the same; rename one, or join them")
         if differing := ours ^ set(samples.class_names):
@@ -133,22 +146,24 @@ def _check_classes(name: str, parts: Parts) -> None:
             raise DataError(f"{name}: train and {part} are expected to have the same classes; only one has {listed}")
 
 
-def _tell_empty_classes(name: str, train: AnySplit) -> None:
-    counts = train.targets.bincount(minlength=len(train.class_names))
-    if empty := [shown(train.class_names[label]) for label in (counts == 0).nonzero().flatten().tolist()]:
-        said = f"{len(empty)} of {len(counts)} classes have no training image, such as {empty[0]}"
+def _tell_empty_classes(name: str, kind: str, split: AnySplit) -> None:
+    counts = split.targets.bincount(minlength=len(split.class_names))
+    if empty := [shown(split.class_names[label]) for label in (counts == 0).nonzero().flatten().tolist()]:
+        said = f"{len(empty)} of {len(counts)} classes have no {kind} image, such as {empty[0]}"
         warnings.warn(f"{name}: {said}", stacklevel=2)
 
 
-def _open(name: str, root: str | None, image_size: int | None, download: bool) -> Parts:
+def _open(name: str, root: str | None, image_size: int | None, download: bool, grey_bits: int | None) -> Parts:
     prefix, _, rest = name.partition("/")
     of_reader = prefix.lower() in READERS and bool(rest)
     if not of_reader and name not in DATASETS:
         raise ConfigError(f"data.name {name!r} is no dataset; {nearest(name.lower(), DATASETS)}")
     if name == "digits":
+        if grey_bits is not None:
+            raise ConfigError("the images of digits have 8 bits: leave data.grey_bits")
         return _digits(image_size)
     if of_reader and prefix.lower() not in ("torch", "wds"):
-        return reader_parts(name, root, image_size, download)
+        return reader_parts(name, root, image_size, download, grey_bits)
     if root is None:
         raise DataError(f"{name} needs data.root, the folder of its data")
     fetched = of_reader or name in ("cifar10", "cifar100")
@@ -160,7 +175,7 @@ def _open(name: str, root: str | None, image_size: int | None, download: bool) -
     if name == "tiny-imagenet":
         return tiny_imagenet_parts(Path(root))
     if of_reader:
-        return reader_parts(name, root, image_size, download)
+        return reader_parts(name, root, image_size, download, grey_bits)
     return _cifar(name, root, image_size, download)
 
 

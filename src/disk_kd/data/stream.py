@@ -9,22 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import multiprocessing
 import os
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from threading import Thread
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from PIL import Image
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform
-from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 from torch.utils.data import Dataset as MapDataset
@@ -32,7 +29,8 @@ from torch.utils.data import Dataset as MapDataset
 from disk_kd import ranks
 from disk_kd.data.decode import MEND, Reading, as_array, centre_crop, read_picture
 from disk_kd.data.seeds import sample_seeds, seeded
-from disk_kd.errors import ConfigError, DataError, shown
+from disk_kd.data.timm_augment import NO_AUGMENT, TimmAugment
+from disk_kd.errors import DataError, shown
 
 _AHEAD = 4
 """Batches that each process prepares before they are asked for."""
@@ -50,104 +48,6 @@ class Files(Protocol):
 
     def stamp(self, number: int) -> str:
         """What changes when the content does, cheap to tell: the size in bytes, and when it was written."""
-
-
-@dataclass(frozen=True)
-class TimmAugment:
-    """timm's augmentation of image files, in the place of the centre crop; names and values are timm's.
-
-    Attributes:
-        enabled: augment with timm.
-        scale: share of the image's area that a random crop has, from and to.
-        ratio: the crop's width over its height, from and to.
-        hflip: chance of a mirrored image.
-        vflip: chance of one upside down.
-        color_jitter: strength of changes of brightness, contrast and saturation, or one for each of them and, as a
-            fourth, that of the hue, at most 0.5; without effect where `auto_augment` is given.
-        auto_augment: a policy such as rand-m9-mstd0.5-inc1; null: none.
-        interpolation: of the crop: bilinear, bicubic or random.
-        reprob: chance of random erasing, in timm's normalisation of ImageNet.
-        remode: what erased pixels become: const (the mean), rand (a colour) or pixel (noise).
-        recount: most areas that are erased.
-        repeats: how often a sample stands in a batch, each time in another view (repeated augmentation; a pass then
-            holds fewer samples).
-
-    Raises:
-        ConfigError: timm refuses a value, or values are given while it is off.
-    """
-
-    enabled: bool = False
-    scale: tuple[float, float] = (0.08, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    hflip: float = 0.5
-    vflip: float = 0.0
-    color_jitter: float | tuple[float, ...] = 0.4
-    auto_augment: str | None = None
-    interpolation: Literal["random", "bilinear", "bicubic"] = "random"
-    reprob: float = 0.0
-    remode: Literal["const", "rand", "pixel"] = "const"
-    recount: int = 1
-    repeats: int = 1
-
-    def __post_init__(self) -> None:
-        if not self.enabled:
-            given = [entry.name for entry in fields(self) if getattr(self, entry.name) != entry.default]
-            if given:
-                raise ConfigError(f"data.timm.{given[0]} has no effect unless data.timm.enabled is true")
-            return
-        for name, (low, high) in (("scale", self.scale), ("ratio", self.ratio)):
-            if not 0 < low <= high < math.inf:
-                raise ConfigError(
-                    f"data.timm.{name} goes from a number above 0 to a finite one not below it, got {low}, {high}"
-                )
-        for name in ("hflip", "vflip", "reprob"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"data.timm.{name} is a chance in [0, 1], got {getattr(self, name)}")
-        for name in ("recount", "repeats"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"data.timm.{name} is a number of at least 1, got {getattr(self, name)}")
-        jitter = self.color_jitter
-        strengths = (jitter,) * 3 if isinstance(jitter, int | float) else jitter
-        possible = all(0 <= strength < math.inf for strength in strengths)
-        if len(strengths) not in (3, 4) or not possible or max(strengths[3:], default=0) > 0.5:
-            raise ConfigError(
-                "data.timm.color_jitter is a finite strength of at least 0, or three or four of them, the fourth at "
-                f"most 0.5, got {jitter}"
-            )
-        try:
-            self.transform(32)
-        except Exception as error:  # timm asserts
-            said = " ".join(str(error).split()) or type(error).__name__
-            raise ConfigError(f"timm refuses data.timm ({said}); see its auto_augment strings") from error
-
-    def transform(self, image_size: int) -> Any:
-        """PIL image to uint8 (C, S, S), by the global random states."""
-        return create_transform(
-            image_size,
-            is_training=True,
-            use_prefetcher=True,  # then it ends with uint8 pixels
-            scale=self.scale,
-            ratio=self.ratio,
-            hflip=self.hflip,
-            vflip=self.vflip,
-            color_jitter=self.color_jitter,
-            auto_augment=self.auto_augment,
-            interpolation=self.interpolation,
-        )
-
-    def erase(self, pixels: Tensor) -> Tensor:
-        """Random erasing of uint8 (C, S, S)."""
-        if not self.reprob:
-            return pixels
-        erasing = RandomErasing(self.reprob, mode=self.remode, max_count=self.recount, device="cpu")
-        # What it writes into numbers that are none is the fill; it is in units of the normalised image.
-        fill = erasing(torch.full(pixels.shape, torch.nan))
-        mean, std = (torch.tensor(x)[:, None, None] for x in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
-        painted = (255 * (fill * std + mean)).round().clamp(0, 255)
-        return torch.where(fill.isnan(), pixels, painted.nan_to_num().to(torch.uint8))
-
-
-NO_AUGMENT = TimmAugment()
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -213,13 +113,18 @@ class StreamedSplit:
         return replace(self, targets=self.targets[index], ids=self.ids[index])
 
     def pictures(self, rows: Tensor) -> Tensor:
-        """The images at some positions, as they are without augmentation: uint8 (n, C, S, S)."""
+        """The images at some positions, as they are without augmentation: uint8 (n, C, S, S).
+
+        Images that cannot be read are black where they may be left out.
+        """
         stream = Stream(replace(self.subset(rows), workers=0), train=False, seed=0)
-        ((images, _, _),) = stream.groups([torch.arange(len(rows))], 0)
-        return images
+        ((images, at, _),) = stream.groups([torch.arange(len(rows))], 0)
+        pictures = torch.zeros(len(rows), *self.shape, dtype=torch.uint8)
+        pictures[at] = images if len(at) else pictures[at]
+        return pictures
 
     def fingerprint(self) -> str:
-        """SHA-256 over class names, image size, targets, ids, and the files' names, sizes and times of change.
+        """SHA-256 over class names, settings, targets, ids, and the files' names, sizes and times of change.
 
         It asks the file system once for each file, which takes some 10 microseconds on a local disk, and reads none of
         them. Files that are copied keep it if the copy keeps their times (cp -p, rsync -a, tar).
@@ -231,7 +136,13 @@ class StreamedSplit:
 
     @cached_property
     def _digest(self) -> str:
-        header = {"shape": [len(self), *self.shape], "class_names": self.class_names, "crop_pct": self.reading.crop_pct}
+        header: dict[str, Any] = {
+            "shape": [len(self), *self.shape],
+            "class_names": self.class_names,
+            "crop_pct": self.reading.crop_pct,
+        }
+        if self.reading.grey_bits is not None:  # without it the same as before there was one
+            header["grey_bits"] = self.reading.grey_bits
         digest = hashlib.sha256(json.dumps(header).encode())
         for part in (self.targets, self.ids):
             digest.update(part.numpy().tobytes())
@@ -255,13 +166,16 @@ class Stream:
 
     Args:
         split: the files.
-        train: augment as `split.timm` says, and read the next file in the place of an unreadable one, so that batches
-            keep their size; else leave it out.
+        train: augment as `split.timm` says.
+        stand_in: when training, read the next file in the place of an unreadable one, so that batches keep their size;
+            else leave it out.
         seed: of the augmentation.
         pinned: put batches into pinned memory, from which CUDA copies by itself.
     """
 
-    def __init__(self, split: StreamedSplit, *, train: bool, seed: int, pinned: bool = False) -> None:
+    def __init__(
+        self, split: StreamedSplit, *, train: bool, stand_in: bool = True, seed: int, pinned: bool = False
+    ) -> None:
         self.split = split
         self.repeats = split.timm.repeats if train else 1
         self._items = _Items()
@@ -271,7 +185,7 @@ class Stream:
             start = multiprocessing.get_all_start_methods()[0]
             options = {"persistent_workers": train, "prefetch_factor": _AHEAD, "multiprocessing_context": start}
         self._loader = DataLoader(
-            _Pictures(split, train, seed),
+            _Pictures(split, train, stand_in, seed),
             batch_sampler=self._items,
             num_workers=split.workers,
             collate_fn=_collate,
@@ -352,19 +266,19 @@ class _Sample(NamedTuple):
 class _Pictures(MapDataset[_Sample]):
     """(row, view) to a sample."""
 
-    def __init__(self, split: StreamedSplit, train: bool, seed: int) -> None:
+    def __init__(self, split: StreamedSplit, train: bool, stand_in: bool, seed: int) -> None:
         self.files, self.ids, self.sources, self.reading = split.files, split.ids, split.sources, split.reading
-        self.train, self.seed = train, seed
+        self.tries = len(self.ids) if train and stand_in and self.reading.skip_unreadable else 1
+        self.seed = seed
         self.timm = split.timm if train else NO_AUGMENT
         self.transform: Any = self.timm.transform(split.shape[1]) if self.timm.enabled else None
 
     def __getitem__(self, item: tuple[int, int]) -> _Sample:
         row, view = item
-        tries = len(self.ids) if self.train and self.reading.skip_unreadable else 1
         messages: list[str] = []
-        for read in ((row + further) % len(self.ids) for further in range(tries)):
+        for read in ((row + further) % len(self.ids) for further in range(self.tries)):
             try:
-                picture = read_picture(self.files, self.sources, int(self.ids[read]))
+                picture = read_picture(self.files, self.sources, int(self.ids[read]), self.reading.grey_bits)
             except DataError as error:
                 messages.append(str(error))
             else:

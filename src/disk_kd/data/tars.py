@@ -55,7 +55,7 @@ def tar_members(path: Path) -> dict[str, tarfile.TarInfo]:
     """
     try:
         with tarfile.open(path, "r:") as tar:
-            members = {posixpath.normpath(member.name): member for member in tar.getmembers()}
+            members = {posixpath.normpath(member.name).lstrip("/") or ".": member for member in tar.getmembers()}
             end = tar.offset
     except (tarfile.TarError, OSError) as error:
         raise DataError(f"{path} cannot be read as an uncompressed tar: {error}") from error

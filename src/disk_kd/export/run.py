@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from disk_kd.errors import ConfigError, ModelError, RunError, nearest, one_line
 from disk_kd.export.formats import FORMATS, Classifier, write_half
 from disk_kd.export.student import Student, read_student
+from disk_kd.files import remove_leftovers, temporary_path
 from disk_kd.logits import logits_of
 
 TOLERANCE = 1e-4
@@ -91,6 +92,7 @@ def export(
         )
     suffix = FORMATS[kind].suffix
     target = output or student.weights.parent / "export" / f"{student.architecture}{suffix}"
+    remove_leftovers(target.parent, target.name)
     _check_target(target, suffix, student, overwrite)
     target.parent.mkdir(parents=True, exist_ok=True)
     with _renamed_at_end(target) as temporary:
@@ -166,7 +168,7 @@ def _renamed_at_end(target: Path) -> Iterator[Path]:
     If the block raises, it goes and `target` stays as it was.
     """
     target = Path(os.path.abspath(target))  # so that "." has a name too
-    folder = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+    folder = temporary_path(target)
     folder.mkdir()
     try:
         yield folder / target.name
@@ -174,12 +176,18 @@ def _renamed_at_end(target: Path) -> Iterator[Path]:
             if path.is_file():
                 with path.open("rb+") as file:
                     os.fsync(file.fileno())
-        if target.is_dir():
-            target.rename(folder / f"old-{target.name}")
         # The file itself last: very large ONNX models have their weights in a second one.
-        for path in sorted(folder.iterdir(), reverse=True):
-            if path.name.startswith(target.name):
+        written = [path for path in sorted(folder.iterdir(), reverse=True) if path.name.startswith(target.name)]
+        before = folder / f"old-{target.name}"
+        try:
+            if target.is_dir():
+                target.rename(before)
+            for path in written:
                 os.replace(path, target.with_name(path.name))
+        except BaseException:
+            if before.exists():
+                before.rename(target)
+            raise
     finally:
         shutil.rmtree(folder)
 

@@ -76,6 +76,7 @@ def exact_helper(
 
     Raises:
         ConfigError: shapes differ; a temperature, `top_k`, `mass`, `max_ce` or the unit is not valid.
+        DataError: targets on the CPU lie outside the classes.
 
     Source: this project; after Kag, Acar, Gangrade, Saligrama, "Scaffolding a Student to Instill Knowledge",
     ICLR 2023, whose alternation's second step it solves in closed loop.

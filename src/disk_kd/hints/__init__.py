@@ -6,6 +6,7 @@ from disk_kd.hints.crd import CRDHint
 from disk_kd.hints.fitnet import FitNetHint
 from disk_kd.hints.review_kd import ReviewKDHint
 from disk_kd.hints.rkd import RKDHint
+from disk_kd.hints.sdd import SDDHint
 from disk_kd.hints.similarity_preserving import SimilarityPreservingHint
 from disk_kd.hints.simkd import SimKDHint
 from disk_kd.hints.vid import VIDHint
@@ -19,6 +20,7 @@ HINTS: dict[str, type[Hint]] = {
     "crd": CRDHint,
     "reviewkd": ReviewKDHint,
     "simkd": SimKDHint,
+    "sdd": SDDHint,
 }
 """The feature methods by the name that recipes and the command line use."""
 
@@ -31,6 +33,7 @@ __all__ = [
     "Hint",
     "RKDHint",
     "ReviewKDHint",
+    "SDDHint",
     "SimKDHint",
     "SimilarityPreservingHint",
     "StudentAndHint",

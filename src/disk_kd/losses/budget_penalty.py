@@ -53,6 +53,7 @@ def budget_penalty(
 
     Raises:
         ConfigError: shapes differ; `max_ce`, `top_k` or `against` is not valid.
+        DataError: targets on the CPU lie outside the classes.
 
     Source: Kag, Acar, Gangrade, Saligrama, "Scaffolding a Student to Instill Knowledge", ICLR 2023,
     Budget(g), in the form of its released implementation.

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from disk_kd.errors import ConfigError
-from disk_kd.support import GAMMA, check_temperature, mix, snapshot
+from disk_kd.support import GAMMA, check_range, check_temperature, mix, snapshot
 
 
 class ContrastiveLoss(nn.Module):
@@ -52,6 +52,7 @@ class ContrastiveLoss(nn.Module):
 
     Raises:
         ConfigError: a setting is not valid, `labels` has no two classes, or shapes differ from those above.
+        DataError: targets or ids on the CPU lie outside `labels`.
 
     Source: Tian, Krishnan, Isola, "Contrastive Representation Distillation", ICLR 2020, the critic h of section 3;
     Z, both directions and negatives from other classes as in the experiments' benchmark.
@@ -111,6 +112,8 @@ class ContrastiveLoss(nn.Module):
 
     def forward(self, student_features: Tensor, teacher_features: Tensor, targets: Tensor, ids: Tensor) -> Tensor:
         _check_batch(student_features, teacher_features, targets, ids, self.widths)
+        check_range(targets, len(self.counts))
+        check_range(ids, self.memory.shape[1], what="ids")
         # Half precision would be off by 5% in exp(x / 0.07).
         with torch.autocast(student_features.device.type, enabled=False):
             embedded_2BD = self._embed(student_features, teacher_features.detach())

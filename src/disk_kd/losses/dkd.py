@@ -40,6 +40,7 @@ def dkd_loss(
 
     Raises:
         ConfigError: shapes differ; there is one class only; the temperature is not finite and above 0.
+        DataError: targets on the CPU lie outside the classes.
 
     Source: Zhao, Cui, Song, Qiu, Liang, "Decoupled Knowledge Distillation", CVPR 2022, equation 7.
     Departs: nothing in value; in log space throughout, so that it is finite where a probability rounds to 0 or 1.

@@ -38,6 +38,7 @@ def nkd_loss(
 
     Raises:
         ConfigError: shapes differ; there is one class only; the temperature is not finite and above 0.
+        DataError: targets on the CPU lie outside the classes.
 
     Source: Yang, Zeng, Li, Zhang, Yuan, Li, "From Knowledge Distillation to Self-Knowledge Distillation: A Unified
     Approach with Normalized Loss and Customized Soft Labels", ICCV 2023, the loss NKD.

@@ -50,6 +50,7 @@ def scaffolded_kl(
 
     Raises:
         ConfigError: shapes differ; a temperature, `top_k` or `mass` is not valid.
+        DataError: targets on the CPU lie outside the classes.
 
     Source: after Kag, Acar, Gangrade, Saligrama, "Scaffolding a Student to Instill Knowledge", ICLR 2023,
     the objective KL(t || s + g).

@@ -57,6 +57,7 @@ def scaffolded_nll(
 
     Raises:
         ConfigError: shapes differ; a temperature, `top_k` or `fill` is not valid.
+        DataError: targets on the CPU lie outside the classes.
 
     Source: Kag, Acar, Gangrade, Saligrama, "Scaffolding a Student to Instill Knowledge", ICLR 2023, the
     objective KL(t || s + g), in the form of its released implementation.

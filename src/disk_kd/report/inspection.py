@@ -175,8 +175,9 @@ def inspect_run(
     placed = place(split, outputs.device)
     met = [_loader(run.config, student, placed, outputs.device).batches(view) for view in range(views)]
     look = outputs.teacher(teacher, student)
-    parts = [_look(batches, student, look, settings) for batches in zip(*met, strict=True)]
+    parts = [_look(batches, student, look, settings) for batches in zip(*met, strict=True) if len(batches[0].ids)]
     columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    split = split.subset(torch.isin(split.ids, columns.pop("ids")).nonzero().flatten())  # some may be unreadable
     flipped = _flipped(run.config, split)
     return Inspection(split, **columns, flipped=flipped, settings=settings, views=views, of=len(dataset.train))
 
@@ -200,6 +201,7 @@ def _loader(config: RunConfig, student: nn.Module, split: AnySplit, device: torc
         views=data.views,
         shuffle=False,
         drop_last=False,
+        stand_in=False,
         device=device,
     )
 
@@ -211,7 +213,8 @@ def _look(
     """Columns of an inspection for the same samples under each view."""
     targets_B = batches[0].targets
     logits = [(student(batch.images).float(), teacher(batch.images)["logits"]) for batch in batches]
-    columns = {"help": torch.stack([settings.help(s_BC, t_BC, targets_B) for s_BC, t_BC in logits]).mean(0)}
+    columns = {"ids": batches[0].ids}
+    columns["help"] = torch.stack([settings.help(s_BC, t_BC, targets_B) for s_BC, t_BC in logits]).mean(0)
     for name, of_views in zip(("student", "teacher"), zip(*logits, strict=True), strict=True):
         log_p_VBC = torch.stack(of_views).log_softmax(2)
         p_BC = log_p_VBC.exp().mean(0)

@@ -8,9 +8,9 @@ from typing import Any
 
 from rich.table import Table
 
-from disk_kd.compare.table import csv_lines
 from disk_kd.report.inspection import RANKINGS, Inspection, Ranking
 from disk_kd.report.measures import area_under_curve, precision_at
+from disk_kd.tables import csv_lines
 
 _COLUMNS = ("rank", "index", "path", "label", "teacher_guess", "student_guess")
 _NUMBERS = ("teacher_label", "teacher_best", "student_label", "student_best", "student_loss", "teacher_loss", "help")

@@ -15,10 +15,9 @@ from disk_kd.report.subject import Mentor, Subject, TeacherFacts
 from disk_kd.report.training import shown_text
 from disk_kd.report.verdict import spread
 
-_COLUMNS = (
-    *("run", "top-1 %", "gain", "what", "to the chosen", "top-5 %", "NLL", "ECE", "seeds", "passes", "start"),
-    *("student", "parameters", "multiply-adds", "images/s", "peak memory"),
-)
+_COLUMNS = ("run", "top-1 %", "gain", "what", "to the chosen", "top-5 %", "NLL", "ECE", "seeds")
+_COSTS = ("run", "student", "parameters", "multiply-adds", "passes", "start", "images/s", "peak memory")
+"""Of two tables, because all columns together are wider than most screens."""
 _WORDS = ("what", "student", "start")
 _Row = dict[str, str]
 """Cells by column; those that are not there are empty."""
@@ -31,11 +30,13 @@ def runs(subject: Subject) -> Section:
     rows += [_teacher_row(mentor, facts) for mentor, facts in subject.taught if not isinstance(facts, Note)]
     same = _same(rows) if len(subject.candidates) > 1 else {}
     left_out = {*same, *(() if subject.has_top5 else ("top-5 %",))}
-    columns = [title for title in _COLUMNS if title not in left_out and any(row.get(title) for row in rows)]
-    cells = [[row.get(title, "") for title in columns] for row in rows]
-    titles = [f"gain over {subject.baseline.name}" if t == "gain" and subject.baseline else t for t in columns]
     marked = 0 if len(subject.candidates) > 1 and subject.finished and subject.comparable else None
-    items: list[Item] = [Table(_caption(subject), titles, cells, marked, words=_WORDS)]
+    items: list[Item] = []
+    for caption, wanted in ((_caption(subject), _COLUMNS), (_COST_CAPTION, _COSTS)):
+        columns = [title for title in wanted if title not in left_out and any(row.get(title) for row in rows)]
+        cells = [[row.get(title, "") for title in columns] for row in rows]
+        titles = [f"gain over {subject.baseline.name}" if t == "gain" and subject.baseline else t for t in columns]
+        items += [Table(caption, titles, cells, marked, words=_WORDS)] if len(columns) > 1 else []
     if same:
         items.append(Note(f"The same for all: {'; '.join(f'{title}: {value}' for title, value in same.items())}."))
     items += dict.fromkeys([*subject.lost, *(facts for _, facts in subject.taught if isinstance(facts, Note))])
@@ -63,13 +64,19 @@ def _same(rows: Sequence[_Row]) -> dict[str, str]:
 _NEED_NO_PLACE = ("student", "seeds", "passes", "start")
 
 
+_COST_CAPTION = (
+    "What it costs. Multiply-adds: of one image. Passes: student passes over the training data, those of the start"
+    " before the plus."
+)
+
+
 def _caption(subject: Subject) -> str:
     text = f"On the {subject.candidates[0].chosen.split} split, of the checkpoint that validation chose."
     if len(subject.candidates) > 1:
         text += f" {subject.first.capitalize()} first."
     if any(len(group.runs) > 1 for group in subject.candidates):
         text += " Mean ± sample standard deviation over the seeds; gain and gap ± half their 95% interval over seeds."
-    return f"{text} Passes: student passes over the training data, those of the start before the plus."
+    return text
 
 
 def _row(subject: Subject, group: Group, digits: int) -> _Row:

@@ -114,7 +114,8 @@ class Outputs:
         mean, std = mean_std or normalisation(model)
         batch = inference_batch(self.device)
         loader = Loader(split, batch_size=batch, mean=mean, std=std, shuffle=False, drop_last=False, device=self.device)
-        return predict(model, loader, device=self.device)
+        # All images of a batch may have been left out as unreadable.
+        return predict(model, (batch for batch in loader.batches(0) if len(batch.targets)), device=self.device)
 
     def _once(self, key: Any, make: Callable[[], Value]) -> Value:
         if key not in self._made:
@@ -158,6 +159,6 @@ def teacher_key(config: RunConfig) -> tuple[Any, ...]:
 def data_key(config: RunConfig) -> tuple[Any, ...]:
     """The same for configurations with the same samples and labels in each split."""
     data = config.data
-    noise = (data.label_noise, data.limit_train, data.split_seed)
-    reading = (data.crop_pct, data.skip_unreadable, data.timm)
+    noise = (data.label_noise, data.limit_train, data.limit_test, data.split_seed)
+    reading = (data.crop_pct, data.grey_bits, data.skip_unreadable, data.timm)
     return (data.name, data.root, data.image_size, data.validation, *noise, *reading)

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from disk_kd.build import STUDENT
+from disk_kd.compare.conditions import Conditions, fingerprints, settled
 from disk_kd.config import ENVIRONMENT, RunConfig, find_method
 from disk_kd.errors import RunError
 from disk_kd.options import dotted
@@ -23,6 +24,9 @@ from disk_kd.tasks import DiSKTask
 _SEED_FOLDER = re.compile(r"seed\d+")
 _NOT_COMPARED = {"train.seed", "output", "description", "published", *ENVIRONMENT}
 """Options in which runs of one group may differ."""
+_SET_ASIDE = ("data.validation", "data.split_seed")
+_READING = ("data.image_size", "data.crop_pct", "data.grey_bits", "data.skip_unreadable", "data.timm.enabled")
+"""Options that change what is read of the same files, and with it their fingerprint."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,16 +91,40 @@ class Run:
         """The split that its outcome is told on: test, or validation where the data has no test split."""
         return "test" if self.summary and "test" in self.summary else "validation"
 
-    def images_of(self, split: str) -> tuple[Any, ...] | None:
-        """The same for runs whose "validation" or "test" holds the same images; None where it was not measured."""
+    def images_of(self, split: str, by_place: bool = True) -> tuple[Any, ...] | None:
+        """The same for runs whose options name the same images for a split; None where it was not measured.
+
+        Args:
+            split: "validation" or "test".
+            by_place: the same folder counts as the same images; otherwise it does not matter where they lie.
+        """
         measured = (self.summary or {}).get(split)
         if measured is None:
             return None
-        data = self.config.data
+        name = self.conditions["data.name"]
         # The name tells what the images are, or the folder or reader that they come from.
-        root = data.root if data.name == "folder" or "/" in data.name else None
-        set_aside = (data.validation, data.split_seed) if split == "validation" else ()
-        return (data.name, root, measured["samples"], *set_aside)
+        root = self.conditions["data.root"] if by_place and (name == "folder" or "/" in name) else None
+        set_aside = [self.conditions[option] for option in _SET_ASIDE] if split == "validation" else ()
+        return (name, root, measured["samples"], *set_aside)
+
+    def fingerprint(self, split: str) -> str | None:
+        """Of the images of a split, as they were read; None where an earlier version, which kept none, made the run."""
+        return self.fingerprints.get(split)
+
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """Of the images of each split."""
+        return fingerprints(self.folder)
+
+    @cached_property
+    def conditions(self) -> Conditions:
+        """What `settled` says of it, which is read once for all seeds."""
+        return settled(self.folder)
+
+    @property
+    def reading(self) -> tuple[Any, ...]:
+        """The same for runs that read the same files to the same pixels."""
+        return tuple(self.conditions[option] for option in _READING)
 
     @property
     def weights(self) -> Path:
@@ -107,7 +135,7 @@ class Run:
     def written_key(self) -> str:
         """The same for runs that differ in their seed alone, as far as their files are of one version."""
         options = {name: value for name, value in dotted(self.tree).items() if name not in _NOT_COMPARED}
-        return _SEED_FOLDER.sub("seed", json.dumps(options, sort_keys=True))
+        return _SEED_FOLDER.sub("seed", json.dumps([options, self.fingerprints], sort_keys=True))
 
     @property
     def key(self) -> str:
@@ -116,7 +144,7 @@ class Run:
         names = ("data", "student", "teacher", "method", "method_options", "hint", "hint_options", "train")
         options = dotted({name: part for name, part in asdict(config).items() if name in names})
         shown = sorted((name, repr(value)) for name, value in options.items() if name not in _NOT_COMPARED)
-        return _SEED_FOLDER.sub("seed", repr(shown))
+        return _SEED_FOLDER.sub("seed", repr([shown, sorted(self.fingerprints.items())]))
 
     @cached_property
     def student_lines(self) -> list[dict[str, Any]]:
@@ -184,6 +212,25 @@ def _validated(run: Run) -> float:
     return summary.get("validation", summary.get("test", {})).get("top1", -1.0)
 
 
+def on_same_images(runs: Sequence[Run], split: str) -> bool:
+    """Whether runs were measured on the same images of a split, as far as their folders tell.
+
+    Fingerprints decide where two runs read files alike, and the options elsewhere.
+
+    Args:
+        runs: any number.
+        split: "validation" or "test"; a run that was not measured on it has other images than one that was.
+    """
+    marks_of_all = {run.fingerprint(split) for run in runs}
+    known = len(marks_of_all) == 1 and None not in marks_of_all
+    by_reading: dict[tuple[Any, ...], set[str]] = {}
+    for run in runs:
+        if (mark := run.fingerprint(split)) is not None:
+            by_reading.setdefault(run.reading, set()).add(mark)
+    named = {run.images_of(split, by_place=not known) for run in runs}
+    return len(named) <= 1 and all(len(marks) == 1 for marks in by_reading.values())
+
+
 def find_runs(paths: Iterable[Path]) -> list[Run]:
     """The runs in run directories, and in folders of run directories such as a comparison's.
 
@@ -203,7 +250,10 @@ def find_runs(paths: Iterable[Path]) -> list[Run]:
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
-    """Runs that differ in their seed alone together, each with a name of its own; in the order of the runs."""
+    """Runs of the same images that differ in their seed alone together, in the order of the runs.
+
+    Each group has a name of its own.
+    """
     written: dict[str, list[Run]] = {}
     for run in runs:
         written.setdefault(run.written_key, []).append(run)

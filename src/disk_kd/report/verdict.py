@@ -11,7 +11,7 @@ from torch import Tensor
 from disk_kd.compare.gain import differences, interval
 from disk_kd.errors import DiskKDError
 from disk_kd.report.outputs import Outputs
-from disk_kd.report.reading import Group, Run
+from disk_kd.report.reading import Group, Run, on_same_images
 
 CHEAPER = 0.95
 """A student counts as cheaper from this share of the multiply-adds on."""
@@ -56,12 +56,11 @@ class Gap:
 def ranking_split(groups: Sequence[Group]) -> str | None:
     """The split that can rank the groups: "validation", else "test"; None where they were measured on other images."""
     runs = [run for group in groups for run in group.finished]
-    validated, tested = ({run.images_of(split) for run in runs} for split in ("validation", "test"))
-    if len(tested) > 1:
+    if not on_same_images(runs, "test"):
         return None
-    if len(validated) <= 1 and None not in validated:
+    if on_same_images(runs, "validation") and all(run.images_of("validation") for run in runs):
         return "validation"
-    return "test" if None not in tested else None
+    return "test" if all(run.images_of("test") for run in runs) else None
 
 
 def ranked(groups: Sequence[Group]) -> list[Group]:

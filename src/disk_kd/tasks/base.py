@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, cast
 
@@ -13,8 +14,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from disk_kd.errors import ConfigError, ModelError
 from disk_kd.hints import Hint, StudentAndHint
-from disk_kd.logits import logits_of
+from disk_kd.logits import class_count, logits_of
 from disk_kd.losses.standardise import standardise
+from disk_kd.support import check_targets, require_range
 from disk_kd.tasks.phase import Phase
 from disk_kd.tasks.snapshot import snapshot
 from disk_kd.tasks.student_and_helper import StudentAndHelper
@@ -47,12 +49,16 @@ class StudentTask(TrainingTask):
     """How many of the teacher's largest logits it tells apart; stored outputs that keep fewer are refused."""
     mixes: bool = False
     """Whether targets may be shares of several classes, (B, C), as mixup and cutmix make them."""
+    unlabelled: bool = True
+    """Whether images may come without a label, -100."""
     standardise = False
     """Whether `pair` standardises logits."""
     _parallel: dict[str, Any] | None = None
     """Options of the data-parallel wrapper; None: there is none."""
     _compiled: dict[str, Any] | None = None
     """Options of the compiler; None: the student runs as it is."""
+    _labels_seen = False
+    """Whether labels on an accelerator were looked at, which is done once."""
     micro_batches = 1
     """Calls in one step of the optimiser; a loop that accumulates gradients sets it."""
 
@@ -150,10 +156,26 @@ class StudentTask(TrainingTask):
             self.trainable_module = learner
 
     def __call__(self, input: Tensor, target: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """`forward`, with class indices of any integer type."""
-        if isinstance(target, Tensor) and not target.is_floating_point():
-            target = target.long()
+        """`forward`, with class indices of any integer type.
+
+        Labels on the CPU are checked at each call, those on an accelerator at the first: to read them stops it.
+
+        Raises:
+            DataError: labels outside the classes, or not one for each image.
+        """
+        if isinstance(target, Tensor):
+            target = target if target.is_floating_point() else target.long()
+            if not torch.compiler.is_compiling():
+                self._check_labels(target, len(input))
         return super().__call__(input, target, *args, **kwargs)
+
+    def _check_labels(self, target: Tensor, images: int) -> None:
+        classes = class_count(self.student)
+        check_targets(target, images, classes)
+        seen = target.device.type != "cpu" and self._labels_seen
+        if classes is not None and not target.is_floating_point() and not seen:
+            require_range(target, classes, unlabelled=self.unlabelled)
+            self._labels_seen = True
 
     def get_eval_model(self, module: nn.Module | None = None, ema: bool = False) -> nn.Module | None:
         """The student, or its running average: what is validated and saved."""
@@ -208,6 +230,13 @@ class StudentTask(TrainingTask):
         for module in {phase.module for phase in self.phases} - trained:
             getattr(self, module).eval()
         return self
+
+    def begin(self, batches: Iterable[tuple[Tensor, Tensor, dict[str, Tensor]]]) -> None:
+        """What the method learns of the data before training; nothing, unless it says otherwise.
+
+        Args:
+            batches: training images, labels (B,) and stored outputs, which may be empty; a run gives its first epoch.
+        """
 
     def teach(self, input: Tensor, stored: dict[str, Tensor] | None) -> dict[str, Tensor]:
         """The teacher's outputs for a batch: the stored ones; where some are missing, those of its forward pass.

@@ -111,6 +111,7 @@ class DiSKTask(StudentTask):
         >>> task(torch.randn(4, 3, 32, 32), torch.arange(4))["loss"].backward()
     """
 
+    unlabelled = False
     price: Tensor
     excess: Tensor
     calls: Tensor
@@ -143,6 +144,7 @@ class DiSKTask(StudentTask):
         helper_warmup_passes: int = 5,
         steps_per_pass: int = 1,
     ) -> None:
+        _check_passes(student_passes, helper_passes, helper_warmup_passes)
         classes = _classes(student, teacher)
         settings = disk_settings(
             variant,
@@ -410,6 +412,14 @@ def _every_class(top_k: int | None, classes: int | None) -> int:
     if top_k is not None and top_k < classes:
         raise ConfigError(f"support all takes all {classes} classes, not {top_k}; leave out top_k, or support")
     return classes
+
+
+def _check_passes(student_passes: int, helper_passes: int, helper_warmup_passes: int) -> None:
+    if student_passes < 1:
+        raise ConfigError(f"student_passes must be at least 1, not {student_passes}")
+    for name, passes in (("helper_passes", helper_passes), ("helper_warmup_passes", helper_warmup_passes)):
+        if passes < 0:
+            raise ConfigError(f"{name} must be at least 0, not {passes}")
 
 
 def _alternation(student_passes: int, helper_passes: int, helper_warmup_passes: int) -> tuple[Phase, ...]:

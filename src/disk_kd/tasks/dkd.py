@@ -36,6 +36,8 @@ class DKDTask(LogitTask):
         ModelError: teacher and student differ in their number of classes.
     """
 
+    unlabelled = False
+
     def __init__(
         self,
         student: nn.Module,

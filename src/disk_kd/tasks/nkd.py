@@ -35,6 +35,8 @@ class NKDTask(LogitTask):
         ModelError: teacher and student differ in their number of classes.
     """
 
+    unlabelled = False
+
     def __init__(
         self,
         student: nn.Module,

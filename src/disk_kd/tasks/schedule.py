@@ -29,7 +29,7 @@ class Cosine:
         start_decay: factor on the start at each restart; 1: all periods are alike.
 
     Raises:
-        ConfigError: `period` is not positive, or `start_decay` not above 0 and at most 1.
+        ConfigError: a number is not finite, `period` is not positive, or `start_decay` not above 0 and at most 1.
     """
 
     start: float
@@ -38,7 +38,10 @@ class Cosine:
     start_decay: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.period > 0:
+        for name in ("start", "end"):
+            if not math.isfinite(getattr(self, name)):
+                raise ConfigError(f"a cosine's {name} must be a finite number, not {getattr(self, name)}")
+        if not 0 < self.period < math.inf:
             raise ConfigError(f"a cosine's period must be positive student passes, not {self.period}")
         if not 0 < self.start_decay <= 1:
             raise ConfigError(f"a cosine's start_decay must be above 0 and at most 1, not {self.start_decay}")

@@ -48,6 +48,8 @@ class _TimmTask(StudentTask):
     """
 
     mixes = True
+    # Of a batch without any label timm's loss is NaN.
+    unlabelled = False
 
     def __init__(self, student: nn.Module, teacher: nn.Module, kind: Any, need: str, **settings: Any) -> None:
         for name, value in settings.items():

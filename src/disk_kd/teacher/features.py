@@ -7,6 +7,8 @@ Outputs have names:
     "stage0", "stage1", ...   maps (B, C, H, W), of the entries of `feature_info`
     "map"                     what the helpers of DiSK read: the output that the model names in its attribute
                               `map_output`, else the map of the entry before the last
+    "regions1-2"              (B, R, classes), logits of regions: for each number m the m^2 cells of a grid over "last",
+                              row by row, each averaged and classified as the whole map is
     "layer1.0.conv2", ...     of the module of that path
 The stages of a transformer are its blocks, their tokens laid out as an image.
 
@@ -23,6 +25,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from timm.utils import unwrap_model
 from torch import Tensor, nn
 
@@ -31,6 +34,7 @@ from disk_kd.logits import logits_of
 
 BEFORE_LAST = -2
 _STAGE = re.compile(r"stage(\d+)")
+_REGIONS = re.compile(r"regions([1-9]\d*(?:-[1-9]\d*)*)")
 _HEADS = {"logits", "pooled", "last"}
 
 
@@ -56,8 +60,9 @@ def forward_with_features(model: nn.Module, images_BCHW: Tensor, names: Collecti
         return {name: outputs[plain.map_output if name == "map" else name] for name in names}
     stages = {name: stage_of(plain, name) for name in names if _is_stage(name)}
     paths = [name for name in names if is_path(name)]
+    regions = [name for name in names if _is_regions(name)]
     with _module_outputs(plain, paths) as caught:
-        if not stages and not {"pooled", "last"} & set(names):
+        if not stages and not regions and not {"pooled", "last"} & set(names):
             outputs = {"logits": logits_of(plain(images_BCHW), plain)}
         else:
             features, maps = _features_and_stages(plain, images_BCHW, sorted(set(stages.values())))
@@ -66,6 +71,7 @@ def forward_with_features(model: nn.Module, images_BCHW: Tensor, names: Collecti
                 outputs["pooled"] = plain.forward_head(features, pre_logits=True)
             if "logits" in names:
                 outputs["logits"] = logits_of(plain.forward_head(features), plain)
+            outputs |= {name: _region_logits(plain, features, name) for name in regions}
     return {name: outputs[name] if name in outputs else _only(plain, name, caught[name]) for name in names}
 
 
@@ -128,9 +134,13 @@ def _is_stage(name: str) -> bool:
     return name == "map" or _STAGE.fullmatch(name) is not None
 
 
+def _is_regions(name: str) -> bool:
+    return _REGIONS.fullmatch(name) is not None
+
+
 def is_path(name: str) -> bool:
     """Whether an output is named by its module."""
-    return not _is_stage(name) and name not in _HEADS
+    return not _is_stage(name) and not _is_regions(name) and name not in _HEADS
 
 
 def check_features(model: Any, name: str) -> None:
@@ -199,6 +209,37 @@ def normalisation(model: Any) -> tuple[tuple[float, ...], tuple[float, ...]] | N
 def _pretrained_cfg(model: Any) -> dict[str, Any]:
     cfg = getattr(model, "pretrained_cfg", None)
     return cfg if isinstance(cfg, dict) else {}
+
+
+def _region_logits(model: Any, map_BCHW: Tensor, name: str) -> Tensor:
+    """What the classifier says of each cell's average: (B, cells, classes)."""
+    scales = [int(scale) for scale in name.removeprefix("regions").split("-")]
+    cells = torch.cat([F.adaptive_avg_pool2d(map_BCHW, scale).flatten(2) for scale in scales], dim=2)
+    rows = cells.transpose(1, 2).flatten(0, 1)[:, :, None, None]
+    return logits_of(model.forward_head(rows), model).unflatten(0, (len(map_BCHW), -1))
+
+
+@torch.no_grad()
+def pools_by_average(model: nn.Module, shape: tuple[int, ...]) -> bool:
+    """Whether the head of a model gives the same logits of a map as of the map's average, in eval mode.
+
+    Args:
+        model: a timm model, plain or wrapped.
+        shape: of its last map, without the batch.
+    """
+    plain: Any = unwrap_model(model)
+    modes = {module: module.training for module in plain.modules()}
+    map_BCHW = torch.rand((2, *shape), generator=torch.Generator().manual_seed(0)).to(next(plain.parameters()))
+    plain.eval()
+    try:
+        whole = logits_of(plain.forward_head(map_BCHW), plain)
+        averaged = logits_of(plain.forward_head(map_BCHW.mean((2, 3), keepdim=True)), plain)
+    except (RuntimeError, ValueError, AssertionError):
+        return False
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    return whole.shape == averaged.shape and torch.allclose(whole, averaged, rtol=1e-2, atol=1e-2)
 
 
 def _features_and_stages(model: Any, images_BCHW: Tensor, stages: list[int]) -> tuple[Tensor, dict[int, Tensor]]:

@@ -57,7 +57,18 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"no teacher store at {folder}; build it, or give the folder of one") from None
     except (OSError, ValueError) as error:
         raise damaged(folder, f"{MANIFEST}: {error}") from None
+    if not isinstance(record, dict):
+        raise damaged(folder, f"{MANIFEST} holds no facts")
     refuse_difference(folder, record, {"format": FORMAT}, ["format"])
+    for name in ("facts", "shapes", "views"):
+        if not isinstance(record.get(name), dict):
+            raise damaged(folder, f"{MANIFEST} has no {name}")
+    for name, shape in record["shapes"].items():
+        if not isinstance(shape, list) or not all(isinstance(size, int) and size > 0 for size in shape):
+            raise damaged(folder, f"{MANIFEST} has {shape!r} as the shape of {name}")
+    for view, told in record["views"].items():
+        if not view.isdecimal() or not isinstance(told, dict):
+            raise damaged(folder, f"{MANIFEST} has {told!r} of view {view}")
     return record
 
 

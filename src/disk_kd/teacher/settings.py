@@ -37,3 +37,5 @@ class TeacherSettings(ModelSettings):
         super().__post_init__()
         if self.image_size is not None and self.image_size < 1:
             raise ConfigError(f"teacher.image_size must be at least 1 or null, not {self.image_size}")
+        if self.store_top_k is not None and self.store_top_k < 1:
+            raise ConfigError(f"teacher.store_top_k must be at least 1 or null, not {self.store_top_k}")

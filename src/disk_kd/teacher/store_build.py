@@ -184,13 +184,13 @@ class _ViewBuild:
             self.saved_at = now
 
     def _finish(self, order_N: np.ndarray) -> None:
-        """Note the errors, then rename the parts: a build that stops in between finds them full."""
+        """Note the errors, then rename the parts: a build that stops in between finds them full, or makes them anew."""
         if _ERRORS in self.parts:
             with changed_manifest(self.path, self.record["facts"]) as self.record:
                 self.record["views"][str(self.view)]["errors"] = _summary(self.parts[_ERRORS].rows[order_N])
+            part_file(self.path, _ERRORS, self.view).unlink()  # first, since nobody looks at a whole view again
         for need in self.needs:
             part_file(self.path, need, self.view).replace(output_file(self.path, need, self.view))
-        part_file(self.path, _ERRORS, self.view).unlink(missing_ok=True)
 
 
 def _take(part: _Part, rows_B: np.ndarray) -> Tensor:

@@ -9,6 +9,7 @@ from disk_kd.train.parallel import prepare_ranks
 from disk_kd.train.settings import TrainSettings
 from disk_kd.train.step import TrainStep
 from disk_kd.train.stop import STOPPED, StoppedError, StopSignal, stop_signals
+from disk_kd.train.tracking import Tracker, check_logger, tracked
 
 __all__ = [
     "BEST",
@@ -22,8 +23,10 @@ __all__ = [
     "RunConsole",
     "StopSignal",
     "StoppedError",
+    "Tracker",
     "TrainSettings",
     "TrainStep",
+    "check_logger",
     "compile_where_it_pays",
     "drop_output",
     "evaluated",
@@ -32,4 +35,5 @@ __all__ = [
     "make_optimizer",
     "prepare_ranks",
     "stop_signals",
+    "tracked",
 ]

@@ -6,9 +6,12 @@ JSON text in its header that says where each belongs. Nothing is pickled, so not
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from disk_kd import ranks
-from disk_kd.errors import CheckpointError
+from disk_kd.errors import CheckpointError, one_line
 from disk_kd.files import save_tensors
 
 _TENSOR = "$tensor"
@@ -37,7 +40,8 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """
     tensors: dict[str, Tensor] = {}
     skeleton = _flatten(state, "", tensors)
-    save_tensors(path, tensors, {"state": json.dumps(skeleton)})
+    text = json.dumps(skeleton)
+    save_tensors(path, tensors, {"state": text, "sha256": _digest(text, tensors)})
 
 
 def is_finite(state: Any) -> bool:
@@ -56,14 +60,58 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            skeleton = json.loads((file.metadata() or {})["state"])
-            return _unflatten(skeleton, file.get_tensor)
+            about = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
+        if about.get("sha256", "") not in ("", _digest(about["state"], tensors)):
+            raise ValueError("its content changed since it was written")
+        state = _unflatten(json.loads(about["state"]), tensors.__getitem__)
+        if not isinstance(state, dict):
+            raise ValueError("it holds no state")
+        return state
     except FileNotFoundError:
         raise CheckpointError(f"no checkpoint at {path}") from None
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
+    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError, OSError, RecursionError) as error:
         raise CheckpointError(
             f"{path} is not a whole checkpoint of disk-kd ({error}); delete it to start anew"
         ) from None
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[None]:
+    """Within the block parts of the state at `path` are used; what cannot be used is told as damage.
+
+    Raises:
+        CheckpointError: a part is missing, or of another kind or shape.
+    """
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except (AttributeError, IndexError, KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is damaged, or of another run ({type(error).__name__}: {one_line(error)}); delete it to start anew"
+        ) from None
+
+
+def counted(value: Any, *, least: int = 0, most: float = math.inf) -> int:
+    """A whole number from `least` to `most`.
+
+    Raises:
+        ValueError: it is another.
+    """
+    if not isinstance(value, int) or not least <= value <= most:
+        raise ValueError(f"a count of {value!r}, expected from {least} to {most}")
+    return value
+
+
+def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of a state's text and tensors."""
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _flatten(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
@@ -88,6 +136,13 @@ def _unflatten(value: Any, read: Callable[[str], Tensor]) -> Any:
     if _INT_KEYS in value:
         return {int(key): _unflatten(item, read) for key, item in value[_INT_KEYS].items()}
     return {key: _unflatten(item, read) for key, item in value.items()}
+
+
+def seed_all(seed: int) -> None:
+    """Seed every generator that a model or a method may draw from, so that a run is a function of its seed."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
 
 
 def seed_draws(seed: int, step: int) -> None:

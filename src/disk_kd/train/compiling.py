@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from threading import Event, Thread
 
 import torch
+from torch import nn
 
 from disk_kd import ranks
 from disk_kd.data import Batch, Loader
@@ -18,6 +21,12 @@ from disk_kd.train.step import TrainStep
 
 WORTH_TRYING_S = 300.0
 """A run that is expected to be shorter than this would not earn the time of compiling back."""
+COMPILING_S_PER_MODULE = 0.5
+"""Seconds of compiling for each leaf module of what trains: resnet10_s, which has 29, takes 12 to 36 s on two cores."""
+_LIKELY_SAVING = 0.1
+"""Share of a run that a compiled step is likely to save."""
+TOLD_EVERY_S = 30.0
+"""Seconds between two lines of a compilation that goes on."""
 _FASTER = 0.97
 _TIMED_STEPS = 5
 
@@ -27,15 +36,16 @@ def compile_where_it_pays(
 ) -> bool:
     """Decide on `settings.compile`, and leave the step compiled or eager accordingly.
 
-    True: compiled, unless compiling fails. "auto": compiled if the run is long enough and the compiled step is measured
-    to be at least 3% faster. Parameters, buffers and random states are as before.
+    True: compiled, unless compiling fails. "auto": tried if the run is long enough to earn back the time of compiling,
+    which is estimated from the number of modules, and kept if the compiled step is measured to be at least 3% faster.
+    The trial compiles one phase, the others only after it paid. Parameters, buffers and random states are as before.
 
     Args:
         step: of the task.
         loader: whose first batch it is tried on.
-        phases: the distinct phases of the run; all are compiled, the first that trains the student is timed.
+        phases: the distinct phases of the run; the first that trains the student is tried and timed.
         steps: how many steps the run has.
-        say: is told that compiling begins, and warned where it failed or did not pay.
+        say: is told that compiling begins, goes on and ends, and warned where it failed or did not pay.
 
     Returns:
         Whether the step is compiled.
@@ -44,27 +54,28 @@ def compile_where_it_pays(
     if wanted is False:
         return False
     task, batch = step.task, next(loader.batches(0))
+    tried = next((phase for phase in phases if phase.trains_student), phases[0])
     saved, random = {name: value.clone() for name, value in task_state(task).items()}, random_state()
     task.train()
     try:
         step.run_eagerly()
-        eager_s = 0.0 if wanted is True else _step_s(step, batch, phases)
-        if wanted == "auto" and ranks.from_main(lambda: eager_s) * steps < WORTH_TRYING_S:
+        eager_s = 0.0 if wanted is True else _step_s(step, batch, tried)
+        if wanted == "auto" and ranks.from_main(lambda: eager_s) * steps < worth_trying_s(task.trainable_module):
             return False
         say("Compiling student and loss, which takes minutes for large models (--train.compile false does without)")
         step.compile()
-        start = time.perf_counter()
-        for phase in phases:
-            task.set_phase(phase.name)
-            step.gradients(batch)
-        compile_s = time.perf_counter() - start
-        compiled_s = 0.0 if wanted is True else _step_s(step, batch, phases)
+        compile_s = _compile(step, batch, [tried], say)
+        compiled_s = 0.0 if wanted is True else _step_s(step, batch, tried)
+        times = f"a step then takes {1e3 * compiled_s:.1f} ms instead of {1e3 * eager_s:.1f} ms"
         if wanted == "auto" and ranks.from_main(lambda: compiled_s > _FASTER * eager_s):
             step.run_eagerly()
             say(
-                f"warning: compiled in {compile_s:.0f} s, but a step then takes {1e3 * compiled_s:.1f} ms instead of"
-                f" {1e3 * eager_s:.1f} ms; going on without (--train.compile false does not try)"
+                f"warning: compiled in {compile_s:.0f} s, but {times}; going on without (--train.compile false does"
+                " not try)"
             )
+            return False
+        compile_s += _compile(step, batch, [phase for phase in phases if phase is not tried], say)
+        say(f"Compiled in {compile_s:.0f} s" + (f"; {times}" if wanted == "auto" else ""))
     except DiskKDError:
         raise
     except Exception as error:  # whatever a compiler dies of, training can do without it
@@ -80,10 +91,43 @@ def compile_where_it_pays(
     return step.compiled
 
 
-def _step_s(step: TrainStep, batch: Batch, phases: Sequence[Phase]) -> float:
+def worth_trying_s(module: nn.Module) -> float:
+    """How long a run must be expected to take for a compiled step to be tried: it is to earn the trial back."""
+    leaves = sum(not any(part.children()) for part in module.modules())
+    return max(WORTH_TRYING_S, COMPILING_S_PER_MODULE * leaves / _LIKELY_SAVING)
+
+
+def _compile(step: TrainStep, batch: Batch, phases: Sequence[Phase], say: Callable[[str], None]) -> float:
+    """Compile those phases by a first step of each; the seconds that it took."""
+    start = time.perf_counter()
+    with _told_now_and_then(say):
+        for phase in phases:
+            step.task.set_phase(phase.name)
+            step.gradients(batch)
+    return time.perf_counter() - start
+
+
+@contextmanager
+def _told_now_and_then(say: Callable[[str], None]) -> Iterator[None]:
+    """Say how long the block has taken so far, again and again."""
+    start, ended = time.perf_counter(), Event()
+
+    def tell() -> None:
+        while not ended.wait(TOLD_EVERY_S):
+            say(f"Still compiling after {time.perf_counter() - start:.0f} s")
+
+    thread = Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _step_s(step: TrainStep, batch: Batch, phase: Phase) -> float:
     """Median time of forward and backward, in seconds, after two to warm up."""
-    student = next((phase for phase in phases if phase.trains_student), phases[0])
-    step.task.set_phase(student.name)
+    step.task.set_phase(phase.name)
     times = []
     for _ in range(2 + _TIMED_STEPS):
         start = time.perf_counter()

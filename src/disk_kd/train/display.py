@@ -138,8 +138,10 @@ class Display:
                 step = f"step {self._done:,}/{self.total:,}"
                 self.line("  ".join([self.title, step, train_text(self._train, self.passes), rate]))
         else:
-            told = f"top-1 {line['top1']:.2f}%  nll {line['nll']:.3f}  {self._images_per_s:,.0f} images/s"
-            self.line(f"{self.title}  pass {line['student_passes']}  validation {told}")
+            told = f"pass {line['student_passes']}  validation top-1 {line['top1']:.2f}%  nll {line['nll']:.3f}"
+            # The bar of a terminal has the title and the rate, and a narrow one has no room for them twice.
+            rate = f"{self._images_per_s:,.0f} images/s"
+            self.line(told if self.console.is_terminal else f"{self.title}  {told}  {rate}")
 
     @property
     def for_people(self) -> bool:

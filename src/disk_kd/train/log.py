@@ -1,4 +1,4 @@
-"""What a run writes while it trains: metrics as JSON lines, and TensorBoard when installed."""
+"""What a run writes while it trains: JSON lines, TensorBoard where it is installed, and `train.logger`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ from torch import Tensor
 from disk_kd import ranks
 from disk_kd.errors import RunError
 from disk_kd.train.display import json_line
+from disk_kd.train.tracking import Tracker
 
 
 class Meter:
-    """Means over the steps since the last line, summed on the device so that no step waits for the host."""
+    """Means over the steps since the last line and over all ranks, summed on the device: no step waits for the host.
+
+    Each step's values are shared at once, so that what one rank saves of them is what all have seen.
+    """
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -25,21 +29,21 @@ class Meter:
 
     def add(self, values: Mapping[str, Tensor]) -> None:
         """Add a step's detached 0-dim tensors; the names are the same until `means` is called."""
-        stacked = torch.stack([value.float() for value in values.values()])
+        stacked = ranks.mean(torch.stack([value.float() for value in values.values()]))
         self.names = list(values)
         self.sums = stacked if self.sums is None else self.sums + stacked
         self.steps += 1
 
     def means(self) -> dict[str, float]:
-        """The means by name, over all ranks, with the one wait for the device; and begin anew."""
+        """The means by name, with the one wait for the device; and begin anew."""
         if self.sums is None:
             return {}
-        means = dict(zip(self.names, (ranks.mean(self.sums) / self.steps).tolist(), strict=True))
+        means = dict(zip(self.names, (self.sums / self.steps).tolist(), strict=True))
         self.sums, self.steps = None, 0
         return means
 
     def so_far(self) -> dict[str, float]:
-        """The means of this rank as they stand; it waits for the device."""
+        """The means as they stand; it waits for the device."""
         return {} if self.sums is None else dict(zip(self.names, (self.sums / self.steps).tolist(), strict=True))
 
     def finite(self) -> bool:
@@ -66,12 +70,19 @@ class MetricsLog:
         folder: of the run.
         keep_bytes: of the metrics; what stands after them is from after the checkpoint.
         show: is given each line, with the kind "timing" for those of `timing.jsonl`.
+        tracker: is sent the numbers too.
     """
 
     def __init__(
-        self, folder: Path, *, keep_bytes: int = 0, show: Callable[[Mapping[str, Any]], None] | None = None
+        self,
+        folder: Path,
+        *,
+        keep_bytes: int = 0,
+        show: Callable[[Mapping[str, Any]], None] | None = None,
+        tracker: Tracker | None = None,
     ) -> None:
         self._show = show or (lambda line: None)
+        self._tracker = tracker
         writes, metrics = ranks.is_main(), folder / "metrics.jsonl"
         if writes and keep_bytes > (metrics.stat().st_size if metrics.exists() else 0):
             raise RunError(f"{metrics} has lost lines since the checkpoint; put it back, or begin in another --output")
@@ -110,11 +121,12 @@ class MetricsLog:
             self._board.close()
 
     def _scalars(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
-        if self._board is None:
-            return
-        for name, value in values.items():
-            if isinstance(value, int | float):
-                self._board.add_scalar(f"{kind}/{name}", value, step)
+        numbers = {f"{kind}/{name}": value for name, value in values.items() if isinstance(value, int | float)}
+        if self._tracker is not None:
+            self._tracker.log(numbers, step)
+        if self._board is not None:
+            for name, value in numbers.items():
+                self._board.add_scalar(name, value, step)
 
 
 def _tensorboard(folder: Path) -> Any:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from timm.utils import unwrap_model
-from torch import nn
+from torch import Tensor, nn
 
 from disk_kd import ranks
 from disk_kd.data import Loader
@@ -18,12 +18,14 @@ from disk_kd.errors import RunError
 from disk_kd.files import save_tensors
 from disk_kd.tasks import Phase, StudentTask
 from disk_kd.train.checkpoint import (
+    counted,
     is_finite,
     load_checkpoint,
     random_state,
     save_checkpoint,
     seed_draws,
     set_random_state,
+    whole,
 )
 from disk_kd.train.display import Display
 from disk_kd.train.log import Meter, MetricsLog
@@ -32,13 +34,14 @@ from disk_kd.train.selection import selection_margin
 from disk_kd.train.state import load_task_state, task_state
 from disk_kd.train.step import TrainStep
 from disk_kd.train.stop import StoppedError, StopRequest
+from disk_kd.train.tracking import Tracker
 
 CHECKPOINT = Path("last") / "checkpoint.safetensors"
 BEST = Path("best") / "student.safetensors"
 
 
 _SHOWN_FIRST = (1, 10)
-"""Steps after which a person sees how training begins, before the first line of the log."""
+"""Steps of this process after which a person sees how training begins, before the first line of the log."""
 
 
 class DivergenceError(RunError):
@@ -73,6 +76,7 @@ def fit(
     validate: Callable[[], Mapping[str, float]] | None,
     display: Display,
     resume: bool = False,
+    tracker: Tracker | None = None,
 ) -> Position:
     """Train the task of `step` through the passes of `plan` and keep everything in `folder`.
 
@@ -85,6 +89,7 @@ def fit(
             there is no such split, and the last checkpoint is shipped.
         display: progress for a person.
         resume: go on from the checkpoint in `last/`, if there is one.
+        tracker: is sent the metrics too.
 
     On many ranks each trains on its part of every batch; the main one writes.
 
@@ -117,9 +122,11 @@ def fit(
     # What is not finite from the beginning, such as a mask of the model, is no sign of divergence.
     endless = {name for name, value in task_state(task).items() if not is_finite(value)}
 
+    def learned() -> list[Tensor]:
+        return [value for name, value in task_state(task).items() if name not in endless]
+
     def check_finite(*more: Any) -> None:
-        learned = [value for name, value in task_state(task).items() if name not in endless]
-        if not is_finite([learned, *more]):
+        if not is_finite([learned(), *more]):
             raise DivergenceError(_diverged("the loss or the weights are", at.steps))
 
     def state() -> dict[str, Any]:
@@ -143,17 +150,26 @@ def fit(
 
     if resume and ranks.from_main((folder / CHECKPOINT).exists):
         saved = load_checkpoint(folder / CHECKPOINT)
-        load_task_state(task, saved["task"])
-        for name, optimizer in optimizers.items():
-            load_optimizer(optimizer, saved["optimizers"][name])
-        step.scaler.load_state_dict(saved["scaler"])
-        updates.update(saved["updates"])
-        at = Position(**saved["position"])
-        meter.load_state_dict(saved["meter"], task.device)
-        set_random_state(saved["random"])
-        log_bytes = saved["log_bytes"]
+        with whole(folder / CHECKPOINT):
+            load_task_state(task, saved["task"])
+            for name, optimizer in optimizers.items():
+                load_optimizer(optimizer, saved["optimizers"][name])
+            step.scaler.load_state_dict(saved["scaler"])
+            updates.update({name: counted(saved["updates"][name], least=updates[name]) for name in updates})
+            at = Position(**saved["position"])
+            counted(at.passes, most=len(plan))
+            counted(at.step, most=loader.steps_per_pass)
+            counted(at.student_passes, most=student_passes)
+            done = at.passes * loader.steps_per_pass + at.step
+            counted(at.steps, least=done, most=done)
+            meter.load_state_dict(saved["meter"], task.device)
+            set_random_state(saved["random"])
+            log_bytes = counted(saved["log_bytes"])
+            if not is_finite([saved["optimizers"], saved["meter"], learned()]):
+                raise ValueError("numbers in it are not finite")
 
-    log = MetricsLog(folder, keep_bytes=log_bytes, show=display.record)
+    begun_at = at.steps
+    log = MetricsLog(folder, keep_bytes=log_bytes, show=display.record, tracker=tracker)
     saved_at = clock = time.monotonic()
     task.train()
     with display, StopRequest(settings.log_every if task.device.type == "cuda" else 1) as stop:
@@ -185,7 +201,7 @@ def fit(
                     log.timing(at.steps, train_s=at.train_s, images_per_s=at.images / at.train_s)
                     if not math.isfinite(means["loss"]):
                         raise DivergenceError(_diverged("the loss is", at.steps, task.unusable_outputs(batch.images)))
-                elif at.steps in _SHOWN_FIRST and display.for_people:
+                elif at.steps - begun_at in _SHOWN_FIRST and display.for_people:
                     display.first({"phase": phase.name, "train_pass": at.passes, **meter.so_far()})
                 # A loss that is not finite is told with the next line of the log, and the checkpoint before it stays.
                 if time.monotonic() - saved_at >= settings.checkpoint_every_s and meter.finite():

@@ -17,6 +17,8 @@ from disk_kd.errors import ConfigError
 from disk_kd.tasks import Phase
 from disk_kd.train.settings import TrainSettings
 
+_SHAPED = {"momentum_buffer", "exp_avg", "exp_avg_sq"}
+"""Parts of an optimiser's state that have their parameter's shape."""
 _FUSED = {"momentum", "sgd", "nesterov", "adam", "adamw"}
 
 
@@ -65,10 +67,18 @@ def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
     """Put a saved state back, each tensor in the memory format of its parameter.
 
     A checkpoint holds plain row-major tensors; the fused kernels walk parameter and momentum side by side in memory.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is no state of this optimiser.
     """
+    begun = {parameter: values.keys() for parameter, values in optimizer.state.items()}
     optimizer.load_state_dict(state)
+    if any(names - optimizer.state[parameter].keys() for parameter, names in begun.items()):
+        raise KeyError("a part of the optimiser's state")
     for parameter, values in optimizer.state.items():
         for name, value in values.items():
+            if name in _SHAPED and (not isinstance(value, Tensor) or value.shape != parameter.shape):
+                raise ValueError(f"{name} is not of its parameter's shape, {list(parameter.shape)}")
             if isinstance(value, Tensor) and value.shape == parameter.shape:
                 values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 

@@ -11,6 +11,9 @@ from timm.optim import list_optimizers
 from disk_kd.errors import ConfigError, nearest
 from disk_kd.options import environment
 
+OF_SCHEDULES = ("milestones", "decay", "cycles", "cooldown_passes", "min_lr")
+"""Settings that belong to a schedule: another schedule that is named over a recipe has its own values of them."""
+
 
 @dataclass(frozen=True)
 class TrainSettings:
@@ -53,6 +56,8 @@ class TrainSettings:
         log_every: steps between two lines of metrics.
         evaluate_every: student passes between two evaluations on the validation split.
         checkpoint_every_s: seconds between two checkpoints, which may fall anywhere in a pass.
+        logger: also send settings, metrics and summary to Weights & Biases (wandb; offline in the run directory unless
+            you are logged in) or MLflow (mlflow; at MLFLOW_TRACKING_URI, else in RUN/mlflow.db); null: to neither.
 
     Raises:
         ConfigError: a value out of its range.
@@ -91,10 +96,13 @@ class TrainSettings:
     log_every: int = environment(50)
     evaluate_every: int = 1
     checkpoint_every_s: float = environment(60.0)
+    logger: Literal["wandb", "mlflow"] | None = environment(None)
 
     def __post_init__(self) -> None:
         for name in ("passes", "batch_size", "accumulate", "cycles", "log_every", "evaluate_every"):
             _at_least(name, getattr(self, name), 1)
+            if not isinstance(getattr(self, name), int):
+                raise ConfigError(f"train.{name} must be a whole number, not {getattr(self, name)}")
         if self.passes > 1_000_000:
             raise ConfigError(f"train.passes must be at most a million, not {self.passes}")
         finite = ("momentum", "weight_decay", "warmup_passes", "cooldown_passes", "min_lr")

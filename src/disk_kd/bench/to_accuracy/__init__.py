@@ -1,0 +1,6 @@
+"""Seconds of wall clock until a student reaches a validation accuracy: this project beside other tools, in turns."""
+
+from disk_kd.bench.to_accuracy.contestants import CONTESTANTS, DEFAULT
+from disk_kd.bench.to_accuracy.run import Race, to_accuracy
+
+__all__ = ["CONTESTANTS", "DEFAULT", "Race", "to_accuracy"]

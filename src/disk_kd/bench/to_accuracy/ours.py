@@ -1,0 +1,98 @@
+"""Our contestants: a run of `disk-kd distill`, epoch by epoch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from rich.console import Console
+from timm.utils import unwrap_model
+from torch import nn
+
+from disk_kd.build import build_task, recorded_in_files, train_loader
+from disk_kd.config import RunConfig
+from disk_kd.data import Dataset
+from disk_kd.devices import place
+from disk_kd.storing import open_store, settle_store
+from disk_kd.tasks import plan_passes
+from disk_kd.train import Meter, TrainStep, compile_where_it_pays, make_optimizer
+from disk_kd.train.optim import load_optimizer, make_schedule
+from disk_kd.train.state import load_task_state, task_state
+
+_QUIET = Console(quiet=True)
+
+
+class OurTraining:
+    """The parts of a run, put together as `disk_kd.run` does it: teacher outputs stored, step compiled where it pays.
+
+    Args:
+        config: of the run.
+        dataset: of the run.
+        device: where it trains.
+    """
+
+    def __init__(self, config: RunConfig, dataset: Dataset, device: torch.device) -> None:
+        config = recorded_in_files(config)
+        torch.manual_seed(config.train.seed)
+        self.task = build_task(config, dataset, device)
+        self.plan = plan_passes(self.task.phases, config.train.passes)
+        train = place(dataset.train, device)
+        views = max(map(self.plan.count, self.plan))
+        config = settle_store(config, self.task, train, views, _QUIET)
+        self.loader = train_loader(config, self.task, train)
+        self.task.steps_per_pass = steps = self.loader.steps_per_pass
+        self.step = TrainStep(self.task, config.train, open_store(config, self.task, train, _QUIET))
+        compile_where_it_pays(
+            self.step, self.loader, list(dict.fromkeys(self.plan)), len(self.plan) * steps, lambda text: None
+        )
+        phases = {phase.name: phase for phase in self.plan}
+        self.modules = {name: unwrap_model(getattr(self.task, phase.module)) for name, phase in phases.items()}
+        self.optimizers = {name: make_optimizer(module, config.train) for name, module in self.modules.items()}
+        self.schedules = {
+            name: make_schedule(optimizer, config.train, phases[name], self.plan.count(phases[name]), steps)
+            for name, optimizer in self.optimizers.items()
+        }
+        self.updates = {name: -phase.warmup_passes * steps for name, phase in phases.items()}
+        self.passes = 0
+        self.task.train()
+
+    @property
+    def student(self) -> nn.Module:
+        """The plain model."""
+        return unwrap_model(self.task.student)
+
+    def epoch(self, number: int) -> int:
+        """All passes up to the end of the next one of the student."""
+        meter, images = Meter(), 0
+        for phase in self.plan[self.passes :]:
+            self.task.set_phase(phase.name)
+            view = self.plan[: self.passes].count(phase)
+            for batch in self.loader.batches(self.passes, view=view):
+                self.schedules[phase.name](self.updates[phase.name])
+                meter.add(self.step(batch, self.optimizers[phase.name], self.modules[phase.name]))
+                self.updates[phase.name] += 1
+                images += phase.trains_student * len(batch.targets)
+            meter.means()
+            self.passes += 1
+            if phase.trains_student:
+                break
+        return images
+
+    def state(self) -> dict[str, Any]:
+        """Task, optimisers and position."""
+        return {
+            "task": task_state(self.task),
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "updates": self.updates,
+            "passes": self.passes,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        load_task_state(self.task, state["task"])
+        for name, optimizer in self.optimizers.items():
+            load_optimizer(optimizer, state["optimizers"][name])
+        self.updates, self.passes = state["updates"], state["passes"]
+
+    def close(self) -> None:
+        """Nothing runs beside it."""

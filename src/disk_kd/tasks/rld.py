@@ -1,0 +1,73 @@
+"""Refined logit distillation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from disk_kd.losses.rld import rld_loss
+from disk_kd.tasks.checks import non_negative, positive
+from disk_kd.tasks.logit_task import LogitTask
+
+
+class RLDTask(LogitTask):
+    """The teacher says how sure it is, and ranks the classes below the label; its mistakes are left out.
+
+    loss = ce_weight cross_entropy(s, y) + rld_weight (alpha SCD + beta MCD)
+
+    Source: Sun et al., "Knowledge Distillation with Refined Logits", ICCV 2025.
+    `disk_kd.losses.rld` has the formula.
+
+    Args:
+        student: the model to train.
+        teacher: a trained model of the same classes; it is frozen.
+        alpha: weight of the sample's confidence.
+        beta: weight of the classes below the label.
+        temperature: of both models.
+        ce_weight: weight of the cross-entropy on the labels.
+        rld_weight: weight of the distillation loss.
+        warmup_passes: student passes over which that weight rises from 0.
+        standardise: bring each row of logits to mean 0 and deviation 1 first (Sun et al., CVPR 2024).
+        label_smoothing: of the cross-entropy, in [0, 1).
+
+    Raises:
+        ConfigError: a temperature that is not positive, or a negative weight.
+        ModelError: teacher and student differ in their number of classes.
+    """
+
+    unlabelled = False
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        *,
+        alpha: float = 1.0,
+        beta: float = 8.0,
+        temperature: float = 4.0,
+        ce_weight: float = 1.0,
+        rld_weight: float = 1.0,
+        warmup_passes: float = 20.0,
+        standardise: bool = False,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__(
+            student,
+            teacher,
+            name="rld",
+            weight=rld_weight,
+            ce_weight=ce_weight,
+            warmup_passes=warmup_passes,
+            standardise=standardise,
+            label_smoothing=label_smoothing,
+        )
+        self.terms: dict[str, Any] = {
+            "alpha": non_negative("alpha", alpha),
+            "beta": non_negative("beta", beta),
+            "temperature": positive("temperature", temperature),
+        }
+
+    def distillation(self, student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
+        """The loss of logits (B, C) and class indices (B,)."""
+        return rld_loss(student, teacher, target, **self.terms)
