@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from multiprocessing import get_context
+from multiprocessing import get_context, get_start_method, set_start_method
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol
@@ -57,7 +57,9 @@ class ContestantProcess:
         self.name = name
         self._connection, theirs = context.Pipe()
         # Not a daemon: the loaders of others have worker processes of their own.
-        self._process = context.Process(target=_serve, args=(theirs, name, config, imports, workers))
+        self._process = context.Process(
+            target=_serve, args=(theirs, get_start_method(), name, config, imports, workers)
+        )
         self._process.start()
         theirs.close()
 
@@ -85,8 +87,14 @@ class ContestantProcess:
         self._process.join()
 
 
-def _serve(connection: Connection, name: str, config: RunConfig, imports: list[str], workers: int | None) -> None:
-    """What the process does, a piece for each message, until the other side closes."""
+def _serve(
+    connection: Connection, method: str, name: str, config: RunConfig, imports: list[str], workers: int | None
+) -> None:
+    """What the process does, a piece for each message, until the other side closes.
+
+    Its loader's processes start by `method`, as they would in a user's program, and not as this process itself did.
+    """
+    set_start_method(method, force=True)
     logging.getLogger("torchdistill").setLevel(logging.WARNING)
     work = None
     try:
