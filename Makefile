@@ -25,7 +25,7 @@ bench: $(READY)
 	$(BIN)/disk-kd bench --teachers '[cifar_resnet10_l,cifar_resnet18]' --output results/bench/$(or $(DEVICE),cpu) --device $(or $(DEVICE),cpu)
 
 golden: $(READY)
-	$(BIN)/python tests/train/record_trajectory.py
+	$(BIN)/python tests/training/record_trajectory.py
 
 clean:
 	rm -rf .venv build dist site .pytest_cache .mypy_cache .ruff_cache

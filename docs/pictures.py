@@ -17,7 +17,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from disk_kd.compare.gain import interval
+from disk_kd.comparison.gain import interval
 from disk_kd.files import write_text
 from disk_kd.helpers import exact_helper
 from disk_kd.losses import scaffolded_kl

@@ -24,7 +24,7 @@ from disk_kd.arguments import parse_run, parse_settings
 from disk_kd.bench import BenchSettings
 from disk_kd.build import STUDENT
 from disk_kd.cli import COMMANDS, main
-from disk_kd.compare.experiment import is_experiment
+from disk_kd.comparison.experiment import is_experiment
 from disk_kd.config import RunConfig
 from disk_kd.files import save_tensors
 from disk_kd.hints import HINTS
@@ -170,9 +170,8 @@ def test_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
 def all_options(name: str, *more: str) -> str:
     """What COMMAND --help-all shows, in one line."""
     out = io.StringIO()
-    with pytest.raises(SystemExit) as stop, contextlib.redirect_stdout(out):
-        main([name, *more, "--help-all"])
-    assert stop.value.code == 0
+    with contextlib.redirect_stdout(out):
+        assert main([name, *more, "--help-all"]) == 0
     return " ".join(out.getvalue().split())
 
 
@@ -180,24 +179,22 @@ def all_options(name: str, *more: str) -> str:
 def test_all_options_are_shown_in_sections_and_words(name: str) -> None:
     text = all_options(name)
     assert not re.search(r"<class|typing\.|Literal|Union|Optional|NoneType", text)
-    assert "--help-all Show every option." in text
     if name in ("train", "distill", "store-teacher"):
-        titles = "The dataset and its augmentation", "The model to train", "Length, optimiser, schedule and bookkeeping"
-        assert all(title in text for title in titles)
-        assert "(type: whole number or null, default: null)" in text
-        assert "(type: auto or true or false, default: auto)" in text
+        assert all(f" {title}: --{title}." in text for title in ("data", "student", "method", "hint", "train"))
+        assert "(a whole number or null; default: null)" in text
+        assert "(auto or true or false; default: auto)" in text
 
 
 def test_a_method_named_beside_help_all_shows_its_options() -> None:
     text = all_options("distill", "--method=disk")
     assert "--method.top_k" in text
-    assert "number or mapping of start, end, period, start_decay or null" in text
+    assert "(a number, a mapping of start, end, period, start_decay or null; default: null)" in text
     assert "--method.top_k" not in all_options("distill")
 
 
 @pytest.mark.parametrize("name", sorted(COMMON))
 def test_the_common_options_are_real_and_have_their_defaults(name: str) -> None:
-    text = all_options(name).partition("Show every option.")[2]
+    text = all_options(name)
     for option, about in COMMON[name]:
         flag = option.split()[0]
         if not flag.startswith("--"):
@@ -206,9 +203,9 @@ def test_the_common_options_are_real_and_have_their_defaults(name: str) -> None:
         assert f" {flag} " in text, flag
         told = re.search(r"\(default: (.*?)\)$", about)
         if told is not None:
-            real = re.search(rf" {re.escape(flag)} .*?default: (.*?)\)( |$)", text)
+            real = re.search(rf" {re.escape(flag)} .*?default: (.*?)\)?( |$)", text)
             assert real is not None
-            assert real[1].replace("'", "") == told[1].replace("true", "True"), flag
+            assert real[1].replace("'", "").rstrip(")") == told[1].rstrip(")"), flag
 
 
 def test_help_of_a_command_with_many_options_imports_nothing_that_takes_long() -> None:
@@ -277,40 +274,36 @@ def test_without_a_named_method_distilling_is_kd(capsys: pytest.CaptureFixture[s
         ),
         (
             ["evaluate", "cifar_resnet10_s", "--model.options={a: 1}"],
-            "--model.options are of a model that --model.name",
+            "model.name is missing: give text",
         ),
-        (["train", "--train.passes=many"], "^disk-kd: train.passes must be a whole number, not many"),
+        (["train", "--train.passes=many"], "^disk-kd: train.passes must be a whole number, not 'many'"),
         (["train", "--train.lr="], "train.lr must be a number, not ''"),
-        (["train", "--data.views="], "data.views: expected whole number or null, not $"),
-        (["train", "--train.lr"], "--train.lr needs a value: --train.lr=VALUE"),
+        (["train", "--data.views="], "data.views must be a whole number or null, not ''"),
+        (["train", "--train.lr"], "--train.lr needs a value: --train.lr VALUE"),
         (["train", "--lr=0.1"], "unknown option lr; nearest: train.lr"),
         (["train", "--epochs", "3"], "unknown option epochs; nearest: train.passes"),
         (["train", "-train.lr=0.1"], "options begin with two dashes: give --train.lr=0.1"),
         (["train", "--teacher.name=resnet18"], "teacher.name is of methods with a teacher; give disk-kd distill"),
-        (
-            ["train", "--student=resnet18"],
-            "student must be a YAML file or a mapping, .* option of it is --student.NAME",
-        ),
-        (["bench", "--student.name=resnet18"], "student has no part name; give --student=VALUE"),
+        (["bench", "--student.name=resnet18"], "student must be text, not "),
         (["compare", "digits/ce", "--runs=/dev/null"], "the folder of runs /dev/null is a file; give another --runs"),
-        (["train", "--no-resume"], "unknown option no-resume; nearest: resume"),
-        (["train", "--resume=never"], "--resume takes no value; leave =never out"),
-        (["train", "--train.milestones=5"], r"train.milestones must be a list such as \[1, 2\], not 5"),
-        (["train", "--student.options=wide"], r"student.options must be a mapping such as \{name: 1\}, not wide"),
-        (["train", "--train.schedule=cosin"], "train.schedule must be one of 'cosine', .*, not cosin"),
-        (["train", "--train=no.yaml"], "train must be a YAML file or a mapping, not no.yaml"),
-        (["train", "--output="], "--output= names nothing; give a path"),
+        (["train", "--no-resume"], "--no-resume needs a value"),
+        (["train", "--resume=never"], "--resume takes no value, not 'never'"),
+        (["train", "--train.milestones=5"], r"train.milestones must be a list of whole numbers, not 5"),
+        (["train", "--student.options=wide"], r"student.options must be a mapping, not 'wide'"),
+        (["train", "--train.schedule=cosin"], "train.schedule must be one of cosine, .*, not 'cosin'"),
+        (["train", "--train=no.yaml"], "train must be a mapping of options, not 'no.yaml'"),
+        (["train", "--output="], "--output names nothing; give a path"),
         (["train", "--output=/dev/null/x"], "cannot make the run directory /dev/null/x .*; give another --output"),
-        (["distill", "digits/kd", "digits/ce"], "unexpected digits/ce; give options as --name=value"),
+        (["distill", "digits/kd", "digits/ce"], "one recipe at a time, not digits/kd and digits/ce"),
         (["distill", "."], "no recipe '.': .* `disk-kd list recipes`"),
         (["report", "run", "--out=x"], "unknown option --out; nearest: output"),
         (["compare", "digits/ce", "--seeds=x"], "--seeds must be a whole number, not 'x'"),
         (["--verison"], "unknown command '--verison'.*disk-kd --help lists them"),
-        (["evaluate"], "weights is missing; --help shows what to give"),
+        (["evaluate"], "evaluate measures one model: give a run directory"),
         (["train", "--train.passes=1000001"], "train.passes must be at most a million, not 1000001"),
         (
             ["distill", "--method=disk", "--method.budget={end: 0.1}"],
-            r"method.budget.*expected number or Cosine or null, not Cosine\(start=None, end=0.1, period=None, .*\)",
+            r"method.budget.start is missing: give a number",
         ),
         (["train", "--train.passes=0"], "train.passes must be at least 1, not 0"),
         (["train", "--train.lr=-1"], "train.lr must be positive"),
@@ -325,13 +318,13 @@ def test_without_a_named_method_distilling_is_kd(capsys: pytest.CaptureFixture[s
         (["train", "--train.batch_size=1"], "batch normalisation needs at least 2 images at a time, not 1"),
         (
             ["distill", "--method=disk", "--method.budget={start: a}"],
-            "method.budget.*expected number or Cosine or null, not",
+            "method.budget.end is missing: give a number",
         ),
         (
             ["distill", "--hint=at", "--hint.student_layers=last"],
-            "hint.student_layers.*expected list of text or null, not last",
+            "hint.student_layers must be a list or null, not 'last'",
         ),
-        (["distill", "--train.compile=maybe"], "train.compile.*expected auto or true or false, not maybe"),
+        (["distill", "--train.compile=maybe"], "train.compile must be auto, true or false, not 'maybe'"),
         (["train", "--train.optimizer=sdg"], "unknown optimizer 'sdg'; nearest: sgd"),
         (["train", "--train.precision=int8"], "train.precision"),
         (
@@ -356,16 +349,16 @@ def test_without_a_named_method_distilling_is_kd(capsys: pytest.CaptureFixture[s
         (["train", "--data.name=cifar100", "--data.root=/nowhere"], "nowhere"),
         (["train", "--data.validation=1.5"], "validation"),
         (["train", "--method=kd"], "disk-kd train is for cross-entropy"),
-        (["distill", "--method=dsk"], "unknown method 'dsk'; give one of ce, kd, .*, or your own: my_module:MyClass"),
-        (["distill", "--hint=spp"], "unknown hint 'spp'; give one of fitnet, at, .*, or your own: my_module:MyClass"),
-        (["distill", "--hint"], "--hint needs a name: one of fitnet, at, .*, or your own: my_module:MyClass"),
+        (["distill", "--method=dsk"], "unknown method 'dsk'; give one of ce, kd, .*, or your own: my_module:My"),
+        (["distill", "--hint=spp"], "unknown hint 'spp'; give one of fitnet, at, .*, or your own: my_module:My"),
+        (["distill", "--hint"], "--hint needs a name: one of fitnet, at, .*, or your own: my_module:My"),
         (["distill", "--hint", "--train.passes=2"], "--hint needs a name: one of fitnet"),
         (["distill", "--method"], "--method needs a name: one of ce, kd, .*, or your own"),
         (["distill", "--method="], "--method needs a name: one of ce, kd"),
         (["distill", "--method=kd"], "the teacher has no weights"),
         (["distill", "--method=:Foo"], "no method ':Foo' .*give a module and a name in it"),
         (["distill", "--method=.m:Foo"], "no method '.m:Foo' .*give a module and a name in it"),
-        (["distill", "--method.top_k=5"], "method.top_k is no option of this method; it is one of --method disk$"),
+        (["distill", "--method.top_k=5"], "method.top_k is no option of kd; it is one of --method disk$"),
         (["distill", "digits/kd", "--runs=/nowhere"], "no teacher weights at .*disk-kd train digits/teacher"),
         (["evaluate", "/nowhere"], "no weights at"),
         (["compare"], "RECIPE"),
@@ -531,7 +524,7 @@ def test_no_space_is_seen_before_training(
 def test_more_views_than_the_disk_holds_are_refused(
     run: Path, tiny: Sequence[str], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("disk_kd.build._free_bytes", lambda folder: 1000)
+    monkeypatch.setattr("disk_kd.storing._free_bytes", lambda folder: 1000)
     store = ["store-teacher", *tiny, "--method=kd", "--teacher.name=cifar_resnet10_xxxs", f"--teacher.weights={run}"]
     says(
         capsys,

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from disk_kd import cli
 from disk_kd.cli import UNREAD, main
-from disk_kd.train import STOPPED
+from disk_kd.training import STOPPED
 from disk_kd_command import COMMANDS, usage
 
 LIMIT_S = 240

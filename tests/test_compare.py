@@ -21,7 +21,7 @@ import yaml
 from rich.console import Console
 
 from disk_kd.cli import main
-from disk_kd.compare import (
+from disk_kd.comparison import (
     Comparison,
     Experiment,
     Plan,
@@ -32,12 +32,12 @@ from disk_kd.compare import (
     waves,
     with_control,
 )
-from disk_kd.compare import run as compare_run
-from disk_kd.compare.conditions import conditions, conditions_text
-from disk_kd.compare.gain import interval
-from disk_kd.compare.placement import gpu_of, placed
-from disk_kd.compare.run import _against_baseline, _best, _Pool
-from disk_kd.compare.table import csv_text, latex, markdown, table
+from disk_kd.comparison import run as compare_run
+from disk_kd.comparison.conditions import conditions, conditions_text
+from disk_kd.comparison.gain import interval
+from disk_kd.comparison.placement import gpu_of, placed
+from disk_kd.comparison.run import _against_baseline, _best, _Pool
+from disk_kd.comparison.table import csv_text, latex, markdown, table
 from disk_kd.errors import ConfigError, RunError
 from disk_kd.recipe import find_recipe
 

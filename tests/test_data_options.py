@@ -14,7 +14,7 @@ from PIL import Image
 from disk_kd.arguments import parse_run
 from disk_kd.build import load_data
 from disk_kd.cli import main
-from disk_kd.compare.run import _same_images
+from disk_kd.comparison.run import _same_images
 from disk_kd.config import RunConfig
 from disk_kd.data import Dataset
 from disk_kd.data.settings import DataSettings
@@ -25,7 +25,7 @@ from disk_kd.report.outputs import data_key
 from disk_kd.report.reading import Run
 from disk_kd.run import execute
 from disk_kd.run_folder import DATA
-from disk_kd.train import loop
+from disk_kd.training import loop
 
 
 def measured(run: Path, capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, float]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from disk_kd.cli import main
-from disk_kd.compare import DEMO
+from disk_kd.comparison import DEMO
 from disk_kd.recipe import RECIPES, load_recipe
 
 FOLDER = Path(str(RECIPES)) / "digits-demo"

@@ -147,8 +147,8 @@ def check_own(arguments: list[str], patch: pytest.MonkeyPatch) -> None:
         for name in ("execute", "store_teacher", "evaluate_weights"):
             patched.setattr(cli, name, stop)
         patched.setattr(cli._Parser, "parse_args", lambda *given: stop(parse(*given)))
-        patched.setattr("disk_kd.compare.run._check", lambda configs: None)  # the data of the pages is not here
-        patched.setattr("disk_kd.compare.run.ProcessPoolExecutor", stop)
+        patched.setattr("disk_kd.comparison.run._check", lambda configs: None)  # the data of the pages is not here
+        patched.setattr("disk_kd.comparison.run.ProcessPoolExecutor", stop)
         patched.setattr(disk_kd.bench, "bench", stop)
         patched.setattr("disk_kd.bench.to_accuracy.to_accuracy", stop)
         assert main(arguments) == 0, arguments

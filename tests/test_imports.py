@@ -26,23 +26,38 @@ ALLOWED = {
     "helpers": set(),
     "models": set(),
     "data": set(),
-    "evaluate": set(),
-    "teacher": set(),
+    "metrics": set(),
+    "teacher": {"models"},
     "hints": {"losses", "models", "teacher"},
     "tasks": {"losses", "helpers", "teacher", "hints"},
-    "train": {"data", "teacher", "tasks"},  # of tasks the protocol alone: StudentTask and Phase
-    "config": {"hints", "tasks", "models", "data", "teacher", "train"},
-    "build": {"config", "hints", "tasks", "models", "data", "teacher", "train"},
-    "summary": {"build", "config", "tasks", "models", "data", "train"},
-    "run": {"build", "summary", "config", "tasks", "models", "data", "teacher", "train", "evaluate"},
-    "compare": {"build", "config", "data", "run", "summary", "train"},
-    "export": {"build", "config", "models", "summary"},
-    "report": {
-        *("build", "compare", "config", "data", "evaluate", "helpers", "losses"),
-        *("models", "run", "summary", "tasks", "teacher"),
+    "training": {"data", "teacher", "tasks"},  # of tasks the protocol alone: StudentTask and Phase
+    "recipe": {"training"},
+    "config": {"recipe", "hints", "tasks", "models", "data", "teacher", "training"},
+    "devices": {"data"},
+    "trained": {"config", "hints", "models", "data", "teacher"},
+    "build": {"config", "devices", "recipe", "trained", "hints", "tasks", "models", "data", "teacher", "training"},
+    "storing": {"build", "config", "devices", "data", "tasks", "teacher", "training"},
+    "measure": {"build", "devices", "trained", "metrics", "models", "data"},
+    "run_folder": {"config", "recipe", "data", "tasks", "training"},
+    "summary": {"build", "config", "tasks", "models", "data", "training"},
+    "run": {
+        *("build", "config", "devices", "measure", "run_folder", "storing", "summary", "trained"),
+        *("data", "models", "tasks", "teacher", "training"),
     },
+    "comparison": {"build", "config", "devices", "recipe", "run", "run_folder", "summary", "data", "training"},
+    "export": {"build", "config", "recipe", "trained", "models", "summary"},
+    "report": {
+        *("build", "comparison", "config", "devices", "measure", "metrics", "recipe", "run", "summary", "trained"),
+        *("data", "helpers", "losses", "models", "tasks", "teacher"),
+    },
+    "api": {"build", "comparison", "config", "measure", "recipe", "run", "trained", "data", "models"},
+    "arguments": {"config", "measure", "recipe", "data", "hints", "models", "tasks"},  # argv is read here alone
+    "help": {"arguments", "config", "data", "hints", "models", "tasks", "teacher", "training"},
     "toy": {"losses", "helpers"},
-    "bench": {"build", "summary", "config", "tasks", "models", "helpers", "data", "teacher", "train"},
+    "bench": {
+        *("arguments", "build", "config", "devices", "recipe", "storing", "summary", "trained"),
+        *("data", "helpers", "models", "tasks", "teacher", "training"),
+    },
 }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from disk_kd.arguments import parse_run
-from disk_kd.compare import Plan
+from disk_kd.comparison import Plan
 from disk_kd.recipe import load_recipe
 
 RECIPE = "cifar100/resnet10_s/resnet10_l-kd"

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from disk_kd import ranks
 from disk_kd.cli import main
 from disk_kd.errors import ConfigError
-from disk_kd.train import STOPPED, StoppedError
+from disk_kd.training import STOPPED, StoppedError
 
 TINY = {"name": "test_vit", "options": {"img_size": 8, "patch_size": 4}}
 """A model without batch norms, whose statistics would be those of a rank's own images."""

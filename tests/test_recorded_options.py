@@ -17,8 +17,8 @@ from disk_kd.data import load_dataset
 from disk_kd.errors import CheckpointError
 from disk_kd.models import load_state_dict, save_state_dict
 from disk_kd.models.about import METADATA, read_about
-from disk_kd.train import CHECKPOINT
-from disk_kd.train.checkpoint import load_checkpoint
+from disk_kd.training import CHECKPOINT
+from disk_kd.training.checkpoint import load_checkpoint
 
 NAME = "resnet10t"
 OPTIONS = "{act_layer: gelu, pretrained_cfg_overlay: {mean: [0.3, 0.3, 0.3], std: [0.2, 0.2, 0.2]}}"

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from disk_kd.cli import main
-from disk_kd.train import STOPPED
+from disk_kd.training import STOPPED
 
 LIMIT_S = 120
 

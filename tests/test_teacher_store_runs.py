@@ -95,7 +95,7 @@ def test_the_flag_forbids(options: list[str], tmp_path: Path) -> None:
 def test_auto_runs_the_teacher_where_views_are_too_large(
     options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("disk_kd.build.AFFORDABLE_BYTES", 100)
+    monkeypatch.setattr("disk_kd.storing.AFFORDABLE_BYTES", 100)
     share = [*options, f"--runs={tmp_path}", *METHODS["kd"]]
     assert main(["distill", *share, f"--output={tmp_path / 'run'}"]) == 0
     assert decided(tmp_path / "run") == (False, None)
@@ -105,8 +105,8 @@ def test_auto_does_not_reduce_the_number_of_views(
     options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A pass whose view had been met before would see other data than it does without a store."""
-    monkeypatch.setattr("disk_kd.build.view_bytes", lambda *_: 100)
-    monkeypatch.setattr("disk_kd.build.AFFORDABLE_BYTES", 1100)
+    monkeypatch.setattr("disk_kd.storing.view_bytes", lambda *_: 100)
+    monkeypatch.setattr("disk_kd.storing.AFFORDABLE_BYTES", 1100)
     share = [*options, f"--runs={tmp_path}", *METHODS["kd"], "--train.passes=12"]
     assert main(["distill", *share, f"--output={tmp_path / 'run'}"]) == 0
     assert decided(tmp_path / "run") == (False, None)
@@ -125,7 +125,7 @@ def test_a_resumed_run_keeps_its_decision(
     command = ["distill", *options, f"--runs={tmp_path}", *METHODS["kd"], f"--output={tmp_path / 'run'}", "--resume"]
     assert main(command) == 0
     (tmp_path / "run" / "summary.json").unlink()
-    monkeypatch.setattr("disk_kd.build.AFFORDABLE_BYTES", 100)
+    monkeypatch.setattr("disk_kd.storing.AFFORDABLE_BYTES", 100)
     assert main(command) == 0
     assert decided(tmp_path / "run") == (True, 2)
     assert main([*command, "--views=1"]) == 2

@@ -20,8 +20,8 @@ import pytest
 from rich.console import Console
 
 from disk_kd.cli import main
-from disk_kd.train import STOPPED, Display, JsonConsole, loop
-from disk_kd.train import display as module
+from disk_kd.training import STOPPED, Display, JsonConsole, loop
+from disk_kd.training import display as module
 
 TRAIN = {
     "kind": "train",

@@ -14,12 +14,12 @@ from sklearn.metrics import roc_auc_score
 sys.path.insert(0, str(Path(__file__).parent))
 from hypotheses import mislead
 
-from disk_kd.devices import inference_batch, place
-from disk_kd.trained import normalisation
 from disk_kd.data import Loader
+from disk_kd.devices import inference_batch, place
 from disk_kd.helpers import exact_helper
 from disk_kd.report import Outputs, Run
 from disk_kd.support import log_probabilities
+from disk_kd.trained import normalisation
 
 
 @torch.no_grad()

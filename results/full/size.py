@@ -14,8 +14,8 @@ import sys
 from functools import cache
 from pathlib import Path
 
-from disk_kd.compare import Cell, plan_waves, read_experiment
-from disk_kd.compare.plan import cell_config
+from disk_kd.comparison import Cell, plan_waves, read_experiment
+from disk_kd.comparison.plan import cell_config
 from disk_kd.config import RunConfig
 from disk_kd.helpers import HELPERS
 from disk_kd.models import create_model, multiply_adds

@@ -15,11 +15,10 @@ from typing import Any
 from rich.console import Console
 from torch import nn
 
-from disk_kd.arguments import run_of_recipe
 from disk_kd.build import STUDENT
-from disk_kd.compare import Comparison, Reporter, of_recipes, read_experiment
-from disk_kd.compare import compare as compare_experiment
-from disk_kd.compare.experiment import Experiment, experiment_of
+from disk_kd.comparison import Comparison, Reporter, of_recipes, read_experiment
+from disk_kd.comparison import compare as compare_experiment
+from disk_kd.comparison.experiment import Experiment, experiment_of
 from disk_kd.config import RunConfig
 from disk_kd.data.settings import DataSettings
 from disk_kd.errors import CheckpointError, ConfigError
@@ -212,7 +211,7 @@ def _run(
         tree = merged(_parts(recipe), tree)
     elif recipe is not None:
         path = find_recipe(str(recipe))
-    config = run_of_recipe(command, path, tree, runs=user_path(runs), resume=resume)
+    config = RunConfig.of_recipe(path, tree, command=command, runs=user_path(runs), resume=resume)
     return Run(config, execute(config, console))
 
 

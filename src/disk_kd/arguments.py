@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from disk_kd.config import DEFAULT_METHOD, RunConfig, check_root, with_options
+from disk_kd.config import RunConfig, check_root
 from disk_kd.data.settings import DataSettings
 from disk_kd.errors import ConfigError, nearest, shown
 from disk_kd.files import user_path
@@ -17,19 +17,19 @@ from disk_kd.models.about import read_about
 from disk_kd.models.settings import ModelSettings
 from disk_kd.options import Raw, loaded, merged, nested, read, read_value
 from disk_kd.plugins import import_modules
-from disk_kd.recipe import CONFIG, PARTS, find_recipe, imports_of, is_run_config, load_recipe, recipe_name
+from disk_kd.recipe import CONFIG, PARTS, find_recipe, imports_of, is_run_config, load_recipe, named_in
 from disk_kd.tasks import METHODS
 
 Settings = TypeVar("Settings")
 
-_SHORT = {"method": "method.name", "hint": "hint.name", "views": "data.views"}
+_SHORT = {"views": "data.views"}
 _SWITCHES = frozenset({"resume", "quiet", "log_json", "print_config", "json"})
 _REPEATED = "import"
 _PATHS = frozenset({"output", "runs", "data.root", "student.weights", "teacher.weights"})
 _NEEDS = {
     _REPEATED: "--import needs a module of yours: --import my_module",
-    "method.name": f"--method needs a name: one of {', '.join(METHODS)}, or your own: my_module:MyTask",
-    "hint.name": f"--hint needs a name: one of {', '.join(HINTS)}, or your own: my_module:MyHint",
+    "method": f"--method needs a name: one of {', '.join(METHODS)}, or your own: my_module:MyTask",
+    "hint": f"--hint needs a name: one of {', '.join(HINTS)}, or your own: my_module:MyHint",
 }
 """What is said of an option without a value."""
 
@@ -52,11 +52,14 @@ class Given:
 
     @property
     def tree(self) -> dict[str, Any]:
-        """The options as a recipe holds them; a part given as a mapping, --data '{...}', is one."""
-        flat = {
-            name: loaded(value) if name in PARTS and isinstance(loaded(value), dict) else value
-            for name, value in self.options.items()
-        }
+        """The options as a recipe holds them; a part is a mapping, --data '{...}', or a name, --data folder."""
+        flat = {}
+        for name, value in self.options.items():
+            whole = loaded(value) if name in PARTS else None
+            if isinstance(whole, dict):
+                flat[name] = whole
+            else:
+                flat[f"{name}.name" if name in PARTS and name != "train" else name] = value
         tree = nested(flat)
         return {**tree, _REPEATED: list(self.imports)} if self.imports else tree
 
@@ -77,7 +80,7 @@ def read_arguments(arguments: Sequence[str], switches: Collection[str] = _SWITCH
         argument = left.pop(0)
         if not argument.startswith("--"):
             if argument.startswith("-"):
-                raise ConfigError(f"{shown(argument)!r} is no option: an option is --NAME VALUE")
+                raise ConfigError(f"options begin with two dashes: give -{shown(argument)}")
             words.append(argument)
             continue
         typed, equals, value = argument[2:].partition("=")
@@ -122,36 +125,10 @@ def parse_run(command: str, arguments: Sequence[str]) -> RunConfig:
     path = find_recipe(given.words[0]) if given.words else None
     options = given.tree
     runs = user_path(read_value(Path, options.pop("runs", "runs"), "runs"))
-    return run_of_recipe(command, path, options, runs=runs, resume="resume" in given.switches)
-
-
-def run_of_recipe(
-    command: str, path: Path | None, options: Mapping[str, Any], *, runs: Path, resume: bool, **settings: Any
-) -> RunConfig:
-    """The run of a recipe's file with options over it.
-
-    Args:
-        command: "train" (always cross-entropy), "distill" or "store-teacher".
-        path: of the recipe; None: there are options alone.
-        options: as a recipe holds them.
-        runs: folder of run directories.
-        resume: whether an unfinished run goes on.
-        settings: further ones of `RunConfig.from_tree`.
-
-    Raises:
-        ConfigError: as `RunConfig.from_tree`.
-    """
-    recipe = {} if path is None else load_recipe(path)
-    imports = [*imports_of(recipe), *imports_of(options)]
-    import_modules(imports)
-    tree = with_options(recipe, {**options, _REPEATED: imports}, "ce" if command == "train" else DEFAULT_METHOD)
-    method, hint = tree["method"]["name"], tree["hint"]["name"]
-    if command == "train" and (method != "ce" or hint is not None):
-        raise ConfigError(f"disk-kd train is for cross-entropy; run {hint or method} with disk-kd distill")
-    if path is not None and path.name == CONFIG and resume:
-        tree["output"] = str(path.parent)
-    name = None if path is None else recipe_name(path)
-    return RunConfig.from_tree(tree, runs=runs, name=name, resume=resume, **settings)
+    config = RunConfig.of_recipe(path, options, command=command, runs=runs, resume="resume" in given.switches)
+    if config.teacher is None and (typed := next((name for name in given.options if name.startswith("teacher")), None)):
+        raise ConfigError(f"{typed} is of methods with a teacher; give disk-kd distill --method kd")
+    return config
 
 
 _EVALUATION: dict[str, Any] = {"split": Literal["test", "validation", "train"], "device": str}
@@ -207,9 +184,3 @@ def parse_settings(settings: type[Settings], arguments: Sequence[str]) -> Settin
     if given.words:
         raise ConfigError(f"{shown(given.words[0])!r} is no option: an option is --NAME VALUE")
     return read(settings, given.tree)
-
-
-def named_in(recipe: Mapping[str, Any]) -> set[str]:
-    """All that a recipe names which may be a user's own: models, the hint and modules."""
-    parts = (recipe.get(part) or {} for part in ("student", "teacher", "hint"))
-    return {*imports_of(recipe), *(str(part["name"]) for part in parts if part.get("name"))}

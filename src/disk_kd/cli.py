@@ -24,7 +24,7 @@ from rich.table import Table
 
 from disk_kd import ranks
 from disk_kd.arguments import parse_evaluation, parse_run, parse_settings, read_arguments
-from disk_kd.compare import (
+from disk_kd.comparison import (
     DEMO,
     Experiment,
     check_comparison,
@@ -34,7 +34,7 @@ from disk_kd.compare import (
     read_experiment,
     with_control,
 )
-from disk_kd.compare.experiment import is_experiment
+from disk_kd.comparison.experiment import is_experiment
 from disk_kd.data import DATASETS, workers_watched
 from disk_kd.errors import ConfigError, DiskKDError, RunError, nearest, one_line
 from disk_kd.export import FORMATS, export
@@ -49,7 +49,7 @@ from disk_kd.recipe import list_recipes
 from disk_kd.run import execute, store_teacher
 from disk_kd.tasks import METHODS
 from disk_kd.teacher import TeacherStore
-from disk_kd.train import (
+from disk_kd.training import (
     STOPPED,
     JsonConsole,
     RunConsole,

@@ -32,10 +32,20 @@ from disk_kd.options import (
     read_value,
 )
 from disk_kd.plugins import find_class, import_modules
-from disk_kd.recipe import CONFIG, PARTS, WRITTEN_BY, imports_of, load_recipe, referred, run_folder, without_schedule
+from disk_kd.recipe import (
+    CONFIG,
+    PARTS,
+    WRITTEN_BY,
+    imports_of,
+    load_recipe,
+    recipe_name,
+    referred,
+    run_folder,
+    without_schedule,
+)
 from disk_kd.tasks import METHODS, StudentTask
 from disk_kd.teacher.settings import TeacherSettings
-from disk_kd.train.settings import TrainSettings
+from disk_kd.training.settings import TrainSettings
 
 DEFAULT_METHOD = "kd"
 """What `distill` runs where no method is named: it led or was level with the leader in docs/results.md."""
@@ -126,7 +136,8 @@ class RunConfig:
         task = find_method(method)
         if hint is None and hint_tree:
             raise ConfigError(
-                f"hint.{next(iter(hint_tree))} is an option of a feature method; give hint.name too: {', '.join(HINTS)}"
+                f"hint.{next(iter(hint_tree))} is an option of a feature method; give --hint NAME too:"
+                f" {', '.join(HINTS)}"
             )
         data_tree = _part("data", tree)
         check_root(data_tree)
@@ -155,6 +166,40 @@ class RunConfig:
             resume=resume,
             shares_views=shares_views,
         )
+
+    @classmethod
+    def of_recipe(
+        cls,
+        path: Path | None,
+        options: Mapping[str, Any],
+        *,
+        command: str = "distill",
+        runs: Path = Path("runs"),
+        resume: bool = False,
+        shares_views: bool = False,
+    ) -> RunConfig:
+        """The run of a recipe's file with options over it.
+
+        Args:
+            path: of the recipe; None: there are options alone.
+            options: as a recipe holds them.
+            command: "train", which is always cross-entropy, "distill" or "store-teacher".
+            runs, resume, shares_views: as of `from_tree`.
+
+        Raises:
+            ConfigError: as `from_tree`.
+        """
+        recipe = {} if path is None else load_recipe(path)
+        imports = [*imports_of(recipe), *imports_of(options)]
+        import_modules(imports)
+        tree = with_options(recipe, {**options, "import": imports}, "ce" if command == "train" else DEFAULT_METHOD)
+        method, hint = tree["method"]["name"], tree["hint"]["name"]
+        if command == "train" and (method != "ce" or hint is not None):
+            raise ConfigError(f"disk-kd train is for cross-entropy; run {hint or method} with disk-kd distill")
+        if path is not None and path.name == CONFIG and resume:
+            tree["output"] = str(path.parent)
+        name = None if path is None else recipe_name(path)
+        return cls.from_tree(tree, runs=runs, name=name, resume=resume, shares_views=shares_views)
 
     @classmethod
     def read(cls, folder: Path, *, runs: Path = Path("runs"), resume: bool = False) -> RunConfig:
@@ -277,7 +322,7 @@ def named(part: str, tree: Mapping[str, Any]) -> tuple[str | None, dict[str, Any
     if name is not None and not isinstance(name, str):
         raise ConfigError(f"{part}.name must be text, not {name!r}")
     if name == "":
-        raise ConfigError(f"{part}.name is empty: give one of {', '.join(METHODS if part == 'method' else HINTS)}")
+        raise ConfigError(f"--{part} needs a name: one of {', '.join(METHODS if part == 'method' else HINTS)}")
     return (None if name in (None, "null", "None") else str(name)), options
 
 

@@ -16,7 +16,7 @@ from disk_kd.options import Option, options_of, plain
 from disk_kd.plugins import IMPORT_HELP
 from disk_kd.tasks import METHODS
 from disk_kd.teacher.settings import TeacherSettings
-from disk_kd.train.settings import TrainSettings
+from disk_kd.training.settings import TrainSettings
 
 _WIDTH = 100
 _METHOD_HELP = f"one of {', '.join(METHODS)}, or my_module:MyTask; --method is short for it"
@@ -101,8 +101,8 @@ def _leaves(options: Mapping[str, Option], prefix: str = "") -> Iterator[tuple[s
 
 
 def _told(name: str, option: Option) -> list[str]:
-    default = "" if option.default is MISSING else f" (default: {_value(option.default)})"
-    return _entry(f"--{name}", f"{option.help or option.takes}{default}")
+    default = "" if option.default is MISSING else f"; default: {_value(option.default)}"
+    return _entry(f"--{name}", f"{option.help.rstrip('.')} ({option.takes}{default})".strip())
 
 
 def _value(default: Any) -> str:

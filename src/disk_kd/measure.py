@@ -16,7 +16,7 @@ from disk_kd.data import AnySplit, Batch, Loader, check_labels
 from disk_kd.data.settings import DataSettings
 from disk_kd.devices import inference_batch, pick_device, place
 from disk_kd.errors import CheckpointError, DataError, ModelError
-from disk_kd.evaluate import Metrics, evaluate, predict, temperature_scaled_nll
+from disk_kd.metrics import Metrics, evaluate, predict, temperature_scaled_nll
 from disk_kd.models import shipped_weights
 from disk_kd.models.about import read_about
 from disk_kd.models.settings import ModelSettings

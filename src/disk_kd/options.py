@@ -188,7 +188,8 @@ def read_value(kind: Any, value: Any, name: str) -> Any:
             return read(settings, value, name)
         alternatives = tuple(each for each in alternatives if each is not settings)
     if not alternatives or not _fits(alternatives, value):
-        raise ConfigError(f"{name} must be {described(kind)}, not {_came(value)}")
+        default = "; leave it out for the default" if value is None else ""
+        raise ConfigError(f"{name} must be {described(kind)}, not {_came(value)}{default}")
     value = _validated(alternatives, value)
     for number in value if isinstance(value, list | tuple) else [value]:
         if isinstance(number, float) and math.isnan(number):

@@ -10,7 +10,7 @@ from typing import Any
 from disk_kd.errors import ConfigError, nearest
 from disk_kd.files import read_yaml, user_path
 from disk_kd.options import merged
-from disk_kd.train.settings import OF_SCHEDULES, TrainSettings
+from disk_kd.training.settings import OF_SCHEDULES, TrainSettings
 
 RECIPES = Path(str(resources.files("disk_kd") / "recipes"))
 CONFIG = "config.yaml"
@@ -139,3 +139,9 @@ def imports_of(recipe: Mapping[str, Any]) -> list[str]:
     if names is None or not all(isinstance(name, str) for name in names):
         raise ConfigError(f"import must be a module or a list of modules, not {value!r}")
     return names
+
+
+def named_in(recipe: Mapping[str, Any]) -> set[str]:
+    """All that a recipe names which may be a user's own: models, the hint and modules."""
+    parts = (recipe.get(part) or {} for part in ("student", "teacher", "hint"))
+    return {*imports_of(recipe), *(str(part["name"]) for part in parts if part.get("name"))}

@@ -27,7 +27,8 @@ from disk_kd.storing import open_store, settle_store, settle_views
 from disk_kd.summary import SUMMARY, last_metrics, model_sizes, read_summary, summarise
 from disk_kd.tasks import Phase, StudentTask, plan_passes
 from disk_kd.teacher import TeacherStore
-from disk_kd.train import (
+from disk_kd.trained import student_metadata
+from disk_kd.training import (
     BEST,
     CHECKPOINT,
     Display,
@@ -42,9 +43,8 @@ from disk_kd.train import (
     prepare_ranks,
     tracked,
 )
-from disk_kd.train.checkpoint import seed_all
-from disk_kd.train.tracking import Tracker
-from disk_kd.trained import student_metadata
+from disk_kd.training.checkpoint import seed_all
+from disk_kd.training.tracking import Tracker
 
 
 def execute(
@@ -201,7 +201,7 @@ class PreparedRun:
         return {name: self.measure(split) for name, split in self.splits.items()}
 
     def select(self) -> None:
-        """Take the checkpoint that validation chose (`disk_kd.train.selection`); without validation, the last."""
+        """Take the checkpoint that validation chose (`disk_kd.training.selection`); without validation, the last."""
         best = self.config.output / BEST
         if ranks.from_main(best.exists):
             evaluated(self.task).load_state_dict(load_state_dict(best))

@@ -22,7 +22,7 @@ from disk_kd.files import read_yaml, remove_leftovers, write_text
 from disk_kd.options import dotted
 from disk_kd.recipe import CONFIG
 from disk_kd.tasks import StudentTask
-from disk_kd.train import CHECKPOINT
+from disk_kd.training import CHECKPOINT
 
 DATA = "data.json"
 """Fingerprints of the images, as they were when the run began."""

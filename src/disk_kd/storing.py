@@ -19,7 +19,7 @@ from disk_kd.devices import inference_batch
 from disk_kd.errors import ConfigError
 from disk_kd.tasks import StudentTask
 from disk_kd.teacher import TeacherStore, store_bytes, teacher_facts
-from disk_kd.train import Display
+from disk_kd.training import Display
 
 AFFORDABLE_BYTES = 2**30
 """Most bytes of stored teacher outputs that one run makes unasked."""

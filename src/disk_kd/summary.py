@@ -19,8 +19,8 @@ from disk_kd.errors import RunError, one_line
 from disk_kd.memory import peak_host_bytes
 from disk_kd.models import multiply_adds
 from disk_kd.tasks import StudentTask
-from disk_kd.train import Position
-from disk_kd.train.selection import RULE, WITHOUT_VALIDATION, selection_margin
+from disk_kd.training import Position
+from disk_kd.training.selection import RULE, WITHOUT_VALIDATION, selection_margin
 
 SUMMARY = "summary.json"
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import shutil
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -44,7 +45,7 @@ def test_digits_are_scikit_learns():
 
 
 def test_digits_test_split_is_stratified_and_does_not_hang_on_the_seed():
-    splits = [load_dataset("digits", seed=seed, validation=share).test for seed, share in ((0, 0.1), (5, 0.3))]
+    splits = [load_dataset("digits", split_seed=seed, validation=share).test for seed, share in ((0, 0.1), (5, 0.3))]
     assert splits[0].fingerprint() == splits[1].fingerprint()
     whole = torch.from_numpy(load_digits().target).bincount()
     assert (splits[0].targets.bincount() - 0.3 * whole).abs().max() < 1
@@ -58,7 +59,7 @@ def test_digits_can_be_enlarged():
 
 
 def test_validation_split_is_stratified_and_leaves_ids():
-    dataset = load_dataset("digits", validation=0.2, seed=3)
+    dataset = load_dataset("digits", validation=0.2, split_seed=3)
     whole = load_dataset("digits", validation=0)
     assert dataset.validation is not None
     assert len(dataset.validation) == round(0.2 * 1258)
@@ -73,7 +74,7 @@ def test_validation_split_is_stratified_and_leaves_ids():
 
 def test_the_same_options_give_the_same_data():
     options = {"validation": 0.2, "limit_train": 300, "label_noise": 0.3}
-    first, again, other = (load_dataset("digits", seed=seed, **options) for seed in (1, 1, 2))
+    first, again, other = (load_dataset("digits", split_seed=seed, **options) for seed in (1, 1, 2))
     assert first.train.fingerprint() == again.train.fingerprint() != other.train.fingerprint()
     assert first.validation is not None
     assert again.validation is not None
@@ -92,7 +93,7 @@ def test_limit_keeps_a_stratified_part_of_the_same_training_samples():
 
 
 def test_a_limit_of_the_test_split_is_stratified_and_the_same_for_every_seed():
-    whole, part, other = (load_dataset("digits", limit_test=limit, seed=seed) for limit, seed in LIMITS)
+    whole, part, other = (load_dataset("digits", limit_test=limit, split_seed=seed) for limit, seed in LIMITS)
     assert whole.test is not None
     assert part.test is not None
     assert other.test is not None
@@ -179,10 +180,11 @@ def test_splits_of_other_sizes_need_a_size(tmp_path: Path):
     assert load_dataset("folder", root=tmp_path, image_size=4).image_size == 4
 
 
-def test_more_than_memory_is_refused(tmp_path: Path):
+def test_more_than_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     write_split(tmp_path / "train")
-    with pytest.raises(DataError, match=r"images of 3x3000000x3000000 need .* GiB of memory"):
-        load_dataset("folder", root=tmp_path, image_size=3_000_000, stream=False)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=2**28, total=2**28))
+    with pytest.raises(DataError, match=r"images of 3x10000x10000 need .* GiB of memory"):
+        load_dataset("folder", root=tmp_path, image_size=10_000, stream=False)
 
 
 def test_a_training_split_that_is_all_set_aside_is_refused(tmp_path: Path):
@@ -282,11 +284,11 @@ def test_a_root_is_needed(name: str, tmp_path: Path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"validation": 1.0}, r"data.validation is a share of the training samples in \[0, 1\), got 1.0"),
-        ({"validation": -0.1}, r"data.validation is a share of the training samples in \[0, 1\), got -0.1"),
-        ({"image_size": 0}, r"data.image_size is a side in pixels >= 1, got 0"),
-        ({"limit_train": 0}, r"data.limit_train is at least the number of classes, 10, got 0"),
-        ({"label_noise": 1.5}, r"data.label_noise is a share of the training labels in \[0, 1\], got 1.5"),
+        ({"validation": 1.0}, r"data.validation must be a share in \[0, 1\), not 1.0"),
+        ({"validation": -0.1}, r"data.validation must be a share in \[0, 1\), not -0.1"),
+        ({"image_size": 0}, r"data.image_size must be from 1 to 10,000, or null, not 0"),
+        ({"limit_train": 0}, r"data.limit_train must be at least 1, or null, not 0"),
+        ({"label_noise": 1.5}, r"data.label_noise must be a share in \[0, 1\], not 1.5"),
     ],
 )
 def test_options_out_of_range_are_refused(options: dict, message: str):

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from disk_kd.cli import main
 from disk_kd.models import create_model
-from disk_kd.train import Display
+from disk_kd.training import Display
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import yaml
 from scipy.stats import ttest_rel
 
 from disk_kd.arguments import parse_run
-from disk_kd.compare import conditions
+from disk_kd.comparison import conditions
 from disk_kd.config import RunConfig
 from disk_kd.errors import RunError
 from disk_kd.report import HelperSettings

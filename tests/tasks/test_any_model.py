@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from disk_kd import DiSKTask, KDTask
 from disk_kd.errors import ModelError
-from disk_kd.evaluate import evaluate
 from disk_kd.hints import Context, FitNetHint, StudentAndHint
 from disk_kd.logits import class_count, logits_of
 from disk_kd.losses import (
@@ -36,11 +35,12 @@ from disk_kd.losses import (
     wkd_loss,
     wttm_loss,
 )
+from disk_kd.metrics import evaluate
 from disk_kd.models import check_logits
 from disk_kd.tasks import METHODS, StudentTask
 from disk_kd.teacher import Teacher
-from disk_kd.train.optim import make_optimizer
-from disk_kd.train.settings import TrainSettings
+from disk_kd.training.optim import make_optimizer
+from disk_kd.training.settings import TrainSettings
 
 IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 TARGETS = torch.tensor([0, 1, 2, 1])

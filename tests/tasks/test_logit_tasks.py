@@ -29,7 +29,7 @@ from disk_kd.losses import (
 )
 from disk_kd.tasks import METHODS
 from disk_kd.teacher import Teacher
-from disk_kd.train.state import task_state
+from disk_kd.training.state import task_state
 
 IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 TARGETS = torch.tensor([0, 1, 2, 1])

@@ -20,7 +20,7 @@ from disk_kd.data import Batch
 from disk_kd.helpers import exact_helper
 from disk_kd.tasks import CETask, DiSKTask, KDTask, StudentTask
 from disk_kd.teacher import TeacherStore
-from disk_kd.train import Meter, TrainStep, make_optimizer
+from disk_kd.training import Meter, TrainStep, make_optimizer
 
 Run = Callable[[], int]
 LOGITS = frozenset({"logits"})

@@ -15,8 +15,8 @@ from disk_kd.data import Augment, Loader, Split
 from disk_kd.devices import inference_batch
 from disk_kd.models import create_model
 from disk_kd.teacher import Teacher, TeacherStore
-from disk_kd.train import TrainSettings
 from disk_kd.trained import normalisation
+from disk_kd.training import TrainSettings
 
 
 def made_split(samples: int, size: int, classes: int) -> Split:

@@ -13,12 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from disk_kd.arguments import named_in
 from disk_kd.build import STUDENT
 from disk_kd.errors import CheckpointError, ModelError
 from disk_kd.models.about import read_about
 from disk_kd.plugins import import_modules
-from disk_kd.recipe import imports_of, is_run_config, load_recipe
+from disk_kd.recipe import imports_of, is_run_config, load_recipe, named_in
 from disk_kd.summary import read_summary
 from disk_kd.trained import check_named, normalisation, trained_model
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from disk_kd.evaluate import ECE_BINS
+from disk_kd.metrics import ECE_BINS
 
 
 class Bin(NamedTuple):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from disk_kd.compare.conditions import conditions_text, settled
+from disk_kd.comparison.conditions import conditions_text, settled
 from disk_kd.report.drawing import Series
 from disk_kd.report.figures import accuracy_over_cost
 from disk_kd.report.items import Figure, Figures, Item, Note, Points, Section, Table, Text

@@ -10,15 +10,15 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from disk_kd.arguments import named_in
 from disk_kd.build import build_model, find_weights, load_data, teacher_image_size
 from disk_kd.config import RunConfig
 from disk_kd.data import AnySplit, Dataset, Loader, check_labels
 from disk_kd.devices import inference_batch, pick_device, place
 from disk_kd.errors import CheckpointError, DataError, DiskKDError
-from disk_kd.evaluate import Metrics, evaluate, predict
+from disk_kd.metrics import Metrics, evaluate, predict
 from disk_kd.models import multiply_adds
 from disk_kd.models.about import read_about
+from disk_kd.recipe import named_in
 from disk_kd.report.reading import Run
 from disk_kd.teacher import Teacher
 from disk_kd.trained import check_named, normalisation, trained_model

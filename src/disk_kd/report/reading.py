@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from disk_kd.build import STUDENT
-from disk_kd.compare.conditions import Conditions, fingerprints, settled
+from disk_kd.comparison.conditions import Conditions, fingerprints, settled
 from disk_kd.config import ENVIRONMENT, RunConfig, find_method
 from disk_kd.errors import RunError
 from disk_kd.options import dotted

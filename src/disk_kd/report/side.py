@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from disk_kd.compare.gain import differences, interval
+from disk_kd.comparison.gain import differences, interval
 from disk_kd.report.drawing import Series
 from disk_kd.report.figures import Seeds, seeds_and_intervals
 from disk_kd.report.items import Figure, Figures, Item, Note, Section

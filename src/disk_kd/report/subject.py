@@ -11,7 +11,7 @@ from typing import TypeVar
 from disk_kd.build import find_weights
 from disk_kd.config import RunConfig
 from disk_kd.errors import DiskKDError
-from disk_kd.evaluate import Metrics
+from disk_kd.metrics import Metrics
 from disk_kd.report.drawing import MOST, Series
 from disk_kd.report.items import Note
 from disk_kd.report.outputs import Outputs, metrics_of, teacher_key

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from disk_kd.compare.gain import differences, interval
+from disk_kd.comparison.gain import differences, interval
 from disk_kd.errors import DiskKDError
 from disk_kd.report.outputs import Outputs
 from disk_kd.report.reading import Group, Run, on_same_images

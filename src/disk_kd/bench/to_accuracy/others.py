@@ -28,9 +28,9 @@ from disk_kd.config import RunConfig
 from disk_kd.data import Dataset, Split
 from disk_kd.errors import ConfigError, DataError
 from disk_kd.tasks import Phase
-from disk_kd.train import make_optimizer
-from disk_kd.train.optim import load_optimizer, make_schedule
 from disk_kd.trained import normalisation
+from disk_kd.training import make_optimizer
+from disk_kd.training.optim import load_optimizer, make_schedule
 
 
 class OtherTraining:

@@ -15,9 +15,9 @@ from disk_kd.data import Dataset
 from disk_kd.devices import place
 from disk_kd.storing import open_store, settle_store
 from disk_kd.tasks import plan_passes
-from disk_kd.train import Meter, TrainStep, compile_where_it_pays, make_optimizer
-from disk_kd.train.optim import load_optimizer, make_schedule
-from disk_kd.train.state import load_task_state, task_state
+from disk_kd.training import Meter, TrainStep, compile_where_it_pays, make_optimizer
+from disk_kd.training.optim import load_optimizer, make_schedule
+from disk_kd.training.state import load_task_state, task_state
 
 _QUIET = Console(quiet=True)
 

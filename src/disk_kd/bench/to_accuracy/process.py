@@ -25,7 +25,7 @@ from disk_kd.devices import pick_device, place
 from disk_kd.errors import DiskKDError, RunError
 from disk_kd.memory import keep_memory
 from disk_kd.plugins import import_modules
-from disk_kd.train.checkpoint import load_checkpoint, save_checkpoint
+from disk_kd.training.checkpoint import load_checkpoint, save_checkpoint
 
 STATE = "state.safetensors"
 

@@ -22,7 +22,7 @@ from disk_kd.hints import HINTS
 from disk_kd.hints.base import Context
 from disk_kd.tasks import METHODS, Cosine
 from disk_kd.teacher.settings import TeacherSettings
-from disk_kd.train import TrainSettings
+from disk_kd.training import TrainSettings
 
 ODD = (0, -1, math.nan, math.inf, -math.inf)
 

@@ -6,7 +6,7 @@ from timm.layers import convert_sync_batchnorm
 
 from disk_kd.errors import ConfigError
 from disk_kd.tasks import StudentTask
-from disk_kd.train.settings import TrainSettings
+from disk_kd.training.settings import TrainSettings
 
 
 def prepare_ranks(task: StudentTask, settings: TrainSettings) -> None:

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from disk_kd.cli import main
-from disk_kd.train.checkpoint import counted, load_checkpoint, save_checkpoint
+from disk_kd.training.checkpoint import counted, load_checkpoint, save_checkpoint
 
 CHECKPOINT = Path("last") / "checkpoint.safetensors"
 

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from disk_kd.errors import ConfigError
 from disk_kd.tasks import Phase
-from disk_kd.train.settings import TrainSettings
+from disk_kd.training.settings import TrainSettings
 
 _SHAPED = {"momentum_buffer", "exp_avg", "exp_avg_sq"}
 """Parts of an optimiser's state that have their parameter's shape."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from disk_kd.compare.control import with_control
-from disk_kd.compare.demo import DEMO, demo_text
-from disk_kd.compare.experiment import Experiment, Row, of_recipes, read_experiment
-from disk_kd.compare.plan import Cell, Plan, waves
-from disk_kd.compare.run import Comparison, Reporter, check_comparison, compare
+from disk_kd.comparison.control import with_control
+from disk_kd.comparison.demo import DEMO, demo_text
+from disk_kd.comparison.experiment import Experiment, Row, of_recipes, read_experiment
+from disk_kd.comparison.plan import Cell, Plan, waves
+from disk_kd.comparison.run import Comparison, Reporter, check_comparison, compare
 
 __all__ = [
     "DEMO",

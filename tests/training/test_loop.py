@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 
 from disk_kd.cli import main
 from disk_kd.data import Batch, Loader
-from disk_kd.train.selection import selection_margin
-from disk_kd.train.step import micro_batches
+from disk_kd.training.selection import selection_margin
+from disk_kd.training.step import micro_batches
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "trajectory.json"
 GOLDEN_RUN = ["train", "--train.passes=4", "--train.log_every=1", "--data.augment.crop_padding=1", "--train.lr=0.05"]
@@ -204,7 +204,7 @@ def test_seconds_since_the_last_line_of_the_log_are_saved_too(
     tiny: Sequence[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saved = []
-    monkeypatch.setattr("disk_kd.train.loop.save_checkpoint", lambda path, state: saved.append(state["position"]))
+    monkeypatch.setattr("disk_kd.training.loop.save_checkpoint", lambda path, state: saved.append(state["position"]))
     once = ["--train.passes=1", "--train.log_every=1000", "--train.checkpoint_every_s=0"]
     assert main(["train", *tiny, *once, f"--output={tmp_path / 'run'}"]) == 0
     seconds = [position["train_s"] for position in saved]

@@ -16,8 +16,8 @@ from disk_kd.arguments import parse_run
 from disk_kd.build import load_data
 from disk_kd.cli import main
 from disk_kd.data import AnySplit
-from disk_kd.evaluate import predict, temperature_scaled_nll
-from disk_kd.train.selection import RULE, WITHOUT_VALIDATION, selection_margin
+from disk_kd.metrics import predict, temperature_scaled_nll
+from disk_kd.training.selection import RULE, WITHOUT_VALIDATION, selection_margin
 
 
 def test_the_margin_is_one_standard_error() -> None:

@@ -22,12 +22,12 @@ from rich.console import Console
 
 from disk_kd import ranks
 from disk_kd.build import load_data
-from disk_kd.compare.conditions import conditions_text, settled
-from disk_kd.compare.experiment import Experiment, Row
-from disk_kd.compare.gain import differences, interval
-from disk_kd.compare.placement import gpu_of, placed
-from disk_kd.compare.plan import Cell, Plan, waves
-from disk_kd.compare.table import csv_text, latex, markdown, table
+from disk_kd.comparison.conditions import conditions_text, settled
+from disk_kd.comparison.experiment import Experiment, Row
+from disk_kd.comparison.gain import differences, interval
+from disk_kd.comparison.placement import gpu_of, placed
+from disk_kd.comparison.plan import Cell, Plan, waves
+from disk_kd.comparison.table import csv_text, latex, markdown, table
 from disk_kd.config import RunConfig
 from disk_kd.data import DATASETS, Dataset
 from disk_kd.data.settings import DataSettings
@@ -39,7 +39,7 @@ from disk_kd.plugins import import_modules
 from disk_kd.run import execute
 from disk_kd.run_folder import LOCK, BusyError
 from disk_kd.summary import SUMMARY
-from disk_kd.train import Display, JsonConsole, check_logger
+from disk_kd.training import Display, JsonConsole, check_logger
 
 Outcomes = dict[Cell, dict[str, Any] | str]
 """The summary of each run, or why there is none."""

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from disk_kd.cli import main
-from disk_kd.train import StoppedError, Tracker, tracked, tracking
+from disk_kd.training import StoppedError, Tracker, tracked, tracking
 
 
 def lines(run: Path) -> list[dict[str, Any]]:
@@ -93,7 +93,7 @@ def test_other_ranks_send_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def interrupted_and_resumed(run: Path, tiny: Sequence[str], logger: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that is stopped before its second evaluation, and goes on."""
-    from disk_kd.train import loop
+    from disk_kd.training import loop
 
     options = ["train", *tiny, f"--train.logger={logger}", f"--output={run}"]
     stop_at, now = 7, loop.StopRequest.now

@@ -15,9 +15,9 @@ from disk_kd import ranks
 from disk_kd.data import Batch, Loader
 from disk_kd.errors import DiskKDError
 from disk_kd.tasks import Phase
-from disk_kd.train.checkpoint import random_state, set_random_state
-from disk_kd.train.state import load_task_state, task_state
-from disk_kd.train.step import TrainStep
+from disk_kd.training.checkpoint import random_state, set_random_state
+from disk_kd.training.state import load_task_state, task_state
+from disk_kd.training.step import TrainStep
 
 WORTH_TRYING_S = 300.0
 """A run that is expected to be shorter than this would not earn the time of compiling back."""

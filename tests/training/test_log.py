@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from disk_kd.train.log import Meter, MetricsLog
+from disk_kd.training.log import Meter, MetricsLog
 
 
 def test_meter_gives_means_and_begins_anew() -> None:

@@ -17,7 +17,7 @@ from disk_kd.data import Loader
 from disk_kd.errors import RunError
 from disk_kd.files import save_tensors
 from disk_kd.tasks import Phase, StudentTask
-from disk_kd.train.checkpoint import (
+from disk_kd.training.checkpoint import (
     counted,
     is_finite,
     load_checkpoint,
@@ -27,14 +27,14 @@ from disk_kd.train.checkpoint import (
     set_random_state,
     whole,
 )
-from disk_kd.train.display import Display
-from disk_kd.train.log import Meter, MetricsLog
-from disk_kd.train.optim import load_optimizer, make_optimizer, make_schedule
-from disk_kd.train.selection import selection_margin
-from disk_kd.train.state import load_task_state, task_state
-from disk_kd.train.step import TrainStep
-from disk_kd.train.stop import StoppedError, StopRequest
-from disk_kd.train.tracking import Tracker
+from disk_kd.training.display import Display
+from disk_kd.training.log import Meter, MetricsLog
+from disk_kd.training.optim import load_optimizer, make_optimizer, make_schedule
+from disk_kd.training.selection import selection_margin
+from disk_kd.training.state import load_task_state, task_state
+from disk_kd.training.step import TrainStep
+from disk_kd.training.stop import StoppedError, StopRequest
+from disk_kd.training.tracking import Tracker
 
 CHECKPOINT = Path("last") / "checkpoint.safetensors"
 BEST = Path("best") / "student.safetensors"

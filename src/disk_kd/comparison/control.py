@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from disk_kd.compare.experiment import Experiment, Row
+from disk_kd.comparison.experiment import Experiment, Row
 from disk_kd.errors import ConfigError
 from disk_kd.recipe import find_recipe, recipe_name
 

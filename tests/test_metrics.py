@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from disk_kd.errors import DataError, ModelError
-from disk_kd.evaluate import Metrics, evaluate, predict, temperature_scaled_nll
+from disk_kd.metrics import Metrics, evaluate, predict, temperature_scaled_nll
 
 
 class Batch(NamedTuple):

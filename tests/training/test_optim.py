@@ -12,8 +12,8 @@ from timm.scheduler import create_scheduler_v2
 
 from disk_kd.errors import ConfigError
 from disk_kd.tasks import Phase
-from disk_kd.train import TrainSettings
-from disk_kd.train.optim import make_optimizer, make_schedule, make_scheduler
+from disk_kd.training import TrainSettings
+from disk_kd.training.optim import make_optimizer, make_schedule, make_scheduler
 
 
 def rates(passes: int, steps_per_pass: int, **settings: Any) -> list[float]:

@@ -18,7 +18,7 @@ from disk_kd import ranks
 from disk_kd.errors import ConfigError, RunError, one_line
 from disk_kd.files import read_yaml, write_text
 from disk_kd.options import dotted
-from disk_kd.train.stop import StoppedError, StopSignal
+from disk_kd.training.stop import StoppedError, StopSignal
 
 RUN_ID = "logger.json"
 """File of a run directory that names the run at the logger, so that a resumed run goes on in it."""

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from disk_kd import ranks
 from disk_kd.errors import RunError
-from disk_kd.train.display import json_line
-from disk_kd.train.tracking import Tracker
+from disk_kd.training.display import json_line
+from disk_kd.training.tracking import Tracker
 
 
 class Meter:

@@ -21,8 +21,8 @@ from disk_kd.cli import main
 from disk_kd.data import Loader, load_dataset
 from disk_kd.hints import HINTS, Context
 from disk_kd.tasks import METHODS, StudentTask, plan_passes
-from disk_kd.train import Display, TrainSettings, TrainStep, compile_where_it_pays, compiling
-from disk_kd.train.state import task_state
+from disk_kd.training import Display, TrainSettings, TrainStep, compile_where_it_pays, compiling
+from disk_kd.training.state import task_state
 
 
 @pytest.fixture

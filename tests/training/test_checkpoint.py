@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from disk_kd.errors import CheckpointError
-from disk_kd.train.checkpoint import load_checkpoint, random_state, save_checkpoint, set_random_state
+from disk_kd.training.checkpoint import load_checkpoint, random_state, save_checkpoint, set_random_state
 
 
 def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from disk_kd.data import Batch
 from disk_kd.tasks import StudentTask
-from disk_kd.train.settings import TrainSettings
+from disk_kd.training.settings import TrainSettings
 
 _AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -15,8 +15,8 @@ from disk_kd import Cosine, DiSKTask
 from disk_kd.cli import main
 from disk_kd.tasks import plan_passes
 from disk_kd.tasks.schedule import scheduled
-from disk_kd.train import TrainSettings
-from disk_kd.train.optim import make_optimizer, make_schedule
+from disk_kd.training import TrainSettings
+from disk_kd.training.optim import make_optimizer, make_schedule
 
 Row = tuple[str, float, float, float]
 """Phase, price, budget and learning rate of a step."""

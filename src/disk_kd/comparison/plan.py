@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from disk_kd.arguments import run_of_recipe
 from disk_kd.config import RunConfig
 from disk_kd.errors import ConfigError
 from disk_kd.options import merged
@@ -91,7 +90,7 @@ class Plan:
             given["student"] = {"weights": str(start.config.output)}
         options = merged(options, given)
         path = find_recipe(recipe)
-        config = run_of_recipe("distill", path, options, runs=self.runs, resume=True, shares_views=True)
+        config = RunConfig.of_recipe(path, options, runs=self.runs, resume=True, shares_views=True)
         sources: tuple[Cell, ...] = () if start is None else (start,)
         for part, of_part in (("teacher", 0), ("student", seed)):
             weights = merged(load_recipe(path).get(part, {}), options.get(part, {})).get("weights")
