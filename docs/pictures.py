@@ -140,11 +140,11 @@ METHODS = {
 
 
 def gain_picture() -> Figure:
-    """Gain over KD of the chosen settings against the student's size and against the passes."""
+    """Gain over KD of the chosen settings against the student's size and against the epochs."""
     picture = Figure(figsize=(9, 3.2), layout="constrained")
     left, right = picture.subplots(1, 2, sharey=True)
-    gains_over(left, SIZES, "parameters of the student, 20 passes")
-    gains_over(right, PASSES, "passes, the smallest student")
+    gains_over(left, SIZES, "parameters of the student, 20 epochs")
+    gains_over(right, PASSES, "epochs, the smallest student")
     left.set_ylabel("top-1 gain over KD, points")
     right.legend(frameon=False, fontsize=9, loc="lower center")
     return picture

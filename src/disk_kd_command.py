@@ -15,7 +15,7 @@ COMMANDS = {
     "evaluate": "Measure a run's student, or a file of weights, on a dataset.",
     "report": "Write report.html of a run, or of several side by side: which student to ship, and why.",
     "inspect": "Write the training examples that the helper carries most as CSV, or whose labels are doubtful.",
-    "bench": "Measure what a pass costs with each method, beside plain training and other tools.",
+    "bench": "Measure what an epoch costs with each method, beside plain training and other tools.",
     "convert": "Turn a file of weights, such as a released .pth.tar, into safetensors, without running code in it.",
     "export": "Write a run's student as safetensors, a timm folder, torch.export or ONNX, checked against its logits.",
     "toy": "The toy problems of the paper's poster: each loss's minima, their accuracy, and a picture.",
@@ -32,7 +32,7 @@ _DATA = (
     ("--data.root FOLDER", "folder of the data; digits need none"),
 )
 _TRAINING = (
-    ("--train.passes N", "passes over the training data (default: 30)"),
+    ("--train.epochs N", "epochs over the training data (default: 30)"),
     ("--train.batch_size N", "images in one optimiser step (default: 128)"),
     ("--train.lr RATE", "peak learning rate (default: 0.1)"),
     ("--train.device DEVICE", "cpu, cuda, cuda:1, mps; auto takes a GPU if there is one (default: auto)"),
@@ -73,7 +73,7 @@ COMMON = {
         ("--teachers LIST", "timm models (default: [cifar_resnet10_l])"),
         ("--classes N", "of the models and the labels (default: 100)"),
         ("--image_size N", "side of the images in pixels (default: 32)"),
-        ("--samples N", "training images in a timed pass (default: 1000)"),
+        ("--samples N", "training images in a timed epoch (default: 1000)"),
         ("--batch_size N", "images in one optimiser step (default: 200)"),
         ("--peers true|false", "also time other tools (default: true)"),
         ("--sweeps true|false", "also time other sizes (default: true)"),

@@ -10,13 +10,13 @@ torch.set_num_threads(1)
 TINY = [
     "--data.limit_train=120",
     "--student.name=cifar_resnet10_xxxs",
-    "--train.passes=2",
+    "--train.epochs=2",
     "--train.batch_size=24",
     "--train.log_every=2",
-    "--train.warmup_passes=0",
+    "--train.warmup_epochs=0",
     "--quiet",
 ]
-"""Options that make a run of digits a second long: 5 steps a pass."""
+"""Options that make a run of digits a second long: 5 steps an epoch."""
 
 
 @pytest.fixture(scope="session")

@@ -41,8 +41,8 @@ import psutil
 LIMIT_S = 240
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 TINY = [
-    *("--data.limit_train=60", "--student.name=cifar_resnet10_xxxs", "--train.passes=2", "--train.batch_size=20"),
-    *("--train.log_every=2", "--train.warmup_passes=0", "--train.compile=false"),
+    *("--data.limit_train=60", "--student.name=cifar_resnet10_xxxs", "--train.epochs=2", "--train.batch_size=20"),
+    *("--train.log_every=2", "--train.warmup_epochs=0", "--train.compile=false"),
 ]
 TEACHER = ["--teacher.name=cifar_resnet10_xxxs", "--teacher.weights=teacher"]
 STORE = ["--teacher.store=true", "--method=kd", "--views=2", "--runs=runs"]
@@ -66,7 +66,7 @@ class Scenario:
 
 
 _TEACHER = ["train", *TINY, "--output=teacher", "--quiet"]
-_MAP = ["--method=disk", "--method.helper=teacher-map", "--method.helper_warmup_passes=1"]
+_MAP = ["--method=disk", "--method.helper=teacher-map", "--method.helper_warmup_epochs=1"]
 SCENARIOS = {
     "train": Scenario(["train", *TINY, "--output=run", "--quiet"], again=["--resume"]),
     "distill": Scenario(["distill", *TINY, *TEACHER, *STORE, "--output=run", "--quiet"], [_TEACHER], ["--resume"]),

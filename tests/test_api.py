@@ -17,7 +17,7 @@ from disk_kd.errors import CheckpointError, ConfigError
 TINY: dict[str, Any] = {
     "data": {"limit_train": 60},
     "student": "cifar_resnet10_xxxs",
-    "train": {"passes": 1, "batch_size": 30, "warmup_passes": 0, "compile": False},
+    "train": {"epochs": 1, "batch_size": 30, "warmup_epochs": 0, "compile": False},
 }
 
 
@@ -42,8 +42,8 @@ def test_a_teacher_and_its_student(teacher: disk_kd.Run, tmp_path: Path) -> None
 
 
 def test_the_same_run_as_the_command(teacher: disk_kd.Run, tmp_path: Path) -> None:
-    command = ["--data.limit_train=60", "--student.name=cifar_resnet10_xxxs", "--train.passes=1", "--quiet"]
-    command += ["--train.batch_size=30", "--train.warmup_passes=0", "--train.compile=false"]
+    command = ["--data.limit_train=60", "--student.name=cifar_resnet10_xxxs", "--train.epochs=1", "--quiet"]
+    command += ["--train.batch_size=30", "--train.warmup_epochs=0", "--train.compile=false"]
     assert main(["train", *command, f"--output={tmp_path / 'run'}"]) == 0
     assert (tmp_path / "run/student.safetensors").read_bytes() == (teacher.folder / "student.safetensors").read_bytes()
 

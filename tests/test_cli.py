@@ -55,7 +55,7 @@ def test_a_run_leaves_all_that_is_promised(run: Path) -> None:
     assert {"config.yaml", "metrics.jsonl", "last", "best", "student.safetensors", "summary.json"} <= files
     summary = json.loads((run / "summary.json").read_text())
     assert {"top1", "top5", "nll", "ece"} <= summary["test"].keys()
-    assert summary["student_passes"] == 2
+    assert summary["student_epochs"] == 2
     for name in ("images_per_s", "peak_memory_bytes", "versions", "hardware", "parameters", "multiply_adds"):
         assert summary[name]
 
@@ -116,10 +116,10 @@ def test_a_start_from_a_run_that_started_from_a_file(run: Path, tiny: Sequence[s
     assert main(["train", *tiny, f"--student.weights={first}", f"--output={second}"]) == 0
     known = main(["train", *tiny, f"--student.weights={run}", f"--output={tmp_path / 'known'}"])
     assert known == 0
-    passes = [
-        json.loads((tmp_path / name / "summary.json").read_text())["start_passes"] for name in ("second", "known")
+    epochs = [
+        json.loads((tmp_path / name / "summary.json").read_text())["start_epochs"] for name in ("second", "known")
     ]
-    assert passes == [None, 2]
+    assert epochs == [None, 2]
 
 
 def test_a_run_directory_in_use_is_left_alone(
@@ -241,8 +241,8 @@ def test_a_tilde_is_the_home_in_settings_recipes_and_experiments(
     (tmp_path / "mine.yaml").write_text("rows: {a: {recipe: digits/ce}}")
     assert is_experiment("~/mine.yaml")
     (tmp_path / "recipe.yaml").write_text("base: ~/base.yaml")
-    (tmp_path / "base.yaml").write_text("train: {passes: 7}")
-    assert parse_run("train", ["~/recipe.yaml"]).train.passes == 7
+    (tmp_path / "base.yaml").write_text("train: {epochs: 7}")
+    assert parse_run("train", ["~/recipe.yaml"]).train.epochs == 7
 
 
 def test_print_config_is_a_recipe(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -276,12 +276,12 @@ def test_without_a_named_method_distilling_is_kd(capsys: pytest.CaptureFixture[s
             ["evaluate", "cifar_resnet10_s", "--model.options={a: 1}"],
             "model.name is missing: give text",
         ),
-        (["train", "--train.passes=many"], "^disk-kd: train.passes must be a whole number, not 'many'"),
+        (["train", "--train.epochs=many"], "^disk-kd: train.epochs must be a whole number, not 'many'"),
         (["train", "--train.lr="], "train.lr must be a number, not ''"),
         (["train", "--data.views="], "data.views must be a whole number or null, not ''"),
         (["train", "--train.lr"], "--train.lr needs a value: --train.lr VALUE"),
         (["train", "--lr=0.1"], "unknown option lr; nearest: train.lr"),
-        (["train", "--epochs", "3"], "unknown option epochs; nearest: train.passes"),
+        (["train", "--epochs", "3"], "unknown option epochs; nearest: train.epochs"),
         (["train", "-train.lr=0.1"], "options begin with two dashes: give --train.lr=0.1"),
         (["train", "--teacher.name=resnet18"], "teacher.name is of methods with a teacher; give disk-kd distill"),
         (["bench", "--student.name=resnet18"], "student must be text, not "),
@@ -300,12 +300,12 @@ def test_without_a_named_method_distilling_is_kd(capsys: pytest.CaptureFixture[s
         (["compare", "digits/ce", "--seeds=x"], "--seeds must be a whole number, not 'x'"),
         (["--verison"], "unknown command '--verison'.*disk-kd --help lists them"),
         (["evaluate"], "evaluate measures one model: give a run directory"),
-        (["train", "--train.passes=1000001"], "train.passes must be at most a million, not 1000001"),
+        (["train", "--train.epochs=1000001"], "train.epochs must be at most a million, not 1000001"),
         (
             ["distill", "--method=disk", "--method.budget={end: 0.1}"],
             r"method.budget.start is missing: give a number",
         ),
-        (["train", "--train.passes=0"], "train.passes must be at least 1, not 0"),
+        (["train", "--train.epochs=0"], "train.epochs must be at least 1, not 0"),
         (["train", "--train.lr=-1"], "train.lr must be positive"),
         (["train", "--train.lr=.inf"], "train.lr must be positive and finite, not inf"),
         (["train", "--train.weight_decay=.inf"], "train.weight_decay must be finite, not inf"),
@@ -352,7 +352,7 @@ def test_without_a_named_method_distilling_is_kd(capsys: pytest.CaptureFixture[s
         (["distill", "--method=dsk"], "unknown method 'dsk'; give one of ce, kd, .*, or your own: my_module:My"),
         (["distill", "--hint=spp"], "unknown hint 'spp'; give one of fitnet, at, .*, or your own: my_module:My"),
         (["distill", "--hint"], "--hint needs a name: one of fitnet, at, .*, or your own: my_module:My"),
-        (["distill", "--hint", "--train.passes=2"], "--hint needs a name: one of fitnet"),
+        (["distill", "--hint", "--train.epochs=2"], "--hint needs a name: one of fitnet"),
         (["distill", "--method"], "--method needs a name: one of ce, kd, .*, or your own"),
         (["distill", "--method="], "--method needs a name: one of ce, kd"),
         (["distill", "--method=kd"], "the teacher has no weights"),
@@ -366,7 +366,7 @@ def test_without_a_named_method_distilling_is_kd(capsys: pytest.CaptureFixture[s
         (["compare", "digits/ce", "--seeds=0"], "must be from 1 to 1,000,000, not 0"),
         (["compare", "digits/ce", "--seeds=999999999"], "must be from 1 to 1,000,000, not 999999999"),
         (["compare", "digits/ce", "--seeds=1001"], "seeds must be at most 1,000, not 1001"),
-        (["compare", "--train.passes", "1", "digits/none"], "no recipe 'digits/none'"),
+        (["compare", "--train.epochs", "1", "digits/none"], "no recipe 'digits/none'"),
         (["compare", "digits/ce", "--train.seed=3"], "a comparison gives each run its train.seed"),
         (["convert", "/nowhere.pth.tar"], "nowhere"),
         (["convert", "."], "no file of weights at .; give the file to convert"),
@@ -434,16 +434,16 @@ def test_teacher_of_the_same_classes_in_another_order(
 
 def test_recipe_files_of_any_kind_of_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for text, message in (
-        ("train: {passes: 2", "cannot read .*mine.yaml"),
+        ("train: {epochs: 2", "cannot read .*mine.yaml"),
         ("- a\n- b\n", "must be a mapping"),
-        ("train: {pases: 2}", "unknown option train.pases; nearest: train.passes"),
-        ("trian: {passes: 2}", "trian"),
+        ("train: {pases: 2}", "unknown option train.pases; nearest: train.epochs"),
+        ("trian: {epochs: 2}", "trian"),
         ("method: kd", "'method' .* must hold a mapping"),
-        ("train: {passes: 2}\ntrain: {lr: 0.1}", "key 'train' stands twice, again in line 2 of .*mine.yaml"),
+        ("train: {epochs: 2}\ntrain: {lr: 0.1}", "key 'train' stands twice, again in line 2 of .*mine.yaml"),
         ("student: {name: null}", "student.name must be text, not null; leave it out for the default"),
-        ("train: &all {passes: *all}", "line 1 of .*mine.yaml holds itself"),
+        ("train: &all {epochs: *all}", "line 1 of .*mine.yaml holds itself"),
         ("base: mine.yaml", "is its own base"),
-        ("train: {passes: null}", "train.passes must be a whole number, not null; leave it out for the default"),
+        ("train: {epochs: null}", "train.epochs must be a whole number, not null; leave it out for the default"),
         ("train: {1: 2}", "the name of an option must be text, not 1"),
         ("optimizer: sgd", "unknown option optimizer; nearest: train.optimizer"),
         ("train: {lr: [1]}", r"train.lr must be a number, not \[1\]"),
@@ -452,7 +452,7 @@ def test_recipe_files_of_any_kind_of_wrong(tmp_path: Path, capsys: pytest.Captur
         ("quiet: maybe", "quiet must be true or false, not 'maybe'"),
         ('base: "a\\0b"', "holds a NUL character"),
         ('output: "a\\0b"', "holds a NUL character"),
-        ("train: {passes: 2020-13-45}", "a value is not what it looks like"),
+        ("train: {epochs: 2020-13-45}", "a value is not what it looks like"),
     ):
         (tmp_path / "mine.yaml").write_text(text)
         says(capsys, ["distill", str(tmp_path / "mine.yaml")], message)
@@ -538,9 +538,9 @@ def test_a_milestone_after_the_last_pass_is_told(
     tiny: Sequence[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = [option for option in tiny if option != "--quiet"]
-    steps = ["--train.schedule=multistep", "--train.milestones=[1,2]", "--train.passes=2"]
+    steps = ["--train.schedule=multistep", "--train.milestones=[1,2]", "--train.epochs=2"]
     assert main(["train", *options, *steps, f"--output={tmp_path / 'run'}"]) == 0
-    assert "does not fall at train.milestones [2]: the run has 2 passes" in capsys.readouterr().out
+    assert "does not fall at train.milestones [2]: the run has 2 epochs" in capsys.readouterr().out
 
 
 class _Usage:
@@ -559,7 +559,7 @@ def test_divergence_is_said(tiny: Sequence[str], tmp_path: Path, capsys: pytest.
 def test_a_checkpoint_never_holds_what_is_not_finite(
     tiny: Sequence[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    often = ["--train.log_every=5", "--train.checkpoint_every_s=0", "--train.lr=1e3", "--train.passes=20"]
+    often = ["--train.log_every=5", "--train.checkpoint_every_s=0", "--train.lr=1e3", "--train.epochs=20"]
     says(capsys, ["train", *tiny, *often, f"--output={tmp_path / 'run'}"], "no longer finite after .*lower train.lr")
     saved = load_file(tmp_path / "run" / "last" / "checkpoint.safetensors")
     assert all(tensor.isfinite().all() for tensor in saved.values() if tensor.is_floating_point())

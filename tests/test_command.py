@@ -64,11 +64,11 @@ def test_an_error_that_nobody_foresaw_is_one_line(command: Any, capsys: pytest.C
 
 
 def test_debug_shows_where_an_error_comes_from(capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in (["--debug", "train", "--train.passes=0"], ["train", "--train.passes=0", "--debug"]):
+    for arguments in (["--debug", "train", "--train.epochs=0"], ["train", "--train.epochs=0", "--debug"]):
         assert main(arguments) == 2
         said = capsys.readouterr().err
         assert "Traceback" in said
-        assert said.endswith("disk-kd: train.passes must be at least 1, not 0\n")
+        assert said.endswith("disk-kd: train.epochs must be at least 1, not 0\n")
 
 
 def test_an_output_that_is_not_utf_8_is_written(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,9 +108,9 @@ def test_the_value_of_an_option_of_runs_is_no_recipe() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds")
     parser.add_argument("--quiet", action="store_true")
-    given = ["--train.passes", "1", "a.yaml", "--resume", "--train.lr", "-1", "--quiet", "b.yaml", "--seeds", "2"]
+    given = ["--train.epochs", "1", "a.yaml", "--resume", "--train.lr", "-1", "--quiet", "b.yaml", "--seeds", "2"]
     found = cli._joined(given, parser)
-    assert found == ["--train.passes=1", "a.yaml", "--resume", "--train.lr=-1", "--quiet", "b.yaml", "--seeds", "2"]
+    assert found == ["--train.epochs=1", "a.yaml", "--resume", "--train.lr=-1", "--quiet", "b.yaml", "--seeds", "2"]
 
 
 def started(arguments: Sequence[str]) -> subprocess.Popen[str]:
@@ -126,7 +126,7 @@ def started(arguments: Sequence[str]) -> subprocess.Popen[str]:
 
 def test_a_run_whose_reader_goes_away_is_saved(tiny: Sequence[str], tmp_path: Path) -> None:
     options = [option for option in tiny if option != "--quiet"]
-    options += ["--train.passes=100000", "--train.compile=false", f"--output={tmp_path / 'run'}"]
+    options += ["--train.epochs=100000", "--train.compile=false", f"--output={tmp_path / 'run'}"]
     process = started(["train", *options])
     assert process.stdout is not None
     assert process.stderr is not None

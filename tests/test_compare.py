@@ -111,7 +111,7 @@ def test_table_has_means_failures_and_conditions(finished: tuple[Path, list[str]
     kd = rows["digits/kd"]
     assert float(kd["top1"]) == pytest.approx(sum(top1) / 2)
     assert float(kd["top1_std"]) == pytest.approx(abs(top1[0] - top1[1]) / 2**0.5)
-    assert (kd["n"], kd["student_passes"], kd["start_passes"]) == ("2", "2", "0")
+    assert (kd["n"], kd["student_epochs"], kd["start_epochs"]) == ("2", "2", "0")
     assert rows[recipes[1]]["n"] == "0"
     assert "the loss is no longer finite" in rows[recipes[1]]["failed"]
     text = (runs / "compare.md").read_text()
@@ -137,7 +137,7 @@ def test_the_processes_of_a_killed_comparison_end(tmp_path: Path) -> None:
         "compare",
         "digits/teacher",
         f"--runs={tmp_path}",
-        "--train.passes=100000",
+        "--train.epochs=100000",
     ]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as comparison:
         while not list(tmp_path.rglob("metrics.jsonl")):
@@ -177,9 +177,9 @@ def test_an_error_ends_no_process_of_the_callers(tmp_path: Path) -> None:
 
 def test_the_same_comparison_twice_at_once_shares_its_runs(tmp_path: Path, tiny: Sequence[str]) -> None:
     """Neither counts the other's run as failed."""
-    options = [option for option in tiny if option.startswith(("--data", "--train")) and "passes" not in option]
+    options = [option for option in tiny if option.startswith(("--data", "--train")) and "epochs" not in option]
     command = [sys.executable, "-m", "disk_kd", "compare", "digits/ce", "--seeds=1", "--report=false", *options]
-    command += [f"--runs={tmp_path}", "--train.passes=40", "--student.name=cifar_resnet10_xxxs"]
+    command += [f"--runs={tmp_path}", "--train.epochs=40", "--student.name=cifar_resnet10_xxxs"]
     both = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(2)]
     assert [one.wait() for one in both] == [0, 0]
     (row,) = rows_of(tmp_path / "compare.csv")
@@ -265,8 +265,8 @@ def test_names_and_texts_are_no_markup_and_no_formulas() -> None:
         "setting": "s",
         "n": 2,
         "failed": "",
-        "start_passes": 0,
-        "student_passes": 1,
+        "start_epochs": 0,
+        "student_epochs": 1,
         **measured,
     }
     row |= {"weight_decay": 0.0, "parameters": 1, "published": None, "description": "=1+1 | [x](y) <b>\n# head"}
@@ -291,11 +291,11 @@ def test_names_and_texts_are_no_markup_and_no_formulas() -> None:
 
 def test_student_options_are_not_for_the_teacher(tmp_path: Path) -> None:
     options = {"student": {"name": "cifar_resnet10_xxs"}, "data": {"root": "d"}, "method": {"temperature": 2}}
-    plan = Plan(tmp_path, options | {"train": {"passes": 3}})
+    plan = Plan(tmp_path, options | {"train": {"epochs": 3}})
     ((teacher,), (cell,)) = waves([plan.cell("cifar100-16px/kd-t2", 0)])
     assert (teacher.recipe, teacher.config.student.name) == ("cifar100-16px/teacher", "cifar_resnet10_l")
     assert teacher.config.data.root == cell.config.data.root == Path("d").absolute()
-    assert teacher.config.train.passes == cell.config.train.passes == 3
+    assert teacher.config.train.epochs == cell.config.train.epochs == 3
     assert cell.config.method_options["temperature"] == 2
 
 
@@ -331,8 +331,8 @@ def test_terminal_table_fits_eighty_columns(
         "recipe": "cifar100-16px/disk-constant",
         "setting": "cifar100-16px/disk-constant",
         "n": 3,
-        "start_passes": 20,
-        "student_passes": 30,
+        "start_epochs": 20,
+        "student_epochs": 30,
         **measured,
         **budget,
     }
@@ -351,12 +351,12 @@ def test_terminal_table_fits_eighty_columns(
 
 def test_terminal_table_has_the_gain_and_leaves_out_what_all_rows_share(capsys: pytest.CaptureFixture[str]) -> None:
     measured = {"top1": 42.123, "top1_std": 0.456, "nll": 2.1, "nll_std": 0.01, "ece": 0.1, "ece_std": 0.01}
-    row = {"recipe": "digits-demo/ce", "n": 10, "start_passes": 0, "student_passes": 100, **measured}
+    row = {"recipe": "digits-demo/ce", "n": 10, "start_epochs": 0, "student_epochs": 100, **measured}
     gain = {"recipe": "digits-demo/disk-constant", "top1_gain": 29.7, "top1_gain_95": 11.55}
     used = {"budget": 0.01, "budget_std": 0.0, "budget_used": 0.1487, "budget_used_std": 0.01}
     Console(width=80).print(table([row, row | gain | used]))
     out = capsys.readouterr().out
-    assert "10 seeds, 100 passes each" in out
+    assert "10 seeds, 100 epochs each" in out
     assert "gain: over the baseline, paired by seed, ± half its 95% interval" in out
     assert re.search(r"disk-constant +42\.12 ± 0\.46 +\+29\.70 ± 11\.55 +2\.100 +0\.100 +0\.149/0\.010", out)
     assert "…" not in out
@@ -371,7 +371,7 @@ def test_conditions_that_differ_are_told(tmp_path: Path) -> None:
     assert "- teacher.name: cifar_resnet10_l; cifar_resnet18 in cifar100/resnet10_s/resnet18-kd" in text
     assert "data." not in text
     same = conditions_text({recipe: asked[recipe] for recipe in recipes[1:3]})
-    assert same.startswith("All rows have the same data, augmentation, passes, start")
+    assert same.startswith("All rows have the same data, augmentation, epochs, start")
 
 
 SEEN = """
@@ -385,7 +385,7 @@ rows:
 
 
 def test_rows_with_and_without_a_store_see_the_same_images(tmp_path: Path, tiny: Sequence[str]) -> None:
-    """Each pass a new view, the same one for every row; the line below the table is read from the runs themselves."""
+    """Each epoch a new view, the same one for every row; the line below the table is read from the runs themselves."""
     (tmp_path / "seen.yaml").write_text(SEEN)
     options = [option for option in tiny if option.startswith(("--data", "--train"))]
     command = ["compare", str(tmp_path / "seen.yaml"), f"--runs={tmp_path}", "--report=false", *options]
@@ -414,7 +414,7 @@ ROWS = """
 description: two ways to learn
 seeds: 2
 baseline: plain
-all: {train: {passes: 1}}
+all: {train: {epochs: 1}}
 rows:
   plain: {recipe: digits/ce}
   again: {recipe: digits/ce, start: plain, train: {weight_decay: 0.0}}
@@ -430,7 +430,7 @@ def experiment(tmp_path_factory: pytest.TempPathFactory, tiny: Sequence[str]) ->
     """The folder of an experiment that ran on the command line."""
     root = tmp_path_factory.mktemp("experiment")
     (root / "ways.yaml").write_text(ROWS)
-    options = [option for option in tiny if option.startswith(("--data", "--train")) and "passes" not in option]
+    options = [option for option in tiny if option.startswith(("--data", "--train")) and "epochs" not in option]
     assert main(["compare", str(root / "ways.yaml"), f"--runs={root / 'runs'}", *options]) == 0
     return root / "runs"
 
@@ -458,7 +458,7 @@ def test_a_row_starts_from_another_of_the_same_seed(experiment: Path) -> None:
     for seed in (0, 1):
         summary = json.loads((experiment / f"ways/again/seed{seed}/summary.json").read_text())
         assert summary["start"] == str((experiment / f"ways/plain/seed{seed}/student.safetensors").absolute())
-        assert (summary["start_passes"], summary["weight_decay"]) == (1, 0.0)
+        assert (summary["start_epochs"], summary["weight_decay"]) == (1, 0.0)
 
 
 def test_gain_is_paired_by_seed_and_what_differs_is_told(experiment: Path) -> None:

@@ -20,8 +20,8 @@ from crash_walk import contents
 from disk_kd.cli import main
 
 SMALL = [
-    *("--data.limit_train=24", "--student.name=cifar_resnet10_xxxs", "--train.passes=1", "--train.batch_size=12"),
-    *("--train.warmup_passes=0", "--train.compile=false", "--quiet"),
+    *("--data.limit_train=24", "--student.name=cifar_resnet10_xxxs", "--train.epochs=1", "--train.batch_size=12"),
+    *("--train.warmup_epochs=0", "--train.compile=false", "--quiet"),
 ]
 STORE = ["--teacher.store=true", "--method=kd", "--views=1", "--runs=runs"]
 COMMANDS: dict[str, list[str]] = {

@@ -37,7 +37,7 @@ def measured(run: Path, capsys: pytest.CaptureFixture[str], *options: str) -> di
 
 def test_a_limit_of_the_test_split(tiny: Sequence[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
-    assert main(["train", *tiny, "--train.passes=1", "--data.limit_test=60", f"--output={run}"]) == 0
+    assert main(["train", *tiny, "--train.epochs=1", "--data.limit_test=60", f"--output={run}"]) == 0
     summary = json.loads((run / "summary.json").read_text())
     assert (summary["limit_test"], summary["test"]["samples"]) == (60, 60)
     assert measured(run, capsys)["top1"] == pytest.approx(summary["test"]["top1"])
@@ -57,7 +57,7 @@ def test_grey_images_of_16_bits_by_every_command(tmp_path: Path, capsys: pytest.
                 pixels = generator.integers(0, 2000, (8, 8)) + 2000 * label
                 Image.fromarray(pixels.astype(np.uint16)).save(tmp_path / "scans" / split / name / f"{number}.tif")
     data = ["--data.name=folder", f"--data.root={tmp_path / 'scans'}", "--data.image_size=8"]
-    options = [*data, "--student.name=cifar_resnet10_xxxs", "--train.passes=1", "--train.batch_size=8", "--quiet"]
+    options = [*data, "--student.name=cifar_resnet10_xxxs", "--train.epochs=1", "--train.batch_size=8", "--quiet"]
     assert main(["train", *options, f"--output={tmp_path / 'run'}"]) == 2
     assert "to scale them give data.grey_bits, 16 or" in capsys.readouterr().err
     assert main(["train", *options, "--data.grey_bits=12", f"--output={tmp_path / 'run'}"]) == 0
@@ -83,7 +83,7 @@ def test_a_run_of_version_0_1_goes_on_with_the_normalisation_it_began_with(
                 pixels = generator.integers(0, 256, (8, 8, 3)).astype(np.uint8)
                 Image.fromarray(pixels).save(tmp_path / "tiny" / split / name / f"{number}.png")
     options = ["--data.name=tiny-imagenet", f"--data.root={tmp_path / 'tiny'}", "--student.name=cifar_resnet10_xxxs"]
-    options += ["--train.passes=3", "--train.batch_size=8", "--train.compile=false", "--train.log_every=1"]
+    options += ["--train.epochs=3", "--train.batch_size=8", "--train.compile=false", "--train.log_every=1"]
 
     def config(name: str, *more: str) -> RunConfig:
         return parse_run("train", [*options, f"--output={tmp_path / name}", *more])

@@ -47,7 +47,7 @@ def test_each_method_and_each_hint_has_its_recipe() -> None:
     recipes = [load_recipe(path) for path in FOLDER.glob("[!_]*.yaml")]
     assert {recipe["method"]["name"] for recipe in recipes} == set(METHODS)
     assert {recipe["hint"]["name"] for recipe in recipes if "hint" in recipe} == set(HINTS)
-    assert {recipe["train"]["passes"] for recipe in recipes} == {100}
+    assert {recipe["train"]["epochs"] for recipe in recipes} == {100}
 
 
 @pytest.fixture(scope="module")

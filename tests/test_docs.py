@@ -164,7 +164,7 @@ def run(command: Sequence[str], options: str) -> None:
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a teacher, a student of it, and the files that placeholders stand for."""
     folder = tmp_path_factory.mktemp("workshop")
-    tiny = ["--runs", "runs/demo", "--train.passes=1", "--train.warmup_passes=0", "--data.views=1", "--quiet"]
+    tiny = ["--runs", "runs/demo", "--train.epochs=1", "--train.warmup_epochs=0", "--data.views=1", "--quiet"]
     with contextlib.chdir(folder):
         assert main(["train", "digits/teacher", *tiny, "--data.limit_train=100"]) == 0
         assert main(["distill", "digits/kd", *tiny, "--data.limit_train=100"]) == 0

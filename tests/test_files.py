@@ -78,9 +78,9 @@ LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     [
         (LAUGHS, "holds over 100,000 values, aliases written out; make it smaller"),
         ("description: 2020-13-45", r"a value is not what it looks like \(month must be"),
-        ("train: {passes: !!int abc}", "a value is not what it looks like"),
+        ("train: {epochs: !!int abc}", "a value is not what it looks like"),
         ("data: {download: !!bool abc}", "a value is not what it looks like"),
-        (f"train: {{passes: {'9' * 5000}}}", "a value is not what it looks like"),
+        (f"train: {{epochs: {'9' * 5000}}}", "a value is not what it looks like"),
         (f"description: {'[' * 3000}{']' * 3000}", "it is nested too deeply; write it flatter"),
     ],
 )

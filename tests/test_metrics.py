@@ -184,20 +184,20 @@ def test_autocast_is_for_the_model_alone() -> None:
 
 
 class Loader:
-    """A loader as of the data room, which remembers the passes that were asked for."""
+    """A loader as of the data room, which remembers the epochs that were asked for."""
 
     def __init__(self) -> None:
-        self.passes: list[int] = []
+        self.epochs: list[int] = []
 
-    def batches(self, pass_index: int) -> Iterator[Batch]:
-        self.passes.append(pass_index)
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        self.epochs.append(epoch)
         return batches(*sample())
 
 
 def test_of_a_loader_it_takes_the_first_pass() -> None:
     loader = Loader()
     assert evaluate(nn.Identity(), loader, device="cpu", num_classes=12) == measure(*sample())
-    assert loader.passes == [0]
+    assert loader.epochs == [0]
 
 
 def test_predict_gives_all_logits_in_order() -> None:

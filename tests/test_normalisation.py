@@ -136,7 +136,7 @@ def test_a_run_records_what_it_was_trained_with(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     run, root = tmp_path / "run", f"--data.root={tiny_imagenet}"
-    short = ["--train.batch_size=4", "--train.passes=1"]
+    short = ["--train.batch_size=4", "--train.epochs=1"]
     assert main(["train", *tiny, *short, "--data.name=tiny-imagenet", root, *options, f"--output={run}"]) == 0
     about = read_about(run / STUDENT)
     assert (tuple(about["mean"]), tuple(about["std"])) == expected

@@ -147,7 +147,7 @@ def test_a_registered_model_and_an_own_teacher_everywhere(folder: Path, tiny: Se
 
 
 def test_a_comparisons_processes_import_too(folder: Path, tiny: Sequence[str]) -> None:
-    settings = {"train": {"passes": 1, "warmup_passes": 0, "batch_size": 24}, "data": {"limit_train": 120}}
+    settings = {"train": {"epochs": 1, "warmup_epochs": 0, "batch_size": 24}, "data": {"limit_train": 120}}
     (folder / "t.yaml").write_text(
         yaml.safe_dump(settings | {"student": {"name": "own_net"}, "method": {"name": "ce"}})
     )

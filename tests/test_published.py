@@ -24,7 +24,7 @@ NUMBER = 54.92
         ("--teacher.weights=released.safetensors", "--student.weights=start.safetensors"),
         ("--teacher.store=true", "--output=there", "--description=mine"),
         ("--method=kd",),
-        ("--train.passes=600",),
+        ("--train.epochs=600",),
     ],
 )
 def test_it_stays_where_the_experiment_is_the_same(options: tuple[str, ...]) -> None:
@@ -44,7 +44,7 @@ def test_it_stays_where_the_experiment_is_the_same(options: tuple[str, ...]) -> 
         ("--method=dkd",),
         ("--method.temperature=2",),
         ("--hint=fitnet",),
-        ("--train.passes=1",),
+        ("--train.epochs=1",),
         ("--train.weight_decay=0",),
         ("--train.batch_size=100",),
     ],
@@ -56,12 +56,12 @@ def test_it_goes_with_any_change_of_data_models_method_or_training(options: tupl
 
 
 def test_a_number_that_the_user_gives_is_his() -> None:
-    assert parse_run("distill", [RECIPE, "--train.passes=1", "--published=50"]).published == 50
+    assert parse_run("distill", [RECIPE, "--train.epochs=1", "--published=50"]).published == 50
 
 
 def test_a_recipe_does_not_inherit_it(tmp_path: Path) -> None:
-    (tmp_path / "below.yaml").write_text("published: 50.0\ntrain: {passes: 3}\n")
-    (tmp_path / "above.yaml").write_text("base: below.yaml\ntrain: {passes: 1}\n")
+    (tmp_path / "below.yaml").write_text("published: 50.0\ntrain: {epochs: 3}\n")
+    (tmp_path / "above.yaml").write_text("base: below.yaml\ntrain: {epochs: 1}\n")
     assert "published" not in load_recipe(tmp_path / "above.yaml")
     assert load_recipe(tmp_path / "below.yaml")["published"] == 50
 
@@ -71,7 +71,7 @@ def test_rows_of_a_comparison_follow(tmp_path: Path) -> None:
         return Plan(tmp_path, options).cell(RECIPE, 1, own or {}).config.published
 
     assert published({"data": {"root": "d"}}) == NUMBER
-    assert published({"train": {"passes": 2}}) is None
+    assert published({"train": {"epochs": 2}}) is None
     assert published({}, {"train": {"lr": 0.2}}) is None
     assert published({}, {"data": {"name": "digits"}}) is None
 
@@ -81,4 +81,4 @@ def test_a_run_begun_again_from_its_own_file_keeps_it(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(config.to_yaml())
     again = str(tmp_path / "config.yaml")
     assert parse_run("distill", [again]).published == NUMBER
-    assert parse_run("distill", [again, "--train.passes=2"]).published is None
+    assert parse_run("distill", [again, "--train.epochs=2"]).published is None

@@ -30,7 +30,7 @@ RECIPE: dict[str, Any] = {
     "student": TINY,
     "teacher": {**TINY, "weights": "teacher"},
     "method": {"name": "disk", "budget": 0.2},
-    "train": {"passes": 30, "batch_size": 64, "lr": 0.01, "log_every": 1, "compile": False, "checkpoint_every_s": 0.5},
+    "train": {"epochs": 30, "batch_size": 64, "lr": 0.01, "log_every": 1, "compile": False, "checkpoint_every_s": 0.5},
 }
 LIMIT_S = 120
 
@@ -68,7 +68,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         options = json.dumps(TINY["options"])
-        teacher = ["--student.name=test_vit", f"--student.options={options}", "--train.passes=2", "--train.lr=0.01"]
+        teacher = ["--student.name=test_vit", f"--student.options={options}", "--train.epochs=2", "--train.lr=0.01"]
         assert main(["train", *teacher, "--data.name=digits", "--output=teacher", "--quiet"]) == 0
         assert main(["distill", "recipe.yaml", "--output=one", "--quiet"]) == 0
     return folder
@@ -86,7 +86,7 @@ def test_killed_and_stopped_on_two_ranks_and_ended_on_one_a_run_is_that_of_one_p
 
     launcher = torchrun(folder, *command)
     wait_for_checkpoint(checkpoint, launcher, newer_than=checkpoint.stat().st_mtime)
-    launcher.terminate()  # as a scheduler does; torchrun passes the signal on
+    launcher.terminate()  # as a scheduler does; torchrun epochs the signal on
     said = launcher.communicate(timeout=LIMIT_S)[0]
     assert said.count("saved, go on with --resume") == 2, said
     done = len(lines(folder / "two"))
@@ -108,7 +108,7 @@ def test_killed_and_stopped_on_two_ranks_and_ended_on_one_a_run_is_that_of_one_p
 
 def test_two_ranks_learn_by_timms_task_what_one_process_does(folder: Path) -> None:
     (folder / "timm.yaml").write_text(json.dumps({**RECIPE, "method": {"name": "timm-logits"}}))
-    command = ["distill", "timm.yaml", "--train.passes=2"]
+    command = ["distill", "timm.yaml", "--train.epochs=2"]
     launcher = torchrun(folder, *command, "--output=timm-two")
     said = launcher.communicate(timeout=LIMIT_S)[0]
     assert launcher.returncode == 0, said
@@ -121,7 +121,7 @@ def test_two_ranks_learn_by_timms_task_what_one_process_does(folder: Path) -> No
 
 
 def test_two_ranks_end_and_write_once(folder: Path) -> None:
-    arguments = ["--train.passes=2", "--train.accumulate=2", "--train.ema_decay=0.9"]
+    arguments = ["--train.epochs=2", "--train.accumulate=2", "--train.ema_decay=0.9"]
     launcher = torchrun(folder, "distill", "recipe.yaml", *arguments, "--output=accumulated")
     said = launcher.communicate(timeout=LIMIT_S)[0]
     assert launcher.returncode == 0, said
@@ -137,7 +137,7 @@ def test_two_ranks_end_and_write_once(folder: Path) -> None:
 def test_what_two_ranks_measure_is_the_student_that_is_saved(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Batch norms keep statistics of each rank's own images; the main rank's are saved."""
     command = ["train", "--data.name=digits", "--student.name=cifar_resnet10_xxxs", "--train.batch_size=8"]
-    command += ["--data.validation=0.0", "--train.passes=1", "--train.ema_decay=0.9"]
+    command += ["--data.validation=0.0", "--train.epochs=1", "--train.ema_decay=0.9"]
     launcher = torchrun(folder, *command, "--output=norms", "--quiet")
     said = launcher.communicate(timeout=LIMIT_S)[0]
     assert launcher.returncode == 0, said
@@ -150,7 +150,7 @@ def test_what_two_ranks_measure_is_the_student_that_is_saved(folder: Path, capsy
 
 
 def test_two_ranks_share_the_views_of_a_stored_teacher(folder: Path) -> None:
-    command = ["distill", "recipe.yaml", "--teacher.store=true", "--data.views=3", "--train.passes=3"]
+    command = ["distill", "recipe.yaml", "--teacher.store=true", "--data.views=3", "--train.epochs=3"]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert main(["store-teacher", "recipe.yaml", "--data.views=1", "--runs=shared", "--quiet"]) == 0

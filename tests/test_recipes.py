@@ -22,7 +22,7 @@ RECIPES = list_recipes()
 RUN_PAIR = "wrn_40_2-wrn_40_1"
 """Of the standard benchmark: whose methods are run; those of the other pairs differ in the models."""
 CLASSES = 20
-SHORT = ["--train.passes=1", "--train.cycles=1", "--train.warmup_passes=0", "--train.log_every=1", "--quiet"]
+SHORT = ["--train.epochs=1", "--train.cycles=1", "--train.warmup_epochs=0", "--train.log_every=1", "--quiet"]
 # Recipes do not compile, and a trial of it takes longer than the two steps.
 SHORT += ["--train.compile=false", "--train.batch_size=40"]
 
@@ -97,7 +97,7 @@ def test_recipe_runs_two_steps(recipe: str, images: Path, runs: Path, tmp_path: 
         options += ["--data.augment.crop_padding=2", "--data.augment.cutout=4"]
     config = parse_run("distill", [recipe, *options])
     if config.method_options.get("variant") == "paper":
-        config = parse_run("distill", [recipe, *options, "--method.helper_warmup_passes=1"])
+        config = parse_run("distill", [recipe, *options, "--method.helper_warmup_epochs=1"])
     sizes = {"num_classes": 10, "in_chans": 1} if digits else {"num_classes": CLASSES, "in_chans": 3}
     if config.teacher is not None and config.teacher.pretrained:
         made = ["--teacher.pretrained=false", f"--teacher.weights={runs / config.teacher.name}"]
@@ -108,7 +108,7 @@ def test_recipe_runs_two_steps(recipe: str, images: Path, runs: Path, tmp_path: 
             make_weights(model, **sizes)
 
     summary = execute(config)
-    assert summary["student_passes"] == 1
+    assert summary["student_epochs"] == 1
     assert summary["description"]
     lines = [json.loads(line) for line in (config.output / "metrics.jsonl").read_text().splitlines()]
     student_steps = [line for line in lines if line["kind"] == "train" and line["phase"] in ("student", "joint")]

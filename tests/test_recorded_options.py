@@ -29,7 +29,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny: Sequence[str]) -> Path:
     """A teacher with options of its own."""
     folder = tmp_path_factory.mktemp("recorded") / "teacher"
     options = [f"--student.name={NAME}", f"--student.options={OPTIONS}"]
-    assert main(["train", *tiny, *options, "--train.passes=1", "--train.ema_decay=0.9999", f"--output={folder}"]) == 0
+    assert main(["train", *tiny, *options, "--train.epochs=1", "--train.ema_decay=0.9999", f"--output={folder}"]) == 0
     return folder
 
 

@@ -53,7 +53,7 @@ def test_a_store_that_is_made_goes_on_after_a_signal(tiny: Sequence[str], tmp_pa
 
 def test_an_interrupted_comparison_ends_and_its_run_is_saved(tmp_path: Path) -> None:
     command = ["compare", "digits/ce", "--seeds=1", f"--runs={tmp_path}"]
-    long = ["--train.passes=100000", "--train.checkpoint_every_s=1000", "--train.log_every=1"]
+    long = ["--train.epochs=100000", "--train.checkpoint_every_s=1000", "--train.log_every=1"]
     run = tmp_path / "digits/ce/seed0"
 
     def logged() -> int:

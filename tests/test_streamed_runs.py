@@ -27,7 +27,7 @@ RECIPE: dict[str, Any] = {
     "student": {"name": "test_resnet"},
     "teacher": {**TEACHER, "weights": "teacher", "image_size": 54},
     "method": {"name": "disk", "label_smoothing": 0.1},
-    "train": {"passes": 25, "batch_size": 16, "lr": 0.01, "log_every": 1, "compile": False, "checkpoint_every_s": 0.2}
+    "train": {"epochs": 25, "batch_size": 16, "lr": 0.01, "log_every": 1, "compile": False, "checkpoint_every_s": 0.2}
     | {"optimizer": "adamw", "ema_decay": 0.9},
 }
 
@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     damage(write_jpegs(folder / "jpegs", each=20))
     (folder / "recipe.yaml").write_text(json.dumps(RECIPE))
     (folder / "teacher.yaml").write_text(
-        json.dumps({"data": DATA | {"image_size": 54}, "student": TEACHER, "train": {"passes": 1, "lr": 0.01}})
+        json.dumps({"data": DATA | {"image_size": 54}, "student": TEACHER, "train": {"epochs": 1, "lr": 0.01}})
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -76,7 +76,7 @@ def test_killed_and_gone_on_the_student_is_exported_and_measured(
     # The folder is a teacher by timm's own name, whose labels are compared.
     teacher = ["--teacher.name=local-dir:exported", "--teacher.pretrained=true", "--student.name=cifar_resnet10_xxs"]
     data = [f"--data.{name}={value}" for name, value in (DATA | {"image_size": 16}).items()]
-    command = ("distill", *teacher, *data, "--train.passes=1", "--train.batch_size=8", "--quiet")
+    command = ("distill", *teacher, *data, "--train.epochs=1", "--train.batch_size=8", "--quiet")
     with pytest.warns(UserWarning, match="left out"):
         assert main([*command, "--output=from-folder", "--resume=auto"]) == 0
     described = (folder / "exported" / "config.json").read_text()
@@ -101,7 +101,7 @@ def test_a_damaged_file_is_named(
 
 def test_stored_outputs_are_those_of_the_teacher_at_each_step(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
-    once = ["recipe.yaml", "--train.passes=2", "--data.mix.mixup=0", "--data.mix.cutmix=0", "--data.views=2", "--quiet"]
+    once = ["recipe.yaml", "--train.epochs=2", "--data.mix.mixup=0", "--data.mix.cutmix=0", "--data.views=2", "--quiet"]
     once += ["--data.workers=0"]
     runs = {"stored": "true", "online": "false"}
     for name, store in runs.items():

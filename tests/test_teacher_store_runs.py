@@ -15,14 +15,14 @@ from disk_kd.models import load_state_dict, save_state_dict
 METHODS = {
     "kd": ["--method=kd"],
     "disk": ["--method=disk"],
-    "disk-map": ["--method=disk", "--method.helper=teacher-map", "--method.helper_warmup_passes=1"],
+    "disk-map": ["--method=disk", "--method.helper=teacher-map", "--method.helper_warmup_epochs=1"],
 }
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, tiny: Sequence[str]) -> Path:
     folder = tmp_path_factory.mktemp("runs")
-    assert main(["train", *tiny, f"--output={folder / 'teacher'}", "--train.passes=3"]) == 0
+    assert main(["train", *tiny, f"--output={folder / 'teacher'}", "--train.epochs=3"]) == 0
     return folder
 
 
@@ -47,7 +47,7 @@ def decided(run: Path) -> tuple[bool, int | None]:
 def test_stored_and_online_runs_have_the_same_losses(method: str, options: list[str], tmp_path: Path) -> None:
     """To the precision of the stored half precision, in every step, views met anew and again."""
     for store in ("true", "false"):
-        command = ["distill", *options, *METHODS[method], "--views=2", "--train.passes=4", "--train.lr=0.002"]
+        command = ["distill", *options, *METHODS[method], "--views=2", "--train.epochs=4", "--train.lr=0.002"]
         assert main([*command, f"--teacher.store={store}", f"--output={tmp_path / store}"]) == 0
     stored, online = losses(tmp_path / "true"), losses(tmp_path / "false")
     assert len(stored) >= 20
@@ -104,10 +104,10 @@ def test_auto_runs_the_teacher_where_views_are_too_large(
 def test_auto_does_not_reduce_the_number_of_views(
     options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A pass whose view had been met before would see other data than it does without a store."""
+    """An epoch whose view had been met before would see other data than it does without a store."""
     monkeypatch.setattr("disk_kd.storing.view_bytes", lambda *_: 100)
     monkeypatch.setattr("disk_kd.storing.AFFORDABLE_BYTES", 1100)
-    share = [*options, f"--runs={tmp_path}", *METHODS["kd"], "--train.passes=12"]
+    share = [*options, f"--runs={tmp_path}", *METHODS["kd"], "--train.epochs=12"]
     assert main(["distill", *share, f"--output={tmp_path / 'run'}"]) == 0
     assert decided(tmp_path / "run") == (False, None)
 

@@ -27,7 +27,7 @@ TRAIN = {
     "kind": "train",
     "step": 12,
     "phase": "student",
-    "train_pass": 1,
+    "epoch": 1,
     "lr": 0.1,
     "loss": 1.25,
     "ce_loss": 2.5,
@@ -38,7 +38,7 @@ TRAIN = {
     "top1": 61.25,
 }
 TIMING = {"kind": "timing", "step": 12, "train_s": 6.0, "images_per_s": 1234.4}
-VALIDATION = {"kind": "validation", "step": 20, "student_passes": 2, "top1": 70.5, "nll": 0.8125}
+VALIDATION = {"kind": "validation", "step": 20, "student_epochs": 2, "top1": 70.5, "nll": 0.8125}
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +48,8 @@ def talking(tiny: Sequence[str]) -> list[str]:
 
 
 def shown(console: Console, *lines: dict[str, object]) -> None:
-    """A display of 40 steps in 4 passes, of which 12 are done."""
-    with Display(40, title="runs/[x]/seed0", console=console, passes=4) as display:
+    """A display of 40 steps in 4 epochs, of which 12 are done."""
+    with Display(40, title="runs/[x]/seed0", console=console, epochs=4) as display:
         for done in range(1, 13):
             display.step(done)
         for line in lines:
@@ -61,18 +61,18 @@ def test_a_terminal_shows_pass_step_rate_losses_budget_and_time_left() -> None:
     shown(Console(file=file, force_terminal=True, width=120, color_system=None), TRAIN, TIMING)
     text = file.getvalue()
     assert re.search(r"runs/\[x\]/seed0 +━+.* 12/40 1,234 images/s \d:\d\d left", text)
-    assert "pass 2/4 student  loss 1.25 (ce 2.5 scaffold 1)  budget used 0.013 of 0.01  price 0.5  top-1 61.2%" in text
+    assert "epoch 2/4 student  loss 1.25 (ce 2.5 scaffold 1)  budget used 0.013 of 0.01  price 0.5  top-1 61.2%" in text
 
 
 def test_away_from_a_terminal_there_are_plain_lines_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     file = io.StringIO()
     shown(Console(file=file, width=40), TRAIN, TIMING, VALIDATION)
-    assert file.getvalue() == "runs/[x]/seed0  pass 2  validation top-1 70.50%  nll 0.812  1,234 images/s\n"
+    assert file.getvalue() == "runs/[x]/seed0  epoch 2  validation top-1 70.50%  nll 0.812  1,234 images/s\n"
     monkeypatch.setattr(module, "PLAIN_EVERY_S", 0.0)
     file = io.StringIO()
     shown(Console(file=file, width=40), TRAIN, TIMING)
     step, loss = (
-        "runs/[x]/seed0  step 12/40  pass 2/4 student  ",
+        "runs/[x]/seed0  step 12/40  epoch 2/4 student  ",
         "loss 1.25 (ce 2.5 scaffold 1)  budget used 0.013 of 0.01",
     )
     assert file.getvalue().startswith(step + loss)
@@ -83,9 +83,9 @@ def test_the_first_steps_are_shown_before_the_first_line_of_the_log(
     talking: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    assert main(["train", *talking, "--train.passes=3", "--train.log_every=50", f"--output={run}"]) == 0
-    steps = re.findall(r"step (\d+)/15  pass \d/3 student  loss", capsys.readouterr().out)
-    assert steps == ["1"]  # step 10 ends a pass, so the log has it
+    assert main(["train", *talking, "--train.epochs=3", "--train.log_every=50", f"--output={run}"]) == 0
+    steps = re.findall(r"step (\d+)/15  epoch \d/3 student  loss", capsys.readouterr().out)
+    assert steps == ["1"]  # step 10 ends an epoch, so the log has it
     logged = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert 1 not in logged
 
@@ -100,7 +100,7 @@ def test_the_first_steps_after_a_resume_are_shown(
     monkeypatch.setattr(loop.StopRequest, "now", now)
     capsys.readouterr()
     assert main([*options, "--resume"]) == 0
-    assert re.findall(r"step (\d+)/10  pass \d/2 student  loss", capsys.readouterr().out) == ["8"]
+    assert re.findall(r"step (\d+)/10  epoch \d/2 student  loss", capsys.readouterr().out) == ["8"]
 
 
 ON_A_TERMINAL = """
@@ -110,7 +110,7 @@ module = importlib.util.module_from_spec(spec)
 sys.modules["display"] = module
 spec.loader.exec_module(module)
 train, timing, validation = eval(sys.argv[2])
-with module.Display(93600, title="runs/cifar100/a-recipe/seed0", console=module.RunConsole(), passes=240) as display:
+with module.Display(93600, title="runs/cifar100/a-recipe/seed0", console=module.RunConsole(), epochs=240) as display:
     display.step(51200)
     display.record(train)
     display.record(timing)
@@ -138,7 +138,7 @@ def test_a_narrow_terminal_breaks_no_number_and_no_unit(columns: int) -> None:
     lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written.decode()).replace("\r", "\n").split("\n")
     assert max(map(len, lines)) <= columns
     assert any(re.search(r" 51,200/93,600 1,234 images/s \d+:\d\d left$", line) for line in lines), lines
-    assert "pass 2  validation top-1 70.50%  nll 0.812" in [line.rstrip() for line in lines]
+    assert "epoch 2  validation top-1 70.50%  nll 0.812" in [line.rstrip() for line in lines]
 
 
 def test_a_quiet_console_shows_nothing() -> None:
@@ -156,7 +156,7 @@ def test_time_left_is_of_the_steps_that_this_process_did(
     monkeypatch.setattr(module.time, "monotonic", lambda: next(now))
     monkeypatch.setattr(module, "PLAIN_EVERY_S", 0.0)
     file = io.StringIO()
-    with Display(30, title="run", console=Console(file=file), passes=3) as display:
+    with Display(30, title="run", console=Console(file=file), epochs=3) as display:
         display.step(first)
         display.step(last)
         display.record(TRAIN)
@@ -201,7 +201,7 @@ def test_log_json_is_the_log_between_start_and_end(
         "teacher": None,
         "data": "digits",
         "seed": 0,
-        "passes": 2,
+        "epochs": 2,
         "steps": 10,
     }
     logged = [line for line in middle if line["kind"] in ("train", "validation")]

@@ -18,14 +18,14 @@ CRITICAL = 2.262
 
 
 def read(run: Path) -> dict[str, object]:
-    """One line of runs.csv. The first pass is the first one at full weight, where the weight warms up."""
+    """One line of runs.csv. The first epoch is the first one at full weight, where the weight warms up."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     lines = [line for line in lines if line["kind"] == "train" and line["phase"] == "student"]
     own = next(name for name in OWN if name in lines[0])
-    warmup = (yaml.safe_load((run / "config.yaml").read_text()).get("hint") or {}).get("warmup_passes", 0)
-    passes = [line["train_pass"] for line in lines]
-    first = statistics.fmean(line[own] for line in lines if line["train_pass"] == max(passes[0], warmup))
-    last = statistics.fmean(line[own] for line in lines if line["train_pass"] == passes[-1])
+    warmup = (yaml.safe_load((run / "config.yaml").read_text()).get("hint") or {}).get("warmup_epochs", 0)
+    epochs = [line["epoch"] for line in lines]
+    first = statistics.fmean(line[own] for line in lines if line["epoch"] == max(epochs[0], warmup))
+    last = statistics.fmean(line[own] for line in lines if line["epoch"] == epochs[-1])
     test = json.loads((run / "summary.json").read_text())["test"]
     found = {"recipe": run.parent.name, "seed": int(run.name.removeprefix("seed")), "own": own}
     return found | {"first": first, "last": last} | {name: test[name] for name in ("top1", "nll", "ece")}

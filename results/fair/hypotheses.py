@@ -256,14 +256,14 @@ class MisledGCE(Misled, GCETask):
 
 
 class LateDiSK(DiSKTask):
-    """Help late: none, and no move of the price, before the pass `late_from`."""
+    """Help late: none, and no move of the price, before the epoch `late_from`."""
 
     def __init__(self, student: nn.Module, teacher: nn.Module, *, late_from: float = 12.0, **options: Any) -> None:
         super().__init__(student, teacher, **options)
         self.late_from = late_from
 
     def _late(self) -> Tensor:
-        return snapshot(self.step) / self.steps_per_pass >= self.late_from
+        return snapshot(self.step) / self.steps_per_epoch >= self.late_from
 
     def _student_and_helper(
         self, input: Tensor, target: Tensor, teacher: dict[str, Tensor], price: Tensor
@@ -277,7 +277,7 @@ class LateDiSK(DiSKTask):
 
 
 class LateGCE(GCETask):
-    """Generalised cross-entropy from the pass `late_from` on, KL before: the bounded control of help late."""
+    """Generalised cross-entropy from the epoch `late_from` on, KL before: the bounded control of help late."""
 
     def __init__(
         self,
@@ -293,7 +293,7 @@ class LateGCE(GCETask):
 
     def distillation(self, student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
         """The loss of logits (B, C)."""
-        late = snapshot(self.step) / self.steps_per_pass >= self.late_from
+        late = snapshot(self.step) / self.steps_per_epoch >= self.late_from
         log_s_BC = log_probabilities(student, self.temperature)
         t_BC = log_probabilities(teacher.detach(), self.temperature).exp()
         early = -(t_BC * log_s_BC).sum(1).mean() * self.temperature**2

@@ -36,9 +36,9 @@ def forward(model: str) -> int:
 def hours(config: RunConfig) -> float:
     """Of a run."""
     train, images = config.train, IMAGES * (1 - config.data.validation)
-    steps = train.passes * images / train.batch_size
+    steps = train.epochs * images / train.batch_size
     student, teacher = forward(config.student.name), forward(config.teacher.name) if config.teacher else 0
-    views = min(config.data.views or train.passes, train.passes)
+    views = min(config.data.views or train.epochs, train.epochs)
     seconds = steps * max(3 * student * train.batch_size / (REACHED * PEAK), STEP_S)
     seconds += views * images * teacher / (REACHED * PEAK)
     if config.method == "disk" and str(config.method_options["helper"]) in HELPERS:

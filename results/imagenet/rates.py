@@ -60,7 +60,7 @@ def write_images(root: Path, sides: tuple[int, int]) -> float:
 
 
 def loading_rates(root: Path) -> dict[str, dict[str, float]]:
-    """Images a second by augmentation and processes, after one pass that starts the processes."""
+    """Images a second by augmentation and processes, after one epoch that starts the processes."""
     rates: dict[str, dict[str, float]] = {}
     for name, augment in AUGMENTS.items():
         for workers in (1, 2):

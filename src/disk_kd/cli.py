@@ -351,7 +351,7 @@ def evaluate(arguments: Sequence[str]) -> None:
 
 
 def run_bench(arguments: Sequence[str]) -> None:
-    """Measure what a pass costs with each method, beside plain training and other tools."""
+    """Measure what an epoch costs with each method, beside plain training and other tools."""
     if "--to-accuracy" in arguments:
         _bench_to_accuracy([argument for argument in arguments if argument != "--to-accuracy"])
         return
@@ -396,7 +396,7 @@ def _bench_to_accuracy(arguments: Sequence[str]) -> None:
     parser.add_argument("--output", type=user_path, help="folder for the table, the curves and the picture")
     recipe = list(arguments[:1]) if arguments and not arguments[0].startswith("-") else []
     options, rest = parser.parse_known_args(_joined(arguments[len(recipe) :], parser))
-    length = [] if options.epochs is None else [f"--train.passes={options.epochs}"]
+    length = [] if options.epochs is None else [f"--train.epochs={options.epochs}"]
     race = Race(
         options=(*recipe, *rest, *length),
         contestants=tuple(options.contestants),
@@ -545,7 +545,7 @@ def _first_lines(classes: Mapping[str, type]) -> dict[str, str]:
 
 def summary_table(summary: dict[str, Any]) -> Table:
     """The outcome of one run."""
-    table = Table(title=f"{summary['student']} by {summary['method']}, {summary['student_passes']} student passes")
+    table = Table(title=f"{summary['student']} by {summary['method']}, {summary['student_epochs']} student epochs")
     for name in ("split", "checkpoint", "top-1 %", "top-5 %", "NLL", "ECE"):
         table.add_column(name, justify="left" if name in ("split", "checkpoint") else "right")
     for split in ("validation", "test"):

@@ -19,6 +19,7 @@ from disk_kd.errors import ConfigError, shown
 from disk_kd.files import user_path
 from disk_kd.hints import HINTS, Hint
 from disk_kd.models.settings import StudentSettings
+from disk_kd.old_names import new_options
 from disk_kd.options import (
     Option,
     dotted,
@@ -59,7 +60,7 @@ ENVIRONMENT = frozenset(
 
 _BESIDE = {"import": list[str] | str, "description": str, "published": float | None, "output": Path | None}
 """The other keys of a recipe."""
-OF_METHOD, OF_HINT = frozenset({"student", "teacher", "steps_per_pass"}), frozenset({"context"})
+OF_METHOD, OF_HINT = frozenset({"student", "teacher", "steps_per_epoch"}), frozenset({"context"})
 """Keywords of a task's and a hint's constructor that a run gives."""
 
 
@@ -127,6 +128,7 @@ class RunConfig:
         for key in tree:
             if key not in (*PARTS, *_BESIDE):
                 raise ConfigError(f"unknown option {shown(str(key))}; {nearest_option(str(key), _known())}")
+        tree = new_options(tree)
         imports = imports_of(tree)
         import_modules(imports)
         beside = {key: read_value(kind, tree[key], key) for key, kind in _BESIDE.items() if key in tree}
@@ -263,6 +265,7 @@ def with_options(recipe: Mapping[str, Any], options: Mapping[str, Any], method: 
     Raises:
         ConfigError: a part is no mapping, or data.root is given to the digits, which have none.
     """
+    recipe, options = new_options(recipe), new_options(options)
     own, parts, another = {}, {}, False
     for part, default in (("method", method), ("hint", None)):
         (before, below), (now, above) = named(part, recipe), named(part, options)

@@ -59,14 +59,14 @@ def evaluate(
     temperature: float = 1.0,
     across_ranks: bool = False,
 ) -> Metrics:
-    """Metrics of a model over all samples of a pass, in eval mode; then each module has its old mode again.
+    """Metrics of a model over all samples of an epoch, in eval mode; then each module has its old mode again.
 
     Sums over all samples stand on the device, in float64 where it has it, and the host waits once, at the
     end. A row of logits with NaN counts as wrong and makes the NLL and the ECE NaN.
 
     Args:
         model: images (B, ...) to logits (B, C).
-        loader_or_batches: batches (images, targets, ...), or a `disk_kd.data.Loader`, whose pass 0 it is.
+        loader_or_batches: batches (images, targets, ...), or a `disk_kd.data.Loader`, whose epoch 0 it is.
         device: where the model is.
         num_classes: C.
         autocast_dtype: precision of the model's pass; None: as the model is.
@@ -104,7 +104,7 @@ def predict(
     autocast_dtype: torch.dtype | None = None,
     across_ranks: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Logits (N, C), float32, and targets (N,) of a pass, on the host: to fit a temperature, to plot.
+    """Logits (N, C), float32, and targets (N,) of an epoch, on the host: to fit a temperature, to plot.
 
     Arguments as of `evaluate`.
 

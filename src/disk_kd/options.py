@@ -29,8 +29,8 @@ Value = TypeVar("Value")
 _ENVIRONMENT = "environment"
 _NULL = ("null", "None")
 _ALIASES = {
-    "epoch": "train.passes",
-    "epochs": "train.passes",
+    "epoch": "train.epochs",
+    "passes": "train.epochs",
     "learning_rate": "train.lr",
     "batch": "train.batch_size",
     "gpu": "train.device",

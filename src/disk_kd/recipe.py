@@ -9,6 +9,7 @@ from typing import Any
 
 from disk_kd.errors import ConfigError, nearest
 from disk_kd.files import read_yaml, user_path
+from disk_kd.old_names import new_options
 from disk_kd.options import merged
 from disk_kd.training.settings import OF_SCHEDULES, TrainSettings
 
@@ -75,6 +76,7 @@ def load_recipe(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     for part in PARTS:
         if not isinstance(content.get(part, {}), dict):
             raise ConfigError(f"the key {part!r} of the recipe {path} must hold a mapping, not {content[part]!r}")
+    content = new_options(content, tell=not is_run_config(path))
     base = content.pop("base", None)
     if base is None:
         return content

@@ -25,7 +25,7 @@ from disk_kd.models import load_state_dict
 from disk_kd.run_folder import DATA, alone_in, check_folder, check_reused, check_same_images, lay_out, write_beginning
 from disk_kd.storing import open_store, settle_store, settle_views
 from disk_kd.summary import SUMMARY, last_metrics, model_sizes, read_summary, summarise
-from disk_kd.tasks import Phase, StudentTask, plan_passes
+from disk_kd.tasks import Phase, StudentTask, plan_epochs
 from disk_kd.teacher import TeacherStore
 from disk_kd.trained import student_metadata
 from disk_kd.training import (
@@ -96,7 +96,7 @@ class PreparedRun:
         device: of the run.
         dataset: of the run.
         task: the method, with its student and teacher.
-        plan: the phase of each pass.
+        plan: the phase of each epoch.
         loader: training batches.
         splits: what the student is measured on: "validation" and "test", as far as there are such.
         sizes: parameters and multiply-adds of the student.
@@ -130,12 +130,12 @@ class PreparedRun:
                 dataset = replace(dataset, normalisation=None)
         seed_all(settings.seed)
         task = build_task(config, dataset, device, lambda text: console.print(text, markup=False, soft_wrap=True))
-        plan = plan_passes(task.phases, settings.passes)
+        plan = plan_epochs(task.phases, settings.epochs)
         train = place(dataset.train, device)
         views = max(map(plan.count, plan))
         config = ranks.from_main(lambda: settle_store(settle_views(config), task, train, views, console))
         loader = train_loader(config, task, train, rank=ranks.rank(), ranks=ranks.size())
-        task.set_clock(loader.steps_per_pass, settings.accumulate)
+        task.set_clock(loader.steps_per_epoch, settings.accumulate)
         sizes = model_sizes(task, dataset)
         _check_batch(task, loader.batch_size // settings.accumulate // ranks.size())
         for phase in set(plan):  # an optimiser that cannot be made is told before anything long
@@ -148,7 +148,7 @@ class PreparedRun:
     @property
     def steps(self) -> int:
         """Optimiser steps of the whole run."""
-        return len(self.plan) * self.loader.steps_per_pass
+        return len(self.plan) * self.loader.steps_per_epoch
 
     def begin(self, console: Console) -> tuple[PreparedRun, TrainStep]:
         """Make or open the teacher store, compile where it pays, and write what the run is.
@@ -171,11 +171,11 @@ class PreparedRun:
     def train(self, step: TrainStep, console: Console, tracker: Tracker | None = None) -> Position:
         """Train to the end, or go on to it."""
         config = self.config
-        _tell_start(console, config, passes=len(self.plan), steps=self.steps)
+        _tell_start(console, config, epochs=len(self.plan), steps=self.steps)
         settings = config.train
-        if late := [milestone for milestone in settings.milestones if milestone >= settings.passes]:
+        if late := [milestone for milestone in settings.milestones if milestone >= settings.epochs]:
             console.print(
-                f"The learning rate does not fall at train.milestones {late}: the run has {settings.passes} passes",
+                f"The learning rate does not fall at train.milestones {late}: the run has {settings.epochs} epochs",
                 soft_wrap=True,
             )
         validation = self.splits.get("validation")
@@ -185,7 +185,7 @@ class PreparedRun:
             config.output,
             plan=self.plan,
             validate=None if validation is None else lambda: self.measure(validation),
-            display=Display(self.steps, title=str(config.output), console=console, passes=len(self.plan)),
+            display=Display(self.steps, title=str(config.output), console=console, epochs=len(self.plan)),
             resume=config.resume,
             tracker=tracker,
         )
@@ -277,7 +277,7 @@ def store_teacher(config: RunConfig, console: Console | None = None) -> TeacherS
         dataset = load_data(config.data)
         task = build_task(config, dataset, device)
         train = place(dataset.train, device)
-        plan = plan_passes(task.phases, config.train.passes)
+        plan = plan_epochs(task.phases, config.train.epochs)
         config = settle_store(config, task, train, max(map(plan.count, plan)), console)
         store = open_store(config, task, train, console)
     assert store is not None

@@ -26,21 +26,21 @@ AFFORDABLE_BYTES = 2**30
 
 
 def settle_views(config: RunConfig) -> RunConfig:
-    """Give a run of a comparison, where `data.views` is left open, one view for each of its student passes.
+    """Give a run of a comparison, where `data.views` is left open, one view for each of its student epochs.
 
-    Each pass still meets a new augmentation. It is the same one in all runs of as many passes, so that rows with
+    Each epoch still meets a new augmentation. It is the same one in all runs of as many epochs, so that rows with
     and without a stored teacher see the same images, and can share the teacher's outputs.
     """
     if not config.shares_views or config.data.views is not None or _new_each_step(config):
         return config
-    return config.decided({"data.views": config.train.passes})
+    return config.decided({"data.views": config.train.epochs})
 
 
-def settle_store(config: RunConfig, task: StudentTask, split: AnySplit, passes: int, console: Console) -> RunConfig:
+def settle_store(config: RunConfig, task: StudentTask, split: AnySplit, epochs: int, console: Console) -> RunConfig:
     """Decide whether to store the teacher's outputs, where the config leaves it open.
 
-    The decision never changes the images of a run. Without `data.views` each pass has a new view, stored or not: the
-    outputs are then stored if all passes take at most `AFFORDABLE_BYTES`. With it, they are stored if views are met
+    The decision never changes the images of a run. Without `data.views` each epoch has a new view, stored or not: the
+    outputs are then stored if all epochs take at most `AFFORDABLE_BYTES`. With it, they are stored if views are met
     again, or were stored before. A comparison shares them among its runs, so there they are stored if they take at
     most a quarter of the free disk. Half of the free disk is the limit in each case.
 
@@ -48,7 +48,7 @@ def settle_store(config: RunConfig, task: StudentTask, split: AnySplit, passes: 
         config: of the run.
         task: says which outputs are needed.
         split: the training samples.
-        passes: of the run, in the phase that has the most.
+        epochs: of the run, in the phase that has the most.
         console: is told why, where storing would not pay.
 
     Raises:
@@ -60,7 +60,7 @@ def settle_store(config: RunConfig, task: StudentTask, split: AnySplit, passes: 
         if config.teacher.store is True:
             raise ConfigError(f"{new_each_step}, whose teacher outputs cannot be stored; give teacher.store=false")
         return config.decided({"teacher.store": False})
-    views = config.data.views or passes
+    views = config.data.views or epochs
     if config.teacher.store is True:
         _check_room(config, task, split, views)
         return config.decided({"data.views": views})
@@ -69,7 +69,7 @@ def settle_store(config: RunConfig, task: StudentTask, split: AnySplit, passes: 
     if config.data.views is None:
         stored = size <= AFFORDABLE_BYTES
     else:
-        stored = views < passes or there or (config.shares_views and size <= free // 4)
+        stored = views < epochs or there or (config.shares_views and size <= free // 4)
     if stored and not there and size > free // 2:
         stored = False
         console.print(
@@ -125,7 +125,7 @@ def open_store(config: RunConfig, task: StudentTask, split: AnySplit, console: C
     loader = train_loader(
         config, task, split, batch_size=inference_batch(task.device), shuffle=False, drop_last=False, mix=None
     )
-    display = Display(views * loader.steps_per_pass, title=f"teacher's outputs, {views} views", console=console)
+    display = Display(views * loader.steps_per_epoch, title=f"teacher's outputs, {views} views", console=console)
     size = views * view_bytes(config, task, split) / 2**20
     how = "made once, then shared; --teacher.store false runs the teacher at each step instead"
     display.line(f"Stored teacher outputs: {folder} ({views} views of {len(split):,} samples, {size:,.0f} MiB; {how})")

@@ -18,6 +18,7 @@ from disk_kd.data import Dataset
 from disk_kd.errors import RunError, one_line
 from disk_kd.memory import peak_host_bytes
 from disk_kd.models import multiply_adds
+from disk_kd.old_names import new_keys
 from disk_kd.tasks import StudentTask
 from disk_kd.training import Position
 from disk_kd.training.selection import RULE, WITHOUT_VALIDATION, selection_margin
@@ -41,10 +42,10 @@ def summarise(config: RunConfig, task: StudentTask, dataset: Dataset, end: Posit
         "seed": config.train.seed,
         "weight_decay": config.train.weight_decay,
         "start": _start(config, start),
-        "student_passes": end.student_passes,
-        "start_passes": _passes_before(start) if start else None if config.student.pretrained else 0,
-        "all_passes": end.passes,
-        "selected_pass": end.best_pass if end.best_pass else end.student_passes,
+        "student_epochs": end.student_epochs,
+        "start_epochs": _epochs_before(start) if start else None if config.student.pretrained else 0,
+        "all_epochs": end.epochs,
+        "selected_epoch": end.best_epoch if end.best_epoch else end.student_epochs,
         "selection": _selection(dataset, end),
         "train_s": round(end.train_s, 2),
         "images_per_s": round(end.images / end.train_s, 1),
@@ -82,11 +83,11 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
         summary = None
     if not isinstance(summary, dict):
         raise RunError(f"{folder / SUMMARY} is damaged; delete it, and --resume writes it again")
-    return summary
+    return new_keys(summary)
 
 
 def last_metrics(folder: Path) -> dict[str, Any]:
-    """The last line of a run's log from a student pass; losses, budget and help are means over that whole pass.
+    """The last line of a run's log from a student epoch; losses, budget and help are means over that whole epoch.
 
     Raises:
         RunError: the log is damaged.
@@ -100,15 +101,15 @@ def last_metrics(folder: Path) -> dict[str, Any]:
 
 
 def _last_metrics(folder: Path) -> dict[str, Any]:
-    logged = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    logged = [new_keys(json.loads(line)) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     lines = [line for line in logged if line["kind"] == "train"]
     last = next(line for line in reversed(lines) if line["phase"] != "helper")
     before = [0, *(line["step"] for line in lines[:-1])]
     # A line is the mean over the steps since the one before, None where that is not finite.
     weighed = [(line, line["step"] - start) for line, start in zip(lines, before, strict=True)]
-    weighed = [(line, steps) for line, steps in weighed if line["train_pass"] == last["train_pass"]]
+    weighed = [(line, steps) for line, steps in weighed if line["epoch"] == last["epoch"]]
     means = {}
-    for name in last.keys() - {"kind", "step", "phase", "train_pass", "lr", "price"}:
+    for name in last.keys() - {"kind", "step", "phase", "epoch", "lr", "price"}:
         found = [(line[name], steps) for line, steps in weighed if line.get(name) is not None]
         means[name] = fmean(*zip(*found, strict=True)) if found else None
     return last | means
@@ -130,11 +131,11 @@ def _start(config: RunConfig, weights: Path | None) -> str:
     return "pretrained" if config.student.pretrained else "scratch"
 
 
-def _passes_before(weights: Path) -> int | None:
-    """Student passes behind the weights that a run starts from; None where nobody knows."""
+def _epochs_before(weights: Path) -> int | None:
+    """Student epochs behind the weights that a run starts from; None where nobody knows."""
     try:
-        summary = json.loads((weights.parent / SUMMARY).read_text())
-        return int(summary["student_passes"]) + int(summary["start_passes"])
+        summary = new_keys(json.loads((weights.parent / SUMMARY).read_text()))
+        return int(summary["student_epochs"]) + int(summary["start_epochs"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def settings() -> BenchSettings:
-    """A benchmark of three steps a pass: 36 images of 8x8 pixels in batches of 10."""
+    """A benchmark of three steps an epoch: 36 images of 8x8 pixels in batches of 10."""
     return BenchSettings(
         student="cifar_resnet10_xxxs",
         teachers=["cifar_resnet10_xxs"],

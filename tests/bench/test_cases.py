@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from disk_kd.bench.cases import ALONE, TAUGHT, ce, make_case, our_cases, passes
+from disk_kd.bench.cases import ALONE, TAUGHT, ce, epochs, make_case, our_cases
 from disk_kd.bench.workbench import Workbench
 from disk_kd.tasks import CETask, DiSKTask
 
@@ -27,7 +27,7 @@ def test_every_teacher_has_its_cases(bench: Workbench) -> None:
 def test_a_pass_trains_and_cut_short_counts_what_it_did(bench: Workbench) -> None:
     task = CETask(bench.student())
     before = [p.clone() for p in task.student.parameters()]
-    assert passes(bench, task, steps=2)() == 20
+    assert epochs(bench, task, steps=2)() == 20
     assert any(not torch.equal(a, b) for a, b in zip(before, task.student.parameters(), strict=True))
     assert ce(bench, steps=1)() == 10
 
@@ -36,7 +36,7 @@ def test_a_helper_network_is_trained_too_and_its_pass_does_not_count(bench: Work
     task = DiSKTask(bench.student(), bench.teacher(TEACHER), helper="teacher-map")
     assert task.helper is not None
     before = [p.clone() for p in task.helper.parameters()]
-    assert passes(bench, task)() == 30
+    assert epochs(bench, task)() == 30
     assert any(not torch.equal(a, b) for a, b in zip(before, task.helper.parameters(), strict=True))
 
 

@@ -20,7 +20,7 @@ def test_one_call_measures_prints_and_writes_all(settings: BenchSettings, tmp_pa
     console = Console(width=120, record=True, file=io.StringIO())
     bench(replace(settings, memory=False, repetitions=1, sweep_classes=[5], output=folder), console)
     assert {path.name for path in folder.iterdir()} == {
-        "passes.csv",
+        "epochs.csv",
         "sweeps.csv",
         "bench.svg",
         "table.md",
@@ -30,14 +30,14 @@ def test_one_call_measures_prints_and_writes_all(settings: BenchSettings, tmp_pa
     environment = json.loads((folder / "environment.json").read_text())
     assert environment["settings"]["student"] == settings.student
     assert environment["versions"]["torch"] == torch.__version__.split("+")[0]
-    passes = list(csv.DictReader((folder / "passes.csv").open()))
-    assert {"bound", "ce", "disk_network", "timm", "plain_ce"} <= {line["case"] for line in passes}
+    epochs = list(csv.DictReader((folder / "epochs.csv").open()))
+    assert {"bound", "ce", "disk_network", "timm", "plain_ce"} <= {line["case"] for line in epochs}
     assert {line["sweep"] for line in csv.DictReader((folder / "sweeps.csv").open())} == {
         "batch_size",
         "classes",
         "samples",
     }
-    assert "DiSK stored / CE pass" in console.export_text()
+    assert "DiSK stored / CE epoch" in console.export_text()
 
 
 def test_bad_models_are_refused_before_anything_is_made(settings: BenchSettings, tmp_path: Path) -> None:

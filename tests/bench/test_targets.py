@@ -31,10 +31,10 @@ def judged(settings: BenchSettings | None = None, on_cpu: bool = True) -> dict[s
 def test_values_and_verdicts() -> None:
     found = judged()
     assert found == {
-        "CE pass / the bound": (pytest.approx(1.3), True),
-        "DiSK stored / CE pass (cifar_resnet10_l)": (pytest.approx(1250 / 1300), True),
+        "CE epoch / the bound": (pytest.approx(1.3), True),
+        "DiSK stored / CE epoch (cifar_resnet10_l)": (pytest.approx(1250 / 1300), True),
         # 1/1300 + 1/650 = 3/1300 seconds an image
-        "DiSK online / harmonic bound of CE pass and teacher (cifar_resnet10_l)": (pytest.approx(1200 / 1300), False),
+        "DiSK online / harmonic bound of CE epoch and teacher (cifar_resnet10_l)": (pytest.approx(1200 / 1300), False),
         "DiSK stored / timm's KD task in a DataLoader (cifar_resnet10_l)": (pytest.approx(1250 / 240), True),
         "exact helper / student step as we run it, time": (pytest.approx(0.025), True),
         "peak host memory, CIFAR-100's size, DiSK stored (cifar_resnet10_l)": (1.0, True),

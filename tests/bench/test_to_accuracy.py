@@ -47,7 +47,7 @@ def options(teacher: str, tmp_path: Path) -> list[str]:
         "--student.options={mean: [0.5], std: [0.5]}",
         "--data.limit_train=40",
         "--train.batch_size=20",
-        "--train.passes=2",
+        "--train.epochs=2",
         "--train.compile=false",
         "--train.device=cpu",
         f"--runs={tmp_path / 'runs'}",
@@ -267,7 +267,7 @@ def test_the_command_line_hands_all_over(monkeypatch: pytest.MonkeyPatch, tmp_pa
     arguments = ["bench", "--to-accuracy", "digits/kd", "--data.root", "DIR", "--target", "50", "--target", "60"]
     arguments += ["--epochs", "3", "--only", "ce", "train.lr=1", "--contestants", "ce", "--output", str(tmp_path)]
     assert main(arguments) == 0
-    expected = ("digits/kd", "--data.root=DIR", "--train.passes=3")
+    expected = ("digits/kd", "--data.root=DIR", "--train.epochs=3")
     assert seen == [Race(expected, ("ce",), (("ce", "train.lr=1"),), (50.0, 60.0), None, Path("runs"), tmp_path)]
 
 

@@ -54,7 +54,7 @@ def test_batches_are_the_normalised_augmented_samples():
 def test_a_pass_holds_every_sample_once_less_the_dropped():
     loader = make_loader()
     ids = torch.cat([batch.ids for batch in loader.batches(0)])
-    assert loader.steps_per_pass == 6
+    assert loader.steps_per_epoch == 6
     assert len(ids) == len(ids.unique()) == 48
 
 
@@ -107,14 +107,14 @@ def test_a_subset_meets_the_same_pixels():
 def test_evaluation_keeps_order_and_the_last_samples():
     loader = make_loader(shuffle=False, drop_last=False, augment=None)
     batches = list(loader.batches(0))
-    assert loader.steps_per_pass == len(batches) == 7
+    assert loader.steps_per_epoch == len(batches) == 7
     assert torch.equal(torch.cat([batch.ids for batch in batches]), make_split().ids)
     assert len(batches[-1].ids) == 2
 
 
 def test_a_small_split_is_one_batch():
     loader = make_loader(make_split(5))
-    assert (loader.batch_size, loader.steps_per_pass) == (5, 1)
+    assert (loader.batch_size, loader.steps_per_epoch) == (5, 1)
     assert len(next(loader.batches(0)).ids) == 5
 
 

@@ -144,7 +144,7 @@ def test_processes_give_what_this_one_gives(jpegs: Path, workers: int):
 def test_a_pass_entered_late_goes_on_as_if_never_left(jpegs: Path, workers: int):
     whole = list(loader(streamed(jpegs, STRONG)).batches(2))
     late = loader(streamed(jpegs, STRONG, workers))
-    next(late.batches(2))  # a pass that was left early
+    next(late.batches(2))  # an epoch that was left early
     assert_equal(list(late.batches(2, start=1)), whole[1:])
 
 

@@ -20,7 +20,7 @@ from disk_kd.training import Display
 def learn(tmp_path_factory: pytest.TempPathFactory, tiny: Sequence[str]) -> list[str]:
     """A command that learns from a teacher of twice the student's width."""
     folder = tmp_path_factory.mktemp("hints")
-    teacher = ["--student.name=cifar_resnet10_s", "--train.passes=1"]
+    teacher = ["--student.name=cifar_resnet10_s", "--train.epochs=1"]
     assert main(["train", *tiny, *teacher, f"--output={folder / 'teacher'}"]) == 0
     return [
         "distill",

@@ -46,7 +46,7 @@ def parts(task: StudentTask) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("name", HINTS)
 def test_a_hint_is_lowered_by_training_and_leaves_a_plain_student(name: str) -> None:
-    task, student = with_hint(name, **({"warmup_passes": 0.0} if name in ("reviewkd", "sdd") else {}))
+    task, student = with_hint(name, **({"warmup_epochs": 0.0} if name in ("reviewkd", "sdd") else {}))
     task.train()
     optimizer = torch.optim.Adam(task.trainable_module.parameters(), lr=1e-2)
     losses = []
@@ -105,11 +105,11 @@ def test_stored_outputs_do_for_a_hint() -> None:
 
 
 def test_the_weight_rises_over_the_warm_up() -> None:
-    task, _ = with_hint("reviewkd", warmup_passes=2.0)
-    task.steps_per_pass = 2
+    task, _ = with_hint("reviewkd", warmup_epochs=2.0)
+    task.steps_per_epoch = 2
     task.train()
     plain = task.hint.weight
-    weights = [task.ramp(task.hint.warmup_passes) * plain for _ in range(6) if parts(task)]
+    weights = [task.ramp(task.hint.warmup_epochs) * plain for _ in range(6) if parts(task)]
     assert [float(w) for w in weights] == pytest.approx([0.5 * plain, 0.75 * plain, plain, plain, plain, plain])
 
 
@@ -153,7 +153,7 @@ def test_layers_that_do_not_fit_are_named(name: str, options: dict[str, Any], me
     [
         ("fitnet", {"weight": -1.0}, "hint.weight must be a number not below 0, not -1.0"),
         ("fitnet", {"weight": float("nan")}, "hint.weight must be a number not below 0, not nan"),
-        ("reviewkd", {"warmup_passes": -1.0}, "hint.warmup_passes must be a number not below 0"),
+        ("reviewkd", {"warmup_epochs": -1.0}, "hint.warmup_epochs must be a number not below 0"),
         ("rkd", {"angle_weight": -1.0}, "hint.angle_weight must be a number not below 0"),
         ("sdd", {"beta": -1.0}, "hint.beta must be a number not below 0, not -1.0"),
         ("sdd", {"temperature": 0.0}, "hint.temperature must be finite and above 0, got 0.0; try 4"),
@@ -239,7 +239,7 @@ def test_a_relation_needs_a_batch(name: str, least: int) -> None:
 @pytest.mark.parametrize("name", ["fitnet", "at", "vid", "crd", "reviewkd", "simkd", "sdd"])
 def test_other_hints_learn_from_one_image(name: str) -> None:
     """Where no batch norm trains."""
-    task, _ = with_hint(name, **({"warmup_passes": 0.0} if name in ("reviewkd", "sdd") else {}))
+    task, _ = with_hint(name, **({"warmup_epochs": 0.0} if name in ("reviewkd", "sdd") else {}))
     task.eval()
     outputs = {"ids": IDS[:1]} if task.needs_ids else None
     assert task(IMAGES[:1], TARGETS[:1], outputs)["hint_loss"] > 0
@@ -259,14 +259,14 @@ def test_a_hint_reads_modules_of_a_folded_teacher_as_they_were() -> None:
 
 def test_sdd_of_the_whole_image_is_kd_and_reads_no_label() -> None:
     student, teacher = models()
-    task, kd = with_hint("sdd", scales=[1], warmup_passes=0.0)[0], KDTask(student, teacher, temperature=4.0)
+    task, kd = with_hint("sdd", scales=[1], warmup_epochs=0.0)[0], KDTask(student, teacher, temperature=4.0)
     result, expected = task.eval()(IMAGES, torch.full((6,), -100)), kd.eval()(IMAGES, TARGETS)
     torch.testing.assert_close(result["hint_loss"], 0.9 * expected["kd_loss"])
     assert result["ce_loss"] == 0
 
 
 def test_sdd_compares_the_logits_of_regions_and_stores_no_map() -> None:
-    task, student = with_hint("sdd", scales=[1, 2, 4], warmup_passes=0.0)
+    task, student = with_hint("sdd", scales=[1, 2, 4], warmup_epochs=0.0)
     task.eval()
     assert task.teacher is not None
     stored = task.teacher(IMAGES)

@@ -1,4 +1,4 @@
-"""Models by name: what passes through, every error, and the count of multiply-adds."""
+"""Models by name: what epochs through, every error, and the count of multiply-adds."""
 
 from __future__ import annotations
 

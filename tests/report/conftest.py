@@ -12,11 +12,11 @@ from disk_kd.cli import main
 def runs(tmp_path_factory: pytest.TempPathFactory, tiny: Sequence[str]) -> Path:
     """A folder of finished runs on digits: a teacher, CE, KD, and DiSK with two seeds; and DiSK on noisy labels."""
     folder = tmp_path_factory.mktemp("report")
-    common = [*tiny, f"--runs={folder}", "--train.passes=12", "--train.evaluate_every=3"]
+    common = [*tiny, f"--runs={folder}", "--train.epochs=12", "--train.evaluate_every=3"]
     learn = [*common, "--teacher.name=cifar_resnet10_xxs", f"--teacher.weights={folder / 'teacher'}"]
     disk = [*learn, "--method=disk", "--description=DiSK <b>exact</b> & true"]
     for command, name, options in (
-        ("train", "teacher", [*common, "--student.name=cifar_resnet10_xxs", "--train.passes=40"]),
+        ("train", "teacher", [*common, "--student.name=cifar_resnet10_xxs", "--train.epochs=40"]),
         ("train", "ce/seed0", common),
         ("distill", "kd/seed0", [*learn, "--method=kd"]),
         ("distill", "disk/seed0", disk),

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.axes import Axes
 
 from disk_kd.report.drawing import MOST, Series, draw
-from disk_kd.report.figures import Line, over_passes, short_number
+from disk_kd.report.figures import Line, over_epochs, short_number
 
 
 def paint(axes: Axes) -> None:
@@ -55,7 +55,7 @@ def test_long_logs_are_thinned_to_means_of_neighbours() -> None:
     thin = Line(Series("a", 0), list(range(1000)), values).thinned()
     assert len(thin.x) == len(thin.mean) <= 120
     assert sum(thin.mean) / len(thin.mean) == pytest.approx(0.5, abs=0.01)
-    assert "<path" in over_passes("k", "label", "nats", [thin], may_log=True)
+    assert "<path" in over_epochs("k", "label", "nats", [thin], may_log=True)
 
 
 def test_short_numbers() -> None:

@@ -89,7 +89,7 @@ def test_a_single_runs_numbers_are_those_of_its_summary(single: str, runs: Path)
     assert (row["NLL"], row["ECE"]) == (f"{test['nll']:.4f}", f"{test['ece']:.4f}")
     assert (row["parameters"], row["multiply-adds"]) == (f"{told['parameters']:,}", f"{told['multiply_adds']:,}")
     assert row["images/s"] == f"{told['images_per_s']:,.0f}"
-    assert (row["passes"], row["start"], row["seeds"]) == ("12", "scratch", "1")
+    assert (row["epochs"], row["start"], row["seeds"]) == ("12", "scratch", "1")
     of_teacher = summary(runs / "teacher")
     assert teacher["top-1 %"] == f"{of_teacher['test']['top1']:.2f}"
     assert teacher["multiply-adds"] == f"{of_teacher['multiply_adds']:,}"
@@ -107,7 +107,7 @@ def test_several_runs_have_means_over_their_seeds(several: str, runs: Path) -> N
     assert rows.keys() == {"ce", "kd", "disk", "teacher cifar_resnet10_xxs"}, "a run that taught is no candidate"
     tops = [summary(runs / "disk" / f"seed{seed}")["test"]["top1"] for seed in (0, 1)]
     assert rows["disk"]["top-1 %"] == f"{statistics.fmean(tops):.2f} ± {statistics.stdev(tops):.2f}"
-    every = [row for row in Page(several).table("chosen pass") if row["run"] == "disk"]
+    every = [row for row in Page(several).table("chosen epoch") if row["run"] == "disk"]
     assert [row["top-1 %"] for row in every] == [f"{top:.2f}" for top in tops]
 
 
@@ -307,9 +307,9 @@ def test_a_comparison_has_its_rows_side_by_side(rows: str, runs: Path) -> None:
 
 
 def test_what_all_rows_share_is_told_once(rows: str) -> None:
-    assert "The same for all: student: cifar_resnet10_xxxs; passes: 12; start: scratch." in rows
+    assert "The same for all: student: cifar_resnet10_xxxs; epochs: 12; start: scratch." in rows
     assert "All students cost the same: " in rows
-    assert "passes" not in Page(rows).table("top-1 %", "gain over teacher")[0]
+    assert "epochs" not in Page(rows).table("top-1 %", "gain over teacher")[0]
 
 
 def test_labels_alone_are_the_baseline_where_none_is_named(several: str) -> None:
@@ -356,7 +356,7 @@ def test_an_unfinished_run_shows_what_is_there(runs: Path, tmp_path: Path) -> No
     lines = (run / "metrics.jsonl").read_text()
     (run / "metrics.jsonl").write_text(lines[: len(lines) // 2])
     text = report([run], device="cpu").read_text()
-    assert "run is not finished: 6 of 12 student passes are done" in text
+    assert "run is not finished: 6 of 12 student epochs are done" in text
     assert "<strong>Budget asked and used</strong>" in text
     assert text.count("Left out: no run is finished.") == 4
 

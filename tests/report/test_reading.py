@@ -90,9 +90,9 @@ def test_a_folder_without_runs(tmp_path: Path) -> None:
         find_runs([tmp_path])
 
 
-def test_training_lines_know_their_student_passes(runs: Path) -> None:
+def test_training_lines_know_their_student_epochs(runs: Path) -> None:
     lines = Run.read(runs / "disk" / "seed0").student_lines
-    assert [line["passes"] for line in lines[:6]] == pytest.approx([0.4, 0.8, 1.0, 1.2, 1.6, 2.0])
+    assert [line["epochs"] for line in lines[:6]] == pytest.approx([0.4, 0.8, 1.0, 1.2, 1.6, 2.0])
 
 
 def test_the_shipped_run_is_the_best_on_validation(runs: Path) -> None:

@@ -252,18 +252,18 @@ def test_evaluation_moves_no_state() -> None:
     assert t.price.item() == 0
 
 
-@pytest.mark.parametrize("student_passes", [1, 2, 3])
-def test_an_alternation_keeps_the_schedules_of_the_round_s_beginning(student_passes: int) -> None:
-    t = task(helper="teacher-pooled", budget=Cosine(0.6, 0.4, 12), student_passes=student_passes, steps_per_pass=2)
+@pytest.mark.parametrize("student_epochs", [1, 2, 3])
+def test_an_alternation_keeps_the_schedules_of_the_round_s_beginning(student_epochs: int) -> None:
+    t = task(helper="teacher-pooled", budget=Cosine(0.6, 0.4, 12), student_epochs=student_epochs, steps_per_epoch=2)
     x, y = batch()
-    a_round = ["student"] * 2 * student_passes + ["helper"] * 2
+    a_round = ["student"] * 2 * student_epochs + ["helper"] * 2
     times, seen = [0] * 3, []
     for phase in ["helper"] * 3 + a_round * 2 + ["student"] * 2:
         t.set_phase(phase)
         seen.append(t(x, y)["budget"].item())
     for number in (0, 1):
-        times += [number * student_passes] * len(a_round)
-    times += [2 * student_passes] * 2
+        times += [number * student_epochs] * len(a_round)
+    times += [2 * student_epochs] * 2
     assert seen == pytest.approx([Cosine(0.6, 0.4, 12).at(torch.tensor(float(n))).item() for n in times])
 
 
@@ -277,7 +277,7 @@ def test_an_alternation_keeps_the_schedules_of_the_round_s_beginning(student_pas
     ],
 )
 def test_without_an_alternation_the_schedules_go_on_by_the_step(settings: dict[str, Any], phase: str | None) -> None:
-    t = task(budget=Cosine(0.6, 0.4, 4), steps_per_pass=2, **settings)
+    t = task(budget=Cosine(0.6, 0.4, 4), steps_per_epoch=2, **settings)
     t.set_phase(phase)
     x, y = batch()
     seen = [t(x, y)["budget"].item() for _ in range(4)]

@@ -57,7 +57,7 @@ def make(name: str, teacher_size: str = "xxs", **options: Any) -> Any:
 @pytest.mark.parametrize("standardised", [False, True])
 @pytest.mark.parametrize("name", LOSSES)
 def test_the_loss_is_the_published_one_plus_the_labels(name: str, standardised: bool) -> None:
-    task = make(name, ce_weight=0.5, standardise=standardised, warmup_passes=0.0)
+    task = make(name, ce_weight=0.5, standardise=standardised, warmup_epochs=0.0)
     result = task(IMAGES, TARGETS)
     pair = (result["output"], task.teacher(IMAGES)["logits"])
     published = LOSSES[name](*(map(standardise, pair) if standardised else pair))
@@ -91,8 +91,8 @@ def test_jensen_shannon_and_reverse_kd() -> None:
 
 
 def test_dkd_warms_up() -> None:
-    task = make("dkd", warmup_passes=2.0)
-    task.steps_per_pass, seen = 2, []
+    task = make("dkd", warmup_epochs=2.0)
+    task.steps_per_epoch, seen = 2, []
     task.train()
     for _ in range(5):
         result = task(IMAGES, TARGETS)
@@ -113,7 +113,7 @@ def test_dkd_warms_up() -> None:
         ("abkd", {"alpha": 0.0, "beta": 0.0}, "alpha and beta must be 0 or more, and not both 0, got 0.0 and 0.0"),
         ("gce", {"power": 1.5}, "power must be above 0 and at most 1, got 1.5"),
         ("wkd", {"smoothing": 0.0}, "smoothing must be finite and at least 0.025, got 0.0"),
-        ("wkd", {"decay": (3.0, 2.0)}, r"decay must be two passes, the later one second, not \[3.0, 2.0\]"),
+        ("wkd", {"decay": (3.0, 2.0)}, r"decay must be two epochs, the later one second, not \[3.0, 2.0\]"),
         ("wkd", {"relation_images": 1}, "relation_images must be at least 2, not 1"),
         ("wkd", {"relations": "features"}, "relations must be classifier or cka, not 'features'"),
         ("wkd", {"sharpness": 0.0}, "sharpness must be a positive number, not 0.0"),

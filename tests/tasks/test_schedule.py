@@ -20,13 +20,13 @@ RELEASED_BUDGET = {
 RELEASED_PRICE = {(1.0, 5.0, 50, 60): 1.381966011250105, (0.1, 0.5, 30, 17): 0.3415823381635519}
 
 
-def time(passes: float) -> torch.Tensor:
-    return torch.tensor(passes, dtype=torch.float64)
+def time(epochs: float) -> torch.Tensor:
+    return torch.tensor(epochs, dtype=torch.float64)
 
 
-@pytest.mark.parametrize(("passes", "value"), RELEASED_BUDGET.items())
-def test_budget_follows_the_release(passes: int, value: float) -> None:
-    assert Cosine(0.6, 0.4, 20).at(time(passes)).item() == pytest.approx(value, abs=1e-12)
+@pytest.mark.parametrize(("epochs", "value"), RELEASED_BUDGET.items())
+def test_budget_follows_the_release(epochs: int, value: float) -> None:
+    assert Cosine(0.6, 0.4, 20).at(time(epochs)).item() == pytest.approx(value, abs=1e-12)
 
 
 @pytest.mark.parametrize(("curve", "value"), RELEASED_PRICE.items())

@@ -102,7 +102,7 @@ def test_mixed_labels_and_none_need_one_transport() -> None:
 def test_the_transports_weight_falls() -> None:
     task = make(decay=(1.0, 3.0), transport_weight=8.0, ce_weight=0.0)
     label = make(transport_weight=0.0)(IMAGES, TARGETS)["wkd_loss"]
-    task.steps_per_pass, found = 2, []
+    task.steps_per_epoch, found = 2, []
     for step in range(8):
         task.step.fill_(step)
         found.append((task(IMAGES, TARGETS)["wkd_loss"] - label).item())
@@ -128,6 +128,6 @@ def test_a_run_learns_the_costs_before_it_trains(tmp_path: Path) -> None:
     options = ["--data.name=digits", "--data.limit_train=80", "--data.views=1", "--data.validation=0.2"]
     options += ["--student.name=cifar_resnet10_xxxs", "--teacher.name=cifar_resnet10_xxxs", "--teacher.store=true"]
     options += [f"--teacher.weights={tmp_path / 'teacher.safetensors'}", "--method=wkd", "--method.relations=cka"]
-    options += ["--train.passes=1", "--train.batch_size=40", "--train.warmup_passes=0", "--train.compile=false"]
+    options += ["--train.epochs=1", "--train.batch_size=40", "--train.warmup_epochs=0", "--train.compile=false"]
     options += [f"--runs={tmp_path}", f"--output={tmp_path / 'run'}", "--quiet"]
-    assert execute(parse_run("distill", options))["student_passes"] == 1
+    assert execute(parse_run("distill", options))["student_epochs"] == 1

@@ -42,12 +42,12 @@ class SeededLoader:
         self.batch_size, self.views, self.shuffle, self.stop = batch_size, views, shuffle, stop
         self.given: list[tuple[int, int]] = []
         self.split = SimpleNamespace(ids=torch.tensor(IDS))
-        self.steps_per_pass = -(-len(IDS) // batch_size)
+        self.steps_per_epoch = -(-len(IDS) // batch_size)
 
-    def batches(self, pass_index: int, start: int = 0) -> Iterator[Batch]:
-        view = pass_index % self.views
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        view = epoch % self.views
         ids = self.split.ids.flip(0) if self.shuffle else self.split.ids
-        for step in range(start, self.steps_per_pass):
+        for step in range(start, self.steps_per_epoch):
             if self.stop and self.stop[:2] == (view, step):
                 self.stop[2]()
             self.given.append((view, step))

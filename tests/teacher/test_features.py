@@ -50,7 +50,7 @@ def images() -> Tensor:
 
 
 def outputs(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits and the helpers' map, of one pass."""
+    """Logits and the helpers' map, of one epoch."""
     found = forward_with_features(model, images, ("logits", "map"))
     return found["logits"], found["map"]
 

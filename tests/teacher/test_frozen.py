@@ -60,13 +60,13 @@ def test_it_stays_in_eval_mode_without_gradients(model: nn.Module) -> None:
         assert torch.equal(value, before[name]), name
 
 
-def test_it_gives_exactly_what_is_needed_in_one_pass(model: nn.Module) -> None:
-    passes: list[int] = []
-    model.conv1[0].register_forward_hook(lambda *_: passes.append(1))
+def test_it_gives_exactly_what_is_needed_in_one_epoch(model: nn.Module) -> None:
+    epochs: list[int] = []
+    model.conv1[0].register_forward_hook(lambda *_: epochs.append(1))
     images = pixels(size=32)
     teacher = Teacher.of(model, model, needs=ALL)
     outputs = teacher(images)
-    assert len(passes) == 1
+    assert len(epochs) == 1
     features = model.forward_features(images)
     assert {name: tuple(output.shape) for name, output in outputs.items()} == {
         "logits": (2, 5),

@@ -1,4 +1,4 @@
-"""Building stored outputs: only what is missing, in one pass, on from where a build was stopped."""
+"""Building stored outputs: only what is missing, in one epoch, on from where a build was stopped."""
 
 from __future__ import annotations
 
@@ -207,10 +207,10 @@ class MeetingLoader(SeededLoader):
         super().__init__()
         self.others = others
 
-    def batches(self, pass_index: int, start: int = 0) -> Iterator[Any]:
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Any]:
         if not self.given:
             self.others.wait(timeout=60)
-        yield from super().batches(pass_index, start)
+        yield from super().batches(epoch, start)
 
 
 def test_two_builders_share_the_views_and_meet_each_batch_once(tmp_path: Path) -> None:
@@ -310,8 +310,8 @@ def test_the_loader_of_the_package_fills_a_store(tmp_path: Path) -> None:
     store = build(tmp_path, loader=plain, samples=40, views=2)
     live = teacher()
     shuffled = Loader(split, batch_size=7, drop_last=False, **options)
-    for pass_index in range(3):
-        for batch in shuffled.batches(pass_index):
+    for epoch in range(3):
+        for batch in shuffled.batches(epoch):
             stored = store.read(batch.ids, batch.view, "cpu")["logits"]
             true = live(batch.images)["logits"]
             precision = 2**-10 * (true.amax() - true.amin()).item()
@@ -374,7 +374,7 @@ def test_a_sample_outside_the_store_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_loader_that_does_not_make_the_views_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="pass 2 of the loader has view 0; give it as many views as the store"):
+    with pytest.raises(ConfigError, match="epoch 2 of the loader has view 0; give it as many views as the store"):
         build(tmp_path, loader=SeededLoader(views=2))
 
 
@@ -382,8 +382,8 @@ def test_a_loader_of_another_order_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"step 0 of the loader is not in the split's order; .* shuffle=False"):
         build(tmp_path, loader=SeededLoader(shuffle=True))
     loader = SeededLoader()
-    loader.steps_per_pass = 2
-    with pytest.raises(ConfigError, match=r"leaves out the last samples of a pass; .* drop_last=False"):
+    loader.steps_per_epoch = 2
+    with pytest.raises(ConfigError, match=r"leaves out the last samples of an epoch; .* drop_last=False"):
         build(tmp_path, loader=loader)
 
 

@@ -20,7 +20,7 @@ from disk_kd import Cosine, DiSKTask
 from disk_kd.cli import main
 from disk_kd.data import Loader, load_dataset
 from disk_kd.hints import HINTS, Context
-from disk_kd.tasks import METHODS, StudentTask, plan_passes
+from disk_kd.tasks import METHODS, StudentTask, plan_epochs
 from disk_kd.training import Display, TrainSettings, TrainStep, compile_where_it_pays, compiling
 from disk_kd.training.state import task_state
 
@@ -51,7 +51,7 @@ def slow_compile(delay_s: float) -> Callable[..., Any]:
 
 def decide(step: TrainStep, loader: Loader, steps: int = 1000) -> tuple[bool, list[str]]:
     said: list[str] = []
-    phases = list(dict.fromkeys(plan_passes(step.task.phases, 1)))
+    phases = list(dict.fromkeys(plan_epochs(step.task.phases, 1)))
     return compile_where_it_pays(step, loader, phases, steps, said.append), said
 
 
@@ -199,7 +199,7 @@ HINT_OPTIONS: dict[str, dict[str, Any]] = {
     "simkd": {},
 }
 """Of the hints with buffers, which a step changes."""
-SCHEDULED = {"variant": "paper", "student_passes": 1, "budget": Cosine(0.6, 0.4, 4), "price": Cosine(1.0, 5.0, 4)}
+SCHEDULED = {"variant": "paper", "student_epochs": 1, "budget": Cosine(0.6, 0.4, 4), "price": Cosine(1.0, 5.0, 4)}
 CASES: list[tuple[str, str | None, dict[str, Any]]] = [
     *((name, None, {}) for name in METHODS if name != "timm-token"),
     *(("ce", hint, {}) for hint in HINT_OPTIONS),

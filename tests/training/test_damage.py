@@ -30,7 +30,7 @@ def run(tiny: Sequence[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arguments(run: Path, tiny: Sequence[str]) -> list[str]:
-    own = [f"--output={run}", f"--runs={run.parent}", "--train.passes=1", "--train.compile=false", "--resume"]
+    own = [f"--output={run}", f"--runs={run.parent}", "--train.epochs=1", "--train.compile=false", "--resume"]
     return ["train", *tiny, *own, "--data.validation=0"]
 
 
@@ -78,7 +78,7 @@ def test_a_checkpoint_that_was_edited_is_told(
         ({**tensors, name: tensors[name] + 1}, about),
         ({**tensors, "more": torch.zeros(1)}, about),
         ({key: value for key, value in tensors.items() if key != name}, about),
-        (tensors, {**about, "state": about["state"].replace('"student_passes": 1', '"student_passes": 0')}),
+        (tensors, {**about, "state": about["state"].replace('"student_epochs": 1', '"student_epochs": 0')}),
         (tensors, {**about, "state": "[]"}),
     ]
     for contents, metadata in edits:
@@ -91,7 +91,7 @@ EDITS: dict[str, Any] = {
     "task": {},
     "optimizers": [],
     "updates": {"student": -1},
-    "position": {"passes": 9},
+    "position": {"epochs": 9},
     "meter": {"names": 3},
     "random": None,
     "log_bytes": -1,

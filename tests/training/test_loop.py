@@ -1,4 +1,4 @@
-"""The loop: a golden trajectory, gradient accumulation, what a pass counts, precision and selection."""
+"""The loop: a golden trajectory, gradient accumulation, what an epoch counts, precision and selection."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from disk_kd.training.selection import selection_margin
 from disk_kd.training.step import micro_batches
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "trajectory.json"
-GOLDEN_RUN = ["train", "--train.passes=4", "--train.log_every=1", "--data.augment.crop_padding=1", "--train.lr=0.05"]
+GOLDEN_RUN = ["train", "--train.epochs=4", "--train.log_every=1", "--data.augment.crop_padding=1", "--train.lr=0.05"]
 
 
 def lines(run: Path, kind: str = "train") -> list[dict[str, float]]:
@@ -43,7 +43,7 @@ def test_twenty_steps_follow_the_recorded_losses(golden_run: Path) -> None:
 
 def test_accumulated_gradients_are_those_of_the_whole_batch(tiny: Sequence[str], tmp_path: Path) -> None:
     """On a network without batch statistics, where a batch in parts is the same mathematics."""
-    model = ["--student.name=vit_tiny_patch16_224", "--train.passes=1", "--train.log_every=1", "--train.lr=0.01"]
+    model = ["--student.name=vit_tiny_patch16_224", "--train.epochs=1", "--train.log_every=1", "--train.lr=0.01"]
     small = "{img_size: 8, patch_size: 4, embed_dim: 16, depth: 1, num_heads: 2}"
     losses = {}
     for accumulate in (1, 3):
@@ -68,7 +68,7 @@ def test_accumulation_moves_the_price_once_a_step(tiny: Sequence[str], tmp_path:
     assert main(["train", *tiny, f"--output={teacher}"]) == 0
     still = [
         "--train.lr=1e-12",
-        "--train.passes=1",
+        "--train.epochs=1",
         "--train.log_every=1",
         "--method=disk",
         "--method.budget=0.002",
@@ -92,11 +92,11 @@ def test_a_helper_starts_its_schedule_after_its_own_warm_up(tiny: Sequence[str],
     learn = ["--teacher.name=cifar_resnet10_xxxs", f"--teacher.weights={teacher}", "--method=disk"]
     rounds = [
         "--method.helper=teacher-pooled",
-        "--method.student_passes=1",
-        "--method.helper_passes=1",
-        "--method.helper_warmup_passes=2",
+        "--method.student_epochs=1",
+        "--method.helper_epochs=1",
+        "--method.helper_warmup_epochs=2",
     ]
-    options = [*tiny, *learn, *rounds, "--train.passes=4", "--train.cycles=2", "--train.log_every=1", "--train.lr=0.1"]
+    options = [*tiny, *learn, *rounds, "--train.epochs=4", "--train.cycles=2", "--train.log_every=1", "--train.lr=0.1"]
     assert main(["distill", *options, f"--output={run}"]) == 0
     rates = {phase: [line["lr"] for line in lines(run) if line["phase"] == phase] for phase in ("student", "helper")}
     warmed = [0.1 * (0.3 + 0.7 * (1 + math.cos(math.pi * step / 10)) / 2) for step in range(10)]
@@ -105,7 +105,7 @@ def test_a_helper_starts_its_schedule_after_its_own_warm_up(tiny: Sequence[str],
     assert rates["student"].count(0.1) == 2, "one peak a cycle"
     assert min(rates["student"]) > 0
 
-    assert main(["distill", *options, "--train.warmup_passes=0.5", f"--output={run}-warm"]) == 0
+    assert main(["distill", *options, "--train.warmup_epochs=0.5", f"--output={run}-warm"]) == 0
     warm = [line["lr"] for line in lines(tmp_path / "run-warm") if line["phase"] == "helper"]
     assert warm[:10] == pytest.approx(warmed)
     assert warm[10] == 0.001
@@ -119,18 +119,18 @@ def test_micro_batches_cover_the_batch_in_order() -> None:
     assert {part.view for part in parts} == {3}
 
 
-def test_alternation_is_counted_in_student_passes(tiny: Sequence[str], tmp_path: Path) -> None:
+def test_alternation_is_counted_in_student_epochs(tiny: Sequence[str], tmp_path: Path) -> None:
     teacher, run = tmp_path / "teacher", tmp_path / "run"
     assert main(["train", *tiny, f"--output={teacher}"]) == 0
     learn = ["--teacher.name=cifar_resnet10_xxxs", f"--teacher.weights={teacher}", "--method=disk"]
     rounds = [
         "--method.helper=teacher-pooled",
-        "--method.student_passes=1",
-        "--method.helper_passes=2",
-        "--method.helper_warmup_passes=1",
+        "--method.student_epochs=1",
+        "--method.helper_epochs=2",
+        "--method.helper_warmup_epochs=1",
     ]
-    assert main(["distill", *tiny, *learn, *rounds, "--train.passes=3", f"--output={run}"]) == 0
-    phases = dict.fromkeys((line["train_pass"], line["phase"]) for line in lines(run))
+    assert main(["distill", *tiny, *learn, *rounds, "--train.epochs=3", f"--output={run}"]) == 0
+    phases = dict.fromkeys((line["epoch"], line["phase"]) for line in lines(run))
     assert [phase for _, phase in phases] == [
         "helper",
         "student",
@@ -144,16 +144,16 @@ def test_alternation_is_counted_in_student_passes(tiny: Sequence[str], tmp_path:
         "helper",
     ]
     summary = json.loads((run / "summary.json").read_text())
-    assert (summary["student_passes"], summary["all_passes"]) == (3, 10)
-    assert [line["student_passes"] for line in lines(run, "validation")] == [1, 2, 3]
+    assert (summary["student_epochs"], summary["all_epochs"]) == (3, 10)
+    assert [line["student_epochs"] for line in lines(run, "validation")] == [1, 2, 3]
 
 
 def test_the_latest_that_is_as_good_as_the_best_is_kept(golden_run: Path) -> None:
-    scores = {line["student_passes"]: line["top1"] for line in lines(golden_run, "validation")}
+    scores = {line["student_epochs"]: line["top1"] for line in lines(golden_run, "validation")}
     summary = json.loads((golden_run / "summary.json").read_text())
     within = max(scores.values()) - selection_margin(max(scores.values()), 126)
-    assert summary["selected_pass"] == max(number for number, top1 in scores.items() if top1 >= within)
-    assert summary["validation"]["top1"] == scores[summary["selected_pass"]]
+    assert summary["selected_epoch"] == max(number for number, top1 in scores.items() if top1 >= within)
+    assert summary["validation"]["top1"] == scores[summary["selected_epoch"]]
     best, kept = load_file(golden_run / "best" / "student.safetensors"), load_file(golden_run / "student.safetensors")
     assert all(torch.equal(best[name], kept[name]) for name in kept)
 
@@ -194,10 +194,10 @@ def test_the_student_meets_every_view_whatever_the_rounds(
 
     monkeypatch.setattr(Loader, "batches", watched)
     learn = ["--teacher.name=cifar_resnet10_xxxs", f"--teacher.weights={teacher}", "--method=disk"]
-    learn += ["--method.helper=teacher-pooled", "--method.helper_warmup_passes=0", "--teacher.store=false"]
-    learn += ["--method.student_passes=1", "--method.helper_passes=1"]
-    assert main(["distill", *tiny, *learn, "--train.passes=3", "--views=2", f"--output={tmp_path / 'run'}"]) == 0
-    assert met == {0: 0, 1: 0, 2: 1, 3: 1, 4: 0, 5: 0}, "a pass of the student and one of the helper in turn"
+    learn += ["--method.helper=teacher-pooled", "--method.helper_warmup_epochs=0", "--teacher.store=false"]
+    learn += ["--method.student_epochs=1", "--method.helper_epochs=1"]
+    assert main(["distill", *tiny, *learn, "--train.epochs=3", "--views=2", f"--output={tmp_path / 'run'}"]) == 0
+    assert met == {0: 0, 1: 0, 2: 1, 3: 1, 4: 0, 5: 0}, "an epoch of the student and one of the helper in turn"
 
 
 def test_seconds_since_the_last_line_of_the_log_are_saved_too(
@@ -205,7 +205,7 @@ def test_seconds_since_the_last_line_of_the_log_are_saved_too(
 ) -> None:
     saved = []
     monkeypatch.setattr("disk_kd.training.loop.save_checkpoint", lambda path, state: saved.append(state["position"]))
-    once = ["--train.passes=1", "--train.log_every=1000", "--train.checkpoint_every_s=0"]
+    once = ["--train.epochs=1", "--train.log_every=1000", "--train.checkpoint_every_s=0"]
     assert main(["train", *tiny, *once, f"--output={tmp_path / 'run'}"]) == 0
     seconds = [position["train_s"] for position in saved]
     assert len(seconds) > 4

@@ -16,12 +16,12 @@ from disk_kd.training import TrainSettings
 from disk_kd.training.optim import make_optimizer, make_schedule, make_scheduler
 
 
-def rates(passes: int, steps_per_pass: int, **settings: Any) -> list[float]:
-    chosen = TrainSettings(passes=passes, lr=1.0, optimizer="momentum", **settings)
+def rates(epochs: int, steps_per_epoch: int, **settings: Any) -> list[float]:
+    chosen = TrainSettings(epochs=epochs, lr=1.0, optimizer="momentum", **settings)
     optimizer = make_optimizer(torch.nn.Linear(1, 1), chosen)
-    scheduler = make_scheduler(optimizer, chosen, passes, steps_per_pass)
+    scheduler = make_scheduler(optimizer, chosen, epochs, steps_per_epoch)
     found = []
-    for update in range(passes * steps_per_pass):
+    for update in range(epochs * steps_per_epoch):
         scheduler.step(update)
         found.append(optimizer.param_groups[0]["lr"])
     return found
@@ -35,7 +35,7 @@ def test_multistep_falls_at_its_milestones() -> None:
 @pytest.mark.parametrize("schedule", ["cosine", "constant", "multistep"])
 def test_a_warm_up_takes_half_of_the_passes_at_most(schedule: str) -> None:
     milestones = {"milestones": (4,)} if schedule == "multistep" else {}
-    found = rates(4, 10, schedule=schedule, warmup_passes=50, **milestones)
+    found = rates(4, 10, schedule=schedule, warmup_epochs=50, **milestones)
     assert found[:20] == sorted(found[:20])
     assert found[20] >= 0.49
     assert found[10] == pytest.approx(0.505)
@@ -50,18 +50,18 @@ def test_cosine_falls_to_its_end_and_begins_again() -> None:
 
 @pytest.mark.parametrize(("lr", "warmup_lr"), [(0.05, 1e-4), (1e-4, 1e-6)])
 def test_cosine_warm_up_and_cooldown_are_timms_over_a_hundred_epochs(lr: float, warmup_lr: float) -> None:
-    steps_per_pass = 7
+    steps_per_epoch = 7
     shape = {"warmup_lr": warmup_lr, "min_lr": 1e-6}
-    settings = TrainSettings(passes=100, lr=lr, warmup_passes=3, cooldown_passes=10, **shape)
+    settings = TrainSettings(epochs=100, lr=lr, warmup_epochs=3, cooldown_epochs=10, **shape)
     ours, theirs = (make_optimizer(torch.nn.Linear(1, 1), settings) for _ in range(2))
-    set_rate = make_schedule(ours, settings, Phase("student"), 100, steps_per_pass)
+    set_rate = make_schedule(ours, settings, Phase("student"), 100, steps_per_epoch)
     scheduler, epochs = create_scheduler_v2(
         theirs, sched="cosine", num_epochs=90, cooldown_epochs=10, warmup_epochs=3, **shape
     )
     assert epochs == 100
     found, expected = [], []
     for epoch in range(100):
-        set_rate(epoch * steps_per_pass)
+        set_rate(epoch * steps_per_epoch)
         scheduler.step(epoch)
         found.append(ours.param_groups[0]["lr"])
         expected.append(theirs.param_groups[0]["lr"])
@@ -70,22 +70,22 @@ def test_cosine_warm_up_and_cooldown_are_timms_over_a_hundred_epochs(lr: float, 
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "tanh", "linear"])
-def test_cycles_share_the_passes_before_the_cooldown(schedule: str) -> None:
-    found = rates(10, 4, schedule=schedule, cycles=2, cooldown_passes=2.5, min_lr=0.1)
+def test_cycles_share_the_epochs_before_the_cooldown(schedule: str) -> None:
+    found = rates(10, 4, schedule=schedule, cycles=2, cooldown_epochs=2.5, min_lr=0.1)
     assert found[0] == found[15] == pytest.approx(1.0, abs=0.01)
     assert min(found[:30]) > 0.1
     assert found[30:] == [0.1] * 10
 
 
 def test_a_cooldown_is_at_most_half_of_a_run() -> None:
-    """So that a recipe of a hundred passes can be tried for two."""
-    found = rates(2, 4, cooldown_passes=10, min_lr=0.1)
+    """So that a recipe of a hundred epochs can be tried for two."""
+    found = rates(2, 4, cooldown_epochs=10, min_lr=0.1)
     assert found[4:] == [0.1] * 4
     assert min(found[:4]) > 0.1
 
 
 def test_a_phase_with_more_passes_cools_down_in_as_large_a_share() -> None:
-    settings = TrainSettings(passes=10, lr=1.0, cooldown_passes=2, min_lr=0.1)
+    settings = TrainSettings(epochs=10, lr=1.0, cooldown_epochs=2, min_lr=0.1)
     optimizer = make_optimizer(torch.nn.Linear(1, 1), settings)
     set_rate = make_schedule(optimizer, settings, Phase("helper"), 20, 3)
     found = []
@@ -97,11 +97,11 @@ def test_a_phase_with_more_passes_cools_down_in_as_large_a_share() -> None:
 
 
 def test_warm_up_passes_of_a_phase_follow_half_a_cosine_before_its_schedule() -> None:
-    settings = TrainSettings(passes=4, optimizer="adamw", lr=0.1, layer_decay=0.5)
+    settings = TrainSettings(epochs=4, optimizer="adamw", lr=0.1, layer_decay=0.5)
     optimizer = make_optimizer(timm.create_model("test_vit"), settings)
     slowest = min(optimizer.param_groups, key=lambda group: group["lr_scale"])
     for end, expected in ((0.3, [0.1, 0.065]), (1.0, [0.1, 0.1])):
-        set_rate = make_schedule(optimizer, settings, Phase("helper", warmup_passes=2, warmup_end=end), 6, 3)
+        set_rate = make_schedule(optimizer, settings, Phase("helper", warmup_epochs=2, warmup_end=end), 6, 3)
         found = []
         for update in (-6, -3, 0, 6):
             set_rate(update)
@@ -149,7 +149,7 @@ def test_momentum_begins_with_zero_where_the_first_step_is_skipped() -> None:
     ("settings", "message"),
     [
         ({"schedule": "multistep"}, "multistep needs train.milestones"),
-        ({"schedule": "multistep", "milestones": (0, 3)}, r"passes from 1 on, not \[0, 3\]"),
+        ({"schedule": "multistep", "milestones": (0, 3)}, r"epochs from 1 on, not \[0, 3\]"),
         ({"schedule": "cosine", "milestones": (3,)}, "milestones are of the schedule multistep, not of cosine; give"),
         ({"momentum": 1.0}, "train.momentum must be below 1, not 1.0"),
         (
@@ -160,10 +160,10 @@ def test_momentum_begins_with_zero_where_the_first_step_is_skipped() -> None:
         ({"min_lr": 0.2}, "train.min_lr must be at most train.lr, 0.1, not 0.2"),
         ({"warmup_lr": 0.2}, "train.warmup_lr must be from 0 to train.lr, 0.1, or null, not 0.2"),
         ({"warmup_lr": -0.1}, "train.warmup_lr must be from 0 to train.lr, 0.1, or null, not -0.1"),
-        ({"cooldown_passes": -1}, "cooldown_passes must be at least 0, not -1"),
+        ({"cooldown_epochs": -1}, "cooldown_epochs must be at least 0, not -1"),
         (
-            {"cooldown_passes": 1, "schedule": "constant"},
-            "cooldown_passes is of the schedules cosine, .* not of constant",
+            {"cooldown_epochs": 1, "schedule": "constant"},
+            "cooldown_epochs is of the schedules cosine, .* not of constant",
         ),
     ],
 )

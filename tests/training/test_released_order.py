@@ -13,7 +13,7 @@ import torch
 
 from disk_kd import Cosine, DiSKTask
 from disk_kd.cli import main
-from disk_kd.tasks import plan_passes
+from disk_kd.tasks import plan_epochs
 from disk_kd.tasks.schedule import scheduled
 from disk_kd.training import TrainSettings
 from disk_kd.training.optim import make_optimizer, make_schedule
@@ -46,14 +46,14 @@ def test_two_hundred_epochs_have_the_released_schedules(decay: float) -> None:
     assert price_of_epoch[49:51] == pytest.approx([4.996, 1.0], abs=1e-3)
 
     models = (timm.create_model(f"cifar_resnet10_{size}", num_classes=10) for size in ("xxxs", "xxs"))
-    task = DiSKTask(*models, variant="paper", budget=Cosine(0.6, 0.4, 60, decay), steps_per_pass=steps)
-    plan = plan_passes(task.phases, 600)
-    settings = TrainSettings(passes=600, cycles=4, lr=0.1)
+    task = DiSKTask(*models, variant="paper", budget=Cosine(0.6, 0.4, 60, decay), steps_per_epoch=steps)
+    plan = plan_epochs(task.phases, 600)
+    settings = TrainSettings(epochs=600, cycles=4, lr=0.1)
     optimizers = {phase: make_optimizer(torch.nn.Linear(1, 1), settings) for phase in task.phases}
     rates = {
         phase: make_schedule(optimizers[phase], settings, phase, plan.count(phase), steps) for phase in task.phases
     }
-    updates = {phase: -phase.warmup_passes * steps for phase in task.phases}
+    updates = {phase: -phase.warmup_epochs * steps for phase in task.phases}
     found = []
     for phase in plan:
         task.set_phase(phase.name)
@@ -69,23 +69,23 @@ def test_two_hundred_epochs_have_the_released_schedules(decay: float) -> None:
 
 
 def test_a_run_s_log_shows_them(tiny: Sequence[str], tmp_path: Path) -> None:
-    """Two rounds and the first pass of a third, each step in two micro-batches."""
+    """Two rounds and the first epoch of a third, each step in two micro-batches."""
     teacher, run = tmp_path / "teacher", tmp_path / "run"
-    assert main(["train", *tiny, "--train.passes=1", f"--output={teacher}"]) == 0
+    assert main(["train", *tiny, "--train.epochs=1", f"--output={teacher}"]) == 0
     learn = ["--teacher.name=cifar_resnet10_xxxs", f"--teacher.weights={teacher}", f"--output={run}"]
     method = ["--method=disk", "--method.variant=paper", "--method.helper=teacher-pooled"]
-    method += ["--method.student_passes=2", "--method.helper_passes=1", "--method.helper_warmup_passes=2"]
+    method += ["--method.student_epochs=2", "--method.helper_epochs=1", "--method.helper_warmup_epochs=2"]
     method += ["--method.price={start: 1, end: 5, period: 6}"]
     method += ["--method.budget={start: 0.6, end: 0.4, period: 2, start_decay: 0.9}"]
-    length = ["--train.passes=5", "--train.lr=0.1", "--train.accumulate=2", "--train.evaluate_every=4"]
+    length = ["--train.epochs=5", "--train.lr=0.1", "--train.accumulate=2", "--train.evaluate_every=4"]
     assert main(["distill", *tiny, *learn, *method, *length, "--train.log_every=1"]) == 0
     logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
     steps = 5
     expected = [("helper", 1.0, 0.6, between(0.1, 0.03, step / (2 * steps))) for step in range(2 * steps)]
     updates = {"student": 0, "helper": 0}
-    for number, passes in enumerate((["student"] * 2 + ["helper"], ["student"] * 2 + ["helper"], ["student"])):
-        for phase in passes:
+    for number, epochs in enumerate((["student"] * 2 + ["helper"], ["student"] * 2 + ["helper"], ["student"])):
+        for phase in epochs:
             length_of_phase = {"student": 5, "helper": 2}[phase] * steps
             for _ in range(steps):
                 rate = between(0.1, 0.0, updates[phase] / length_of_phase)
@@ -93,16 +93,16 @@ def test_a_run_s_log_shows_them(tiny: Sequence[str], tmp_path: Path) -> None:
                 updates[phase] += 1
     found = [tuple(line[name] for name in ("phase", "price", "budget", "lr")) for line in logged if "lr" in line]
     assert_rows(found, expected)
-    assert [line["student_passes"] for line in logged if line["kind"] == "validation"] == [4, 5]
+    assert [line["student_epochs"] for line in logged if line["kind"] == "validation"] == [4, 5]
 
 
-def test_a_student_that_helper_passes_left_alone_is_not_evaluated_again(tiny: Sequence[str], tmp_path: Path) -> None:
+def test_a_student_that_helper_epochs_left_alone_is_not_evaluated_again(tiny: Sequence[str], tmp_path: Path) -> None:
     teacher, run = tmp_path / "teacher", tmp_path / "run"
-    assert main(["train", *tiny, "--train.passes=1", f"--output={teacher}"]) == 0
+    assert main(["train", *tiny, "--train.epochs=1", f"--output={teacher}"]) == 0
     learn = ["--teacher.name=cifar_resnet10_xxxs", f"--teacher.weights={teacher}", f"--output={run}"]
-    method = ["--method=disk", "--method.helper=teacher-pooled", "--method.helper_passes=2"]
-    assert main(["distill", *tiny, *learn, *method, "--train.passes=3", "--train.evaluate_every=2"]) == 0
+    method = ["--method=disk", "--method.helper=teacher-pooled", "--method.helper_epochs=2"]
+    assert main(["distill", *tiny, *learn, *method, "--train.epochs=3", "--train.evaluate_every=2"]) == 0
     logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [line["student_passes"] for line in logged if line["kind"] == "validation"] == [2, 3]
+    assert [line["student_epochs"] for line in logged if line["kind"] == "validation"] == [2, 3]
     assert [line["phase"] for line in logged if line["kind"] == "train"][-1] == "helper"
     assert json.loads((run / "summary.json").read_text())["end"]["phase"] == "student"

@@ -22,14 +22,14 @@ METHODS = {
     "ce": ["--train.ema_decay=0.9", "--train.channels_last=true"],
     "kd": ["--method.temperature=2"],
     "disk": ["--data.views=2", "--teacher.store=true"],
-    "network": ["--method.helper=teacher-map", "--method.helper_warmup_passes=1"],
+    "network": ["--method.helper=teacher-map", "--method.helper_warmup_epochs=1"],
 }
 
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory, tiny: Sequence[str]) -> Path:
     run = tmp_path_factory.mktemp("teacher") / "run"
-    assert main(["train", *tiny, "--train.passes=1", f"--output={run}"]) == 0
+    assert main(["train", *tiny, "--train.epochs=1", f"--output={run}"]) == 0
     return run
 
 
@@ -37,7 +37,7 @@ def command(case: str, teacher: Path, tiny: Sequence[str], output: Path) -> list
     method = "disk" if case == "network" else case
     learns = [] if case == "ce" else ["--teacher.name=cifar_resnet10_xxxs", f"--teacher.weights={teacher}"]
     own = [f"--method={method}", *METHODS[case], *learns, f"--output={output}", f"--runs={output.parent}"]
-    return ["distill", *tiny, *own, "--train.passes=3", "--train.checkpoint_every_s=0", "--data.augment.crop_padding=1"]
+    return ["distill", *tiny, *own, "--train.epochs=3", "--train.checkpoint_every_s=0", "--data.augment.crop_padding=1"]
 
 
 def outcome(run: Path) -> dict[str, object]:

@@ -28,7 +28,7 @@ def test_the_margin_is_one_standard_error() -> None:
 
 @pytest.fixture
 def validated(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """A run's validation top-1, pass by pass; put there before the run begins. Its other metrics are real."""
+    """A run's validation top-1, epoch by epoch; put there before the run begins. Its other metrics are real."""
     planned: list[float] = []
     evaluate_split = run.evaluate_split
 
@@ -57,9 +57,9 @@ def test_the_latest_within_the_margin_of_the_best_is_shipped(
 ) -> None:
     validated += tops
     output = tmp_path / "run"
-    assert main(["train", *tiny, "--train.passes=4", "--train.lr=0.1", f"--output={output}"]) == 0
+    assert main(["train", *tiny, "--train.epochs=4", "--train.lr=0.1", f"--output={output}"]) == 0
     summary = json.loads((output / "summary.json").read_text())
-    assert summary["selected_pass"] == selected
+    assert summary["selected_epoch"] == selected
     margin = round(selection_margin(best, 126), 3)
     assert summary["selection"] == {"rule": RULE, "margin": margin, "validation_images": 126, "best_top1": best}
     shipped, kept = load_file(output / "student.safetensors"), load_file(output / "best" / "student.safetensors")
@@ -72,7 +72,7 @@ def test_without_validation_the_last_is_shipped(tiny: Sequence[str], tmp_path: P
     assert main(["train", *tiny, "--data.validation=0", f"--output={output}"]) == 0
     summary = json.loads((output / "summary.json").read_text())
     assert summary["selection"]["rule"] == WITHOUT_VALIDATION
-    assert summary["selected_pass"] == 2
+    assert summary["selected_epoch"] == 2
 
 
 def test_the_temperature_is_fitted_on_validation(tiny: Sequence[str], tmp_path: Path) -> None:

@@ -33,15 +33,15 @@ FINE = {
     ("Cosine", "end"): {-1},
     ("crd", "seed"): {-1},
 }
-"""Odd values that an option takes, beside 0: no clipping, no checkpoint within a pass, any curve, any seed."""
+"""Odd values that an option takes, beside 0: no clipping, no checkpoint within an epoch, any curve, any seed."""
 
 ZERO = {
     *(
         "momentum",
         "weight_decay",
-        "warmup_passes",
+        "warmup_epochs",
         "warmup_lr",
-        "cooldown_passes",
+        "cooldown_epochs",
         "min_lr",
         "checkpoint_every_s",
         "seed",
@@ -126,7 +126,7 @@ def test_every_number_of_a_method_is_checked(name: str) -> None:
     of_method = name in METHODS
     loss = method_loss(name) if of_method else hint_loss(name)
     kinds = get_type_hints((METHODS if of_method else HINTS)[name].__init__)
-    names = inspect.signature((METHODS if of_method else HINTS)[name]).parameters.keys() - {"steps_per_pass"}
+    names = inspect.signature((METHODS if of_method else HINTS)[name]).parameters.keys() - {"steps_per_epoch"}
     wrong: list[Any] = []
     for option in sorted(option for option in names if is_number(kinds[option])):
         for value in ODD[:2] if takes_whole_numbers_alone(kinds[option]) else ODD:
@@ -144,9 +144,9 @@ def test_every_number_of_a_method_is_checked(name: str) -> None:
 MULTISTEP = """
 student: {name: cifar_resnet10_xxxs}
 published: 70.0
-train: {passes: 40, lr: 0.05, warmup_passes: 1, schedule: multistep, milestones: [20, 30], decay: 0.2, seed: 3}
+train: {epochs: 40, lr: 0.05, warmup_epochs: 1, schedule: multistep, milestones: [20, 30], decay: 0.2, seed: 3}
 """
-COSINE = "train: {passes: 40, lr: 0.05, cycles: 4, min_lr: 0.001, cooldown_passes: 4}"
+COSINE = "train: {epochs: 40, lr: 0.05, cycles: 4, min_lr: 0.001, cooldown_epochs: 4}"
 
 
 def settings_of(recipe: Path, *options: str) -> TrainSettings:
@@ -158,7 +158,7 @@ def test_a_schedule_named_over_a_recipe_brings_its_own_settings(form: list[str],
     (tmp_path / "multistep.yaml").write_text(MULTISTEP)
     train = settings_of(tmp_path / "multistep.yaml", *form)
     assert (train.schedule, train.milestones, train.decay) == ("cosine", (), TrainSettings.decay)
-    assert (train.passes, train.lr, train.warmup_passes, train.seed) == (40, 0.05, 1, 3)
+    assert (train.epochs, train.lr, train.warmup_epochs, train.seed) == (40, 0.05, 1, 3)
     assert parse_run("train", [str(tmp_path / "multistep.yaml"), *form]).published is None
     assert settings_of(tmp_path / "multistep.yaml", *form, "--train.cycles=2").cycles == 2
 
@@ -175,7 +175,7 @@ def test_the_recipes_own_schedule_keeps_its_settings(tmp_path: Path) -> None:
 def test_what_the_user_says_of_the_new_schedule_stays(tmp_path: Path) -> None:
     (tmp_path / "cosine.yaml").write_text(COSINE)
     train = settings_of(tmp_path / "cosine.yaml", "--train.schedule=multistep", "--train.milestones=[10]")
-    assert (train.milestones, train.cycles, train.min_lr, train.cooldown_passes) == ((10,), 1, 0.0, 0.0)
+    assert (train.milestones, train.cycles, train.min_lr, train.cooldown_epochs) == ((10,), 1, 0.0, 0.0)
     (tmp_path / "multistep.yaml").write_text(MULTISTEP)
     with pytest.raises(ConfigError, match=r"train\.milestones are of the schedule multistep, not of cosine"):
         settings_of(tmp_path / "multistep.yaml", "--train.schedule=cosine", "--train.milestones=[10]")
@@ -188,5 +188,5 @@ def test_a_recipe_over_another_brings_its_own_schedule_and_method(tmp_path: Path
     above = "base: multistep.yaml\ntrain: {schedule: cosine}\nmethod: {name: jsd, ce_weight: 0.2}\n"
     (tmp_path / "above.yaml").write_text(above)
     run = parse_run("distill", [str(tmp_path / "above.yaml")])
-    assert (run.train.milestones, run.train.passes) == ((), 40)
+    assert (run.train.milestones, run.train.epochs) == ((), 40)
     assert (run.method_options["temperature"], run.method_options["ce_weight"]) == (2.0, 0.2)

@@ -34,7 +34,7 @@ def test_a_logger_that_is_not_installed_is_one_line_before_the_run(
 def test_no_logger_is_imported_unasked(tiny: Sequence[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("wandb", "mlflow"):
         monkeypatch.setitem(sys.modules, name, None)  # importing it would fail
-    assert main(["train", *tiny, "--train.passes=1", f"--output={tmp_path / 'run'}"]) == 0
+    assert main(["train", *tiny, "--train.epochs=1", f"--output={tmp_path / 'run'}"]) == 0
     assert not (tmp_path / "run" / tracking.RUN_ID).exists()
 
 

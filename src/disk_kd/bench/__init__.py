@@ -1,4 +1,4 @@
-"""What a pass costs: our methods, other tools, and the bound, in one run."""
+"""What an epoch costs: our methods, other tools, and the bound, in one run."""
 
 from disk_kd.bench.run import bench
 from disk_kd.bench.settings import BenchSettings

@@ -1,4 +1,4 @@
-"""Our cases: what a pass of each method costs, and what bounds it."""
+"""Our cases: what an epoch of each method costs, and what bounds it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LOGITS = frozenset({"logits"})
 
 def bound(bench: Workbench) -> Run:
     """Forward and backward of the student on one fixed batch: eager, contiguous, float32, no data work, no update."""
-    student, batch, steps = bench.student(channels_last=False), fixed_batch(bench), bench.loader.steps_per_pass
+    student, batch, steps = bench.student(channels_last=False), fixed_batch(bench), bench.loader.steps_per_epoch
     images = batch.images.contiguous()
 
     def run() -> int:
@@ -42,7 +42,7 @@ def bound(bench: Workbench) -> Run:
 
 def ceiling(bench: Workbench) -> Run:
     """The same forward and backward as our loop runs them: channels_last, compiled, in the precision asked for."""
-    task, batch, steps = CETask(bench.student()), fixed_batch(bench), bench.loader.steps_per_pass
+    task, batch, steps = CETask(bench.student()), fixed_batch(bench), bench.loader.steps_per_epoch
     step = TrainStep(task, bench.train)
 
     def run() -> int:
@@ -54,14 +54,14 @@ def ceiling(bench: Workbench) -> Run:
     return run
 
 
-def passes(bench: Workbench, task: StudentTask, store: TeacherStore | None = None, steps: int | None = None) -> Run:
-    """One pass of each phase of a task, as the training loop does it.
+def epochs(bench: Workbench, task: StudentTask, store: TeacherStore | None = None, steps: int | None = None) -> Run:
+    """One epoch of each phase of a task, as the training loop does it.
 
     Args:
         bench: gives loader and settings.
         task: what is trained.
         store: stored teacher outputs; None: the teacher runs at each step.
-        steps: of a pass, at most; None: the whole pass.
+        steps: of an epoch, at most; None: the whole epoch.
     """
     step, meter, numbers = TrainStep(task, bench.train, store=store), Meter(), itertools.count()
     modules = {phase: getattr(task, phase.module) for phase in task.phases}
@@ -83,25 +83,25 @@ def passes(bench: Workbench, task: StudentTask, store: TeacherStore | None = Non
 
 def ce(bench: Workbench, **options: Any) -> Run:
     """Cross-entropy."""
-    return passes(bench, CETask(bench.student()), **options)
+    return epochs(bench, CETask(bench.student()), **options)
 
 
 def kd(bench: Workbench, teacher: str, stored: bool, **options: Any) -> Run:
     """KD, with the teacher stored or at each step."""
     task = KDTask(bench.student(), bench.teacher(teacher))
-    return passes(bench, task, bench.store(teacher, LOGITS) if stored else None, **options)
+    return epochs(bench, task, bench.store(teacher, LOGITS) if stored else None, **options)
 
 
 def disk(bench: Workbench, teacher: str, stored: bool, **options: Any) -> Run:
     """DiSK with the exact helper, with the teacher stored or at each step."""
     task = DiSKTask(bench.student(), bench.teacher(teacher))
-    return passes(bench, task, bench.store(teacher, LOGITS) if stored else None, **options)
+    return epochs(bench, task, bench.store(teacher, LOGITS) if stored else None, **options)
 
 
 def disk_network(bench: Workbench, teacher: str) -> Run:
-    """DiSK with a helper network: a pass of the student and a pass of the helper, with the teacher stored."""
+    """DiSK with a helper network: an epoch of the student and an epoch of the helper, with the teacher stored."""
     task = DiSKTask(bench.student(), bench.teacher(teacher), helper="teacher-map")
-    return passes(bench, task, bench.store(teacher, task.needs))
+    return epochs(bench, task, bench.store(teacher, task.needs))
 
 
 def teacher_alone(bench: Workbench, teacher: str) -> Run:
@@ -175,8 +175,8 @@ def fixed_batch(bench: Workbench) -> Batch:
 
 
 def repeated(call: Callable[[], object], bench: Workbench) -> Run:
-    """As many calls as a pass has steps."""
-    steps = bench.loader.steps_per_pass
+    """As many calls as an epoch has steps."""
+    steps = bench.loader.steps_per_epoch
 
     def run() -> int:
         for _ in range(steps):

@@ -131,7 +131,7 @@ class Peers:
 
 
 class _PassesOfOurs:
-    """Our loader behind a DataLoader's face: each iteration is the next pass."""
+    """Our loader behind a DataLoader's face: each iteration is the next epoch."""
 
     def __init__(self, bench: Workbench) -> None:
         self._loader = bench.batches(channels_last=False)

@@ -16,12 +16,12 @@ from disk_kd.svg import figure_svg
 LABELS = {"batch_size": "batch size (images)", "classes": "classes", "samples": "training images"}
 """Axis of each sweep."""
 _NOT_BARS = ("helper", "store")
-"""No passes of a model: the helper alone is so fast that it would press the others together."""
+"""No epochs of a model: the helper alone is so fast that it would press the others together."""
 
 
 _COLOURS = {"one fixed batch": "tab:gray", "ours": "tab:blue", "another library": "tab:orange"}
 _FIXED = ("bound", "bound_kept", "ceiling", "teacher")
-"""No passes over the data."""
+"""No epochs over the data."""
 
 
 def svg(drawing: Figure) -> bytes:
@@ -30,14 +30,14 @@ def svg(drawing: Figure) -> bytes:
 
 
 def _whose(key: str) -> str:
-    """Whose pass a case is; `_COLOURS` has a colour for each."""
+    """Whose epoch a case is; `_COLOURS` has a colour for each."""
     if key in _FIXED:
         return "one fixed batch"
     return "ours" if key in ALONE or key in TAUGHT else "another library"
 
 
 def figure(rates: Sequence[Rate], points: Sequence[Point]) -> Figure:
-    """Passes as bars, and each sweep as a panel of lines."""
+    """Epochs as bars, and each sweep as a panel of lines."""
     sweeps = [name for name in LABELS if any(point.sweep == name for point in points)]
     bars = [rate for rate in rates if rate.key not in _NOT_BARS]
     heights = [1 + 0.3 * len(bars), *([4.5] if sweeps else [])]

@@ -24,7 +24,7 @@ _ROWS = 8
 
 
 def profiles(settings: BenchSettings) -> str:
-    """Markdown: for some cases the operators that take most time in a pass, after one pass to warm up.
+    """Markdown: for some cases the operators that take most time in an epoch, after one epoch to warm up.
 
     In a process of its own, where the profiler finds nothing but the case.
 

@@ -18,11 +18,11 @@ from disk_kd.tables import csv_lines, markdown_table
 
 COLUMNS = ("case", "images/s", "range", "/ bound", "/ our CE", "host GiB", "device GiB")
 LEGEND = (
-    "Median and range of {repetitions} interleaved passes of every case; / bound and / our CE are ratios of medians."
+    "Median and range of {repetitions} interleaved epochs of every case; / bound and / our CE are ratios of medians."
     " The bound and the peers run in processes of PyTorch as it comes, eager, contiguous, float32; ours in one that"
-    " keeps freed memory. The images are noise; all passes, the peers' too, crop, flip, augment, paint a square and"
-    " update by SGD with momentum. Images are the student's; the helper network's case is a pass of the student and a"
-    " pass of the helper. Peak memory is of a process of its own with {memory_samples:,} training images in memory, the"
+    " keeps freed memory. The images are noise; all epochs, the peers' too, crop, flip, augment, paint a square and"
+    " update by SGD with momentum. Images are the student's; the helper network's case is an epoch of the student and one"
+    " of the helper. Peak memory is of a process of its own with {memory_samples:,} training images in memory, the"
     " making of the teacher store included."
 )
 
@@ -34,7 +34,7 @@ class Results:
     Attributes:
         settings: what was asked for.
         environment: hardware and versions.
-        rates: of the passes.
+        rates: of the epochs.
         peaks: memory of some of the cases.
         store_bytes: of one view of stored logits, by teacher.
         targets: those that apply.

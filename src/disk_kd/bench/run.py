@@ -66,7 +66,7 @@ def write(results: Results, folder: Path) -> None:
     settings = {name: value for name, value in asdict(results.settings).items() if name != "output"}
     facts = {**results.environment, "settings": settings}
     write_text(folder / "environment.json", json.dumps(facts, indent=2) + "\n")
-    write_text(folder / "passes.csv", csv_text(rows(results)))
+    write_text(folder / "epochs.csv", csv_text(rows(results)))
     if results.points:
         write_text(folder / "sweeps.csv", csv_text(sweep_rows(results.points)))
     write_text(folder / "table.md", markdown(results))
@@ -89,7 +89,7 @@ def _rates(
         cases = bound.cases() + our_cases(bench)
         if settings.peers:
             cases += stack.enter_context(PlainProcess(settings, "peers")).cases()
-        progress = stack.enter_context(_progress("passes", console))
+        progress = stack.enter_context(_progress("epochs", console))
         stack.enter_context(_many_graphs())
         rates = time_cases(cases, settings.repetitions, device, progress)
     store_bytes = {name: bench.store(name, LOGITS).bytes_per_sample() * settings.samples for name in settings.teachers}

@@ -20,10 +20,10 @@ class BenchSettings:
         teachers: timm models; what depends on the teacher is repeated for each. Sweeps and memory take the first.
         classes: of the models and the labels.
         image_size: side of the images in pixels.
-        samples: training images in a timed pass.
+        samples: training images in a timed epoch.
         batch_size: images in one optimiser step.
         auto_augment: AutoAugment's CIFAR-10 policy beside crop, flip and cutout, as in the method's protocol.
-        repetitions: timed passes of every case, interleaved, after one to warm up; their median counts.
+        repetitions: timed epochs of every case, interleaved, after one to warm up; their median counts.
         peers: also time a plain PyTorch loop, timm's distillation task and torchdistill (where it is installed).
         workers: worker processes of the peers' DataLoader; null: one a core.
         memory: also measure peak memory, each case in a process of its own.

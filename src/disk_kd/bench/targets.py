@@ -45,12 +45,12 @@ def judge(rates: Sequence[Rate], peaks: Sequence[Peak], settings: BenchSettings,
     ce, bound, ceiling, helper = (speed[key, None] for key in ("ce", "bound", "ceiling", "helper"))
     targets = []
     if on_cpu:
-        targets.append(Target("CE pass / the bound", ce / bound, 1.25))
+        targets.append(Target("CE epoch / the bound", ce / bound, 1.25))
     for teacher in settings.teachers:
         stored, online = speed["disk_stored", teacher], speed["disk_online", teacher]
         both = 1 / (1 / ce + 1 / speed["teacher", teacher])
-        targets.append(Target(f"DiSK stored / CE pass ({teacher})", stored / ce, 0.95))
-        what = f"DiSK online / harmonic bound of CE pass and teacher ({teacher})"
+        targets.append(Target(f"DiSK stored / CE epoch ({teacher})", stored / ce, 0.95))
+        what = f"DiSK online / harmonic bound of CE epoch and teacher ({teacher})"
         targets.append(Target(what, online / both, 0.95))
         timm = speed.get(("timm", teacher))
         if timm and on_cpu and settings.student == "cifar_resnet10_s" and teacher in TIMES_TIMM:

@@ -34,7 +34,7 @@ class Workbench:
         settings: of the benchmark.
         device: where it runs.
         folder: for stored teacher outputs.
-        views: augmented views of each image; pass p meets view p modulo `views`.
+        views: augmented views of each image; epoch p meets view p modulo `views`.
     """
 
     def __init__(self, settings: BenchSettings, device: torch.device, folder: Path, views: int = 2) -> None:

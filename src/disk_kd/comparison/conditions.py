@@ -102,7 +102,7 @@ def conditions_text(rows: Mapping[str, Sequence[Conditions]], starts: Mapping[st
             told = "; ".join(f"{value} in {', '.join(values[value])}" for value in others)
             lines.append(f"- {option}: {usual}; {told}")
     if not lines:
-        return "All rows have the same data, augmentation, passes, start, optimiser, weight decay and teacher."
+        return "All rows have the same data, augmentation, epochs, start, optimiser, weight decay and teacher."
     return "\n".join(["Apart from their methods the rows differ in:", "", *lines])
 
 

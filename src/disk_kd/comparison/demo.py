@@ -20,7 +20,7 @@ def demo_text(seeds: int, jobs: int) -> str:
     methods = "\n".join(f"  {name:<14} {what}" for name, what in DEMO.items())
     return f"""Handwritten digits, 8x8 pixels, from scikit-learn: nothing is downloaded.
 A teacher learns 1,006 of them with their right labels. Small students get 100, of which 30 have a wrong label,
-and the same 100 passes, by five methods:
+and the same 100 epochs, by five methods:
 {methods}
 {seeds} seeds each, {runs} runs, {jobs} at a time: about {_minutes(runs, jobs)}.
 Finished runs are reused. At the end: a table, and a report to open in a browser.

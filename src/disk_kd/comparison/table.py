@@ -40,7 +40,7 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
     alike = len({(row["n"], _passes(row)) for row in rows if row["n"]}) == 1 and all(row["n"] for row in rows)
     view = Table(title=_title(common, rows[0] if alike else None, gains), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     view.add_column("recipe", no_wrap=True)
-    titles = (*(() if alike else ("n", "passes")), "top-1 %", *(("gain",) if gains else ()), "NLL", "ECE")
+    titles = (*(() if alike else ("n", "epochs")), "top-1 %", *(("gain",) if gains else ()), "NLL", "ECE")
     for title in (*titles, "used/budget"):
         view.add_column(title, justify="right", no_wrap=True)
     for row in rows:
@@ -57,10 +57,10 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
 
 
 def _title(common: str, alike: dict[str, Any] | None, gains: bool) -> str:
-    """What the numbers of the terminal's table are; `alike` is any row, where all have as many seeds and passes."""
+    """What the numbers of the terminal's table are; `alike` is any row, where all have as many seeds and epochs."""
     seeds = "n seeds"
     if alike is not None:
-        seeds = f"{alike['n']} seed{'s' * (alike['n'] > 1)}, {_passes(alike)} passes each"
+        seeds = f"{alike['n']} seed{'s' * (alike['n'] > 1)}, {_passes(alike)} epochs each"
     title = f"{escape(common) or 'recipes'}: mean ± standard deviation over {seeds}"
     return f"{title}\ngain: over the baseline, paired by seed, ± half its 95% interval" if gains else title
 
@@ -86,14 +86,14 @@ def _cells(row: dict[str, Any]) -> dict[str, str]:
         published = "" if row["published"] is None else f"{row['published']:.2f}"
         measured = {title: _measured(row, name) for name, (title, _) in _COLUMNS.items()}
         decay, parameters = f"{row['weight_decay']:g}", f"{row['parameters']:,}"
-        shown = {"what": row["description"], "n": str(row["n"]), "passes": _passes(row), "weight decay": decay}
+        shown = {"what": row["description"], "n": str(row["n"]), "epochs": _passes(row), "weight decay": decay}
         shown |= {**measured, "parameters": parameters, "published": published}
     about = {"recipe": row["recipe"], "best of": str(row["tried"]) if setting else "", "setting": setting}
     return {title: (about | shown).get(title, "") for title in _TITLES}
 
 
 _TITLES = (
-    *("recipe", "what", "best of", "setting", "n", "passes", "weight decay"),
+    *("recipe", "what", "best of", "setting", "n", "epochs", "weight decay"),
     *(title for title, _ in _COLUMNS.values()),
     *("parameters", "published"),
 )
@@ -101,10 +101,10 @@ _TITLES = (
 _LEGEND = """
 Mean ± sample standard deviation over n seeds, on the test split, read at the end only. top-1: of the checkpoint
 that the validation split chose (where there is one); last: of the last one. gain: over the baseline, paired by seed,
-with the 95% interval of Student's t. best of: settings tried, of which validation chose. passes: student passes over
+with the 95% interval of Student's t. best of: settings tried, of which validation chose. epochs: student epochs over
 the training data, those of the start, if any, before the plus. NLL in nats; ECE as a fraction, 15 bins; scaled: after
 division of the logits by the temperature with the least NLL on validation. budget and used: help asked and given in
-the last pass, in nats, in the unit of the method's variant. seconds: of training, without evaluation
+the last epoch, in nats, in the unit of the method's variant. seconds: of training, without evaluation
 and without making a teacher store. parameters: of what runs at inference, SimKD's projector and classifier included.
 """
 
@@ -137,7 +137,7 @@ def _as_latex(text: str) -> str:
 
 
 def _passes(row: dict[str, Any]) -> str:
-    own, before = str(row["student_passes"]), row["start_passes"]
+    own, before = str(row["student_epochs"]), row["start_epochs"]
     return own if before == 0 else f"{'?' if before is None else before}+{own}"
 
 

@@ -46,9 +46,9 @@ class Batch(NamedTuple):
 
 
 class Loader:
-    """Passes over a split; any step of any pass can be entered directly.
+    """Epochs over a split; any step of any epoch can be entered directly.
 
-    A batch is a function of (split, settings, seed, pass, step). No global random state is read or changed.
+    A batch is a function of (split, settings, seed, epoch, step). No global random state is read or changed.
     Nor does the number of processes enter: together they get the batches that one alone would get.
 
     Args:
@@ -61,9 +61,9 @@ class Loader:
         mix: what is done to pairs of images of a batch, or of this rank's part of it.
         seed: of the order, and of the augmentation unless `augment_seed` is given.
         augment_seed: of the augmentation, so that runs of several seeds meet the same views.
-        views: how many different augmented views there are; pass p shows view p modulo `views`. None shows a
-            new one in every pass.
-        shuffle: draw a new order for every pass, instead of the split's own.
+        views: how many different augmented views there are; epoch p shows view p modulo `views`. None shows a
+            new one in every epoch.
+        shuffle: draw a new order for every epoch, instead of the split's own.
         drop_last: leave out the samples of the last, smaller batch.
         stand_in: when augmented, read the next file in the place of one that cannot be read and may be left out, so
             that batches keep their size; False leaves it out, as without augmentation.
@@ -126,7 +126,7 @@ class Loader:
         self.views = views
         self.shuffle = shuffle
         full, rest = divmod(len(split), self.batch_size)
-        self.steps_per_pass = full + (rest > 0 and not drop_last)
+        self.steps_per_epoch = full + (rest > 0 and not drop_last)
         self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
         group = group or (_CPU_GROUP if self.device.type == "cpu" else _GROUP)
         in_group = min(group, _GROUP_BYTES // (4 * math.prod(split.shape)))
@@ -155,28 +155,28 @@ class Loader:
         tensor = torch.tensor(values, dtype=torch.float32, device=self.device)
         return tensor.mean(0, keepdim=True) if channels == 1 else tensor
 
-    def batches(self, pass_index: int, start: int = 0, view: int | None = None) -> Iterator[Batch]:
-        """The batches of a pass from step `start` on, the same as those of a whole pass.
+    def batches(self, epoch: int, start: int = 0, view: int | None = None) -> Iterator[Batch]:
+        """The batches of an epoch from step `start` on, the same as those of a whole epoch.
 
         Args:
-            pass_index: which pass, from 0; decides the order.
+            epoch: which epoch, from 0; decides the order.
             start: steps to leave out; only the group that holds the first wanted batch is computed for them.
-            view: which augmentation, from 0, modulo `views`; None: as the pass.
+            view: which augmentation, from 0, modulo `views`; None: as the epoch.
         """
-        view = pass_index if view is None else view
+        view = epoch if view is None else view
         view = view if self.views is None else view % self.views
-        order = self._order(pass_index)
-        firsts = range(start - start % self._group_steps, self.steps_per_pass, self._group_steps)
+        order = self._order(epoch)
+        firsts = range(start - start % self._group_steps, self.steps_per_epoch, self._group_steps)
         each = len(self._own_part(order[: self.batch_size]))
         rows = (self._own_rows(order, first) for first in firsts)
         for first, parts in zip(firsts, self._groups(rows, view), strict=True):
             prepared = self._prepare(parts, view)
-            last = min(first + self._group_steps, self.steps_per_pass)
+            last = min(first + self._group_steps, self.steps_per_epoch)
             for step in range(max(first, start), last):
                 at = (step - first) * each
                 images, targets, ids = (part[at : at + each] for part in prepared)
                 if self.mix is not None:
-                    drawn = torch.tensor([pass_index * self.steps_per_pass + step])
+                    drawn = torch.tensor([epoch * self.steps_per_epoch + step])
                     seed = int(sample_seeds(drawn, MIX, self.seed))
                     images, targets = mix(images, targets, self.mix, len(self.split.class_names), seed)
                 yield Batch(images, targets, ids, view)
@@ -189,14 +189,14 @@ class Loader:
     def _own_part(self, batch: Tensor) -> Tensor:
         return batch.tensor_split(self.ranks)[self.rank]
 
-    def _order(self, pass_index: int) -> Tensor:
-        """Rows in the order of a pass; of a stream that repeats them: row * repeats + repetition."""
+    def _order(self, epoch: int) -> Tensor:
+        """Rows in the order of an epoch; of a stream that repeats them: row * repeats + repetition."""
         count, device = len(self.split), self.split.device
         order = torch.arange(count, device=device)
         repeats = 1 if self._stream is None else self._stream.repeats
         if not self.shuffle:
             return order * repeats
-        seed = int(sample_seeds(torch.tensor([pass_index]), SHUFFLE, self.seed))
+        seed = int(sample_seeds(torch.tensor([epoch]), SHUFFLE, self.seed))
         drawn = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).to(device)
         return drawn if repeats == 1 else drawn[order // repeats] * repeats + order % repeats
 

@@ -28,7 +28,7 @@ class DataSettings:
         limit_test: keep only so many test samples, per class alike and the same ones for every seed; null: all.
         label_noise: share of training labels to replace by a wrong one.
         split_seed: of the validation split, the limit and the noise.
-        views: number of different augmentations of a sample, met in turn; null: a new one each pass.
+        views: number of different augmentations of a sample, met in turn; null: a new one each epoch.
         view_seed: of those augmentations, so that runs of several seeds share a teacher's stored outputs.
         augment: what is done to the images, in memory or streamed.
         crop_pct: share of the shorter side of a file that evaluation sees, around its centre.

@@ -1,6 +1,6 @@
 """Image files that are read as they are needed: decoded, augmented by timm, and brought to the device.
 
-A picture is a function of (file, view, seed), so that a pass can be entered anywhere and stored teacher outputs fit.
+A picture is a function of (file, view, seed), so that an epoch can be entered anywhere and stored teacher outputs fit.
 
 Shapes: N samples, n of a batch, C channels, S side in pixels.
 """
@@ -162,7 +162,7 @@ class StreamedSplit:
 
 
 class Stream:
-    """Batches of a streamed split, prepared by processes that stay alive between passes.
+    """Batches of a streamed split, prepared by processes that stay alive between epochs.
 
     Args:
         split: the files.

@@ -34,7 +34,7 @@ class TimmAugment:
         reprob: chance of random erasing, in timm's normalisation of ImageNet.
         remode: what erased pixels become: const (the mean), rand (a colour) or pixel (noise).
         recount: most areas that are erased.
-        repeats: how often a sample stands in a batch, each time in another view (repeated augmentation; a pass then
+        repeats: how often a sample stands in a batch, each time in another view (repeated augmentation; an epoch then
             holds fewer samples).
 
     Raises:

@@ -51,8 +51,8 @@ def _facts(student: Student) -> dict[str, Any]:
         "training images": _number(summary.get("train_samples")),
         "method": " + ".join(filter(None, (summary.get("method"), student.hint))),
         "teacher": summary.get("teacher"),
-        "passes over the images": _number(summary.get("student_passes")),
-        "passes before, of the weights it began with": _number(summary.get("start_passes") or None),
+        "epochs over the images": _number(summary.get("student_epochs")),
+        "epochs before, of the weights it began with": _number(summary.get("start_epochs") or None),
         "seed": summary.get("seed"),
     }
 

@@ -130,7 +130,7 @@ class Hint(nn.Module):
 
     Args:
         weight: of the loss.
-        warmup_passes: student passes over which the weight rises from 0.
+        warmup_epochs: student epochs over which the weight rises from 0.
         student: names of the student's outputs that it reads (`disk_kd.teacher.features`).
         teacher: names of the teacher's.
 
@@ -146,11 +146,11 @@ class Hint(nn.Module):
     least_batch = 1
 
     def __init__(
-        self, weight: float, student: Sequence[str], teacher: Sequence[str], warmup_passes: float = 0.0
+        self, weight: float, student: Sequence[str], teacher: Sequence[str], warmup_epochs: float = 0.0
     ) -> None:
         super().__init__()
         self.weight = non_negative("weight", weight)
-        self.warmup_passes = non_negative("warmup_passes", warmup_passes)
+        self.warmup_epochs = non_negative("warmup_epochs", warmup_epochs)
         self.student, self.teacher = tuple(student), tuple(teacher)
 
     @classmethod

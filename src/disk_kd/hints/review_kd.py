@@ -20,7 +20,7 @@ class ReviewKDHint(Hint):
     Args:
         context: student and teacher.
         weight: of the loss.
-        warmup_passes: student passes over which the weight rises from 0.
+        warmup_epochs: student epochs over which the weight rises from 0.
         student_layers: outputs of the student, maps or pooled features, from shallow to deep; null: all stages, then
             the pooled features.
         teacher_layers: outputs of the teacher, as many; null: likewise.
@@ -35,12 +35,12 @@ class ReviewKDHint(Hint):
         context: Context,
         *,
         weight: float = 1.0,
-        warmup_passes: float = 20.0,
+        warmup_epochs: float = 20.0,
         student_layers: list[str] | None = None,
         teacher_layers: list[str] | None = None,
     ) -> None:
         layers = all_stages(context, student_layers, teacher_layers, pooled=True)
-        super().__init__(weight, *layers, warmup_passes=warmup_passes)
+        super().__init__(weight, *layers, warmup_epochs=warmup_epochs)
         student, teacher = context.shapes(self.student, self.teacher)
         self.review = ReviewKD([_as_map(shape) for shape in student], [_as_map(shape) for shape in teacher])
 

@@ -26,7 +26,7 @@ class SDDHint(Hint):
     Args:
         context: student and teacher.
         weight: of the loss, which sums over the regions.
-        warmup_passes: student passes over which the weight rises from 0.
+        warmup_epochs: student epochs over which the weight rises from 0.
         scales: grids of regions, by their side: 1, the whole image, comes first.
         beta: weight of regions that the teacher takes for another class than the image.
         temperature: of both models.
@@ -41,7 +41,7 @@ class SDDHint(Hint):
         context: Context,
         *,
         weight: float = 0.9,
-        warmup_passes: float = 30.0,
+        warmup_epochs: float = 30.0,
         scales: tuple[int, ...] = (1, 2),
         beta: float = 2.0,
         temperature: float = 4.0,
@@ -49,7 +49,7 @@ class SDDHint(Hint):
         if list(scales[:1]) != [1] or sorted(set(scales)) != list(scales):
             raise ConfigError(f"hint.scales must begin with 1 and rise, such as [1, 2, 4], not {list(scales)}")
         name = "regions" + "-".join(map(str, scales))
-        super().__init__(weight, [name], [name], warmup_passes)
+        super().__init__(weight, [name], [name], warmup_epochs)
         self.beta = non_negative("beta", beta)
         check_temperature(temperature, "hint.temperature", usual=4.0)
         self.temperature = temperature

@@ -20,7 +20,7 @@ def sdd_loss(student_regions: Tensor, teacher_regions: Tensor, *, beta: float, t
 
     With the whole image alone it is `kd_loss`. The paper's beta is 2; its regions are the cells of 1x1 and 2x2 grids
     over the last map, for models of different kinds of a 4x4 grid too. The loss sums over regions, so the paper lets
-    its weight rise over 30 passes. No label is read, and the cross-entropy with it is not part of it.
+    its weight rise over 30 epochs. No label is read, and the cross-entropy with it is not part of it.
 
     Args:
         student_regions: (B, R, C), the logits of each region; region 0 is the whole image.

@@ -208,7 +208,7 @@ class ResNet(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Return the last map and the maps at `indices` of `feature_info` in one pass (timm's protocol).
+        """Return the last map and the maps at `indices` of `feature_info` in one epoch (timm's protocol).
 
         Args:
             x: images (B, C, H, W).

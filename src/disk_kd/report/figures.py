@@ -23,7 +23,7 @@ _LOG_FROM = 50
 
 @dataclass(frozen=True)
 class Line:
-    """Values over passes: their mean over seeds, and their least and greatest where there are several seeds."""
+    """Values over epochs: their mean over seeds, and their least and greatest where there are several seeds."""
 
     series: Series
     x: Sequence[float]
@@ -45,8 +45,8 @@ class Line:
         return Line(self.series, x, mean, low, high, self.asked)
 
 
-def over_passes(key: str, label: str, unit: str, lines: Sequence[Line], *, may_log: bool = False) -> Markup:
-    """Lines over student passes; a single point is a marker."""
+def over_epochs(key: str, label: str, unit: str, lines: Sequence[Line], *, may_log: bool = False) -> Markup:
+    """Lines over student epochs; a single point is a marker."""
 
     def paint(axes: Axes) -> None:
         for line in (line.thinned() for line in lines):
@@ -64,7 +64,7 @@ def over_passes(key: str, label: str, unit: str, lines: Sequence[Line], *, may_l
             axes.set_ylim(max(axes.get_ylim()[0], _LEAST_SHARE * greatest), 1.5 * greatest)
             axes.yaxis.set_minor_formatter(NullFormatter())
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.set_xlabel("student passes")
+        axes.set_xlabel("student epochs")
         axes.set_title(unit, loc="left")
 
     return draw(key, label, paint)

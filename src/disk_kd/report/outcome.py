@@ -16,7 +16,7 @@ from disk_kd.report.training import shown_text
 from disk_kd.report.verdict import spread
 
 _COLUMNS = ("run", "top-1 %", "gain", "what", "to the chosen", "top-5 %", "NLL", "ECE", "seeds")
-_COSTS = ("run", "student", "parameters", "multiply-adds", "passes", "start", "images/s", "peak memory")
+_COSTS = ("run", "student", "parameters", "multiply-adds", "epochs", "start", "images/s", "peak memory")
 """Of two tables, because all columns together are wider than most screens."""
 _WORDS = ("what", "student", "start")
 _Row = dict[str, str]
@@ -61,11 +61,11 @@ def _same(rows: Sequence[_Row]) -> dict[str, str]:
     return {title: values.pop() for title, values in found.items() if len(values) == 1}
 
 
-_NEED_NO_PLACE = ("student", "seeds", "passes", "start")
+_NEED_NO_PLACE = ("student", "seeds", "epochs", "start")
 
 
 _COST_CAPTION = (
-    "What it costs. Multiply-adds: of one image. Passes: student passes over the training data, those of the start"
+    "What it costs. Multiply-adds: of one image. Epochs: student epochs over the training data, those of the start"
     " before the plus."
 )
 
@@ -83,8 +83,8 @@ def _row(subject: Subject, group: Group, digits: int) -> _Row:
     config = group.chosen.config
     row = {"run": group.name, "what": config.description or config.method, "student": config.student.name}
     if not group.finished:
-        done = group.chosen.student_lines[-1]["passes"] if group.chosen.student_lines else 0
-        return row | {"top-1 %": "not finished", "passes": f"{done:.0f} of {config.train.passes}"}
+        done = group.chosen.student_lines[-1]["epochs"] if group.chosen.student_lines else 0
+        return row | {"top-1 %": "not finished", "epochs": f"{done:.0f} of {config.train.epochs}"}
     summary = group.chosen.summary or {}
     for title, name, places in (
         ("top-1 %", "top1", 2),
@@ -100,7 +100,7 @@ def _row(subject: Subject, group: Group, digits: int) -> _Row:
         row["gain"] = "" if gain is None else gain.numbers()
     return row | {
         "seeds": str(len(group.finished)),
-        "passes": _passes(summary),
+        "epochs": _passes(summary),
         "start": _start(summary),
         "parameters": f"{summary['parameters']:,}",
         "multiply-adds": f"{summary['multiply_adds']:,}",
@@ -124,7 +124,7 @@ def _teacher_row(mentor: Mentor, facts: TeacherFacts) -> _Row:
 
 
 def _passes(summary: dict[str, Any]) -> str:
-    own, before = summary["student_passes"], summary["start_passes"]
+    own, before = summary["student_epochs"], summary["start_epochs"]
     return str(own) if before == 0 else f"{'?' if before is None else before}+{own}"
 
 
@@ -142,7 +142,7 @@ def _every_run(subject: Subject) -> Table:
     """Each seed's numbers, as its summary has them."""
     found = [_seed_row(group.name, run) for group in subject.candidates for run in group.finished]
     titles = [title for title in found[0] if title != "top-5 %" or subject.has_top5]
-    caption = "Each seed. Last: of the last checkpoint. Chosen pass: of the checkpoint that validation chose."
+    caption = "Each seed. Last: of the last checkpoint. Chosen epoch: of the checkpoint that validation chose."
     return Table(caption, titles, [[row[title] for title in titles] for row in found], folded="Every run")
 
 
@@ -158,7 +158,7 @@ def _seed_row(name: str, run: Run) -> _Row:
         "NLL": f"{metrics['nll']:.4f}",
         "ECE": f"{metrics['ece']:.4f}",
         "last top-1 %": f"{summary['last'][run.split]['top1']:.2f}",
-        "chosen pass": str(summary["selected_pass"]),
+        "chosen epoch": str(summary["selected_epoch"]),
     }
 
 

@@ -16,6 +16,7 @@ from disk_kd.build import STUDENT
 from disk_kd.comparison.conditions import Conditions, fingerprints, settled
 from disk_kd.config import ENVIRONMENT, RunConfig, find_method
 from disk_kd.errors import RunError
+from disk_kd.old_names import new_keys
 from disk_kd.options import dotted
 from disk_kd.recipe import CONFIG
 from disk_kd.summary import read_summary
@@ -148,17 +149,17 @@ class Run:
 
     @cached_property
     def student_lines(self) -> list[dict[str, Any]]:
-        """The training lines of student passes, each with the student "passes" done by then."""
+        """The training lines of student epochs, each with the student "epochs" done by then."""
         train = [line for line in self.lines if line["kind"] == "train"]
         if not train:
             return []
-        steps = max(line["step"] / (line["train_pass"] + 1) for line in train)
+        steps = max(line["step"] / (line["epoch"] + 1) for line in train)
         done: dict[int, int] = {}
         found = []
         for line in train:
             if line["phase"] != "helper":
-                before = done.setdefault(line["train_pass"], len(done))
-                found.append({**line, "passes": before + line["step"] / steps - line["train_pass"]})
+                before = done.setdefault(line["epoch"], len(done))
+                found.append({**line, "epochs": before + line["step"] / steps - line["epoch"]})
         return found
 
 
@@ -301,7 +302,7 @@ def _json_lines(path: Path) -> list[dict[str, Any]]:
     lines = []
     for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         try:
-            lines.append(json.loads(text))
+            lines.append(new_keys(json.loads(text)))
         except ValueError:
             continue
     return lines

@@ -1,4 +1,4 @@
-"""The sections on training: loss and accuracy over passes, and the budget asked against the budget used."""
+"""The sections on training: loss and accuracy over epochs, and the budget asked against the budget used."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from disk_kd.report.drawing import MOST, Series
-from disk_kd.report.figures import Line, over_passes
+from disk_kd.report.figures import Line, over_epochs
 from disk_kd.report.items import Figure, Figures, Item, Note, Section
 from disk_kd.report.reading import Group, Run
 from disk_kd.report.subject import Subject
@@ -24,8 +24,8 @@ def training(subject: Subject) -> Section:
     for kind, name, title, unit, note in panels:
         lines = [line for group in subject.shown for line in _lines(subject, group, kind, name)]
         if lines and max(len(line.x) for line in lines) > 1:
-            label = f"{title} over student passes, for {_names(lines)}"
-            svg = over_passes(f"{kind}-{name}", label, unit, lines, may_log=name in ("loss", "nll"))
+            label = f"{title} over student epochs, for {_names(lines)}"
+            svg = over_epochs(f"{kind}-{name}", label, unit, lines, may_log=name in ("loss", "nll"))
             figures.append(Figure(svg, title, note, _legend(lines)))
     items: list[Item] = [Figures(figures)] if figures else []
     if not any(len(_values(run, "validation", "top1")) > 1 for group in subject.shown for run in group.runs):
@@ -53,15 +53,15 @@ def budget(subject: Subject) -> Section | None:
         return None
     asked = [line for group in groups for line in _lines(subject, group, "train", "budget", asked=True)]
     used = [line for group in groups for line in _lines(subject, group, "train", "budget_used")]
-    label = f"Budget asked and used over student passes, for {_names(used)}"
-    svg = over_passes("budget", label, _unit(groups), [*asked, *used], may_log=True)
+    label = f"Budget asked and used over student epochs, for {_names(used)}"
+    svg = over_epochs("budget", label, _unit(groups), [*asked, *used], may_log=True)
     how = "Dotted: what was asked. Lines: what was used. A budget is held where its line stays at or below the dots."
     figures = [Figure(svg, "Budget asked and used", how, _legend(used))]
     for name, heading, unit, how in _HELP:
         lines = [line for group in groups for line in _lines(subject, group, "train", name)]
         if lines:
-            label = f"{heading} over student passes, for {_names(lines)}"
-            svg = over_passes(name, label, unit, lines, may_log=name == "helper_mean")
+            label = f"{heading} over student epochs, for {_names(lines)}"
+            svg = over_epochs(name, label, unit, lines, may_log=name == "helper_mean")
             figures.append(Figure(svg, heading, how, _legend(lines)))
     return Section("budget", "Budget: help asked and help used", [Note(_held(groups)), Figures(figures)])
 
@@ -121,7 +121,7 @@ def _series(subject: Subject, group: Group) -> Series:
 
 
 def _lines(subject: Subject, group: Group, kind: str, name: str, asked: bool = False) -> list[Line]:
-    """The line of a group: over its seeds where they were logged at the same passes, else of the chosen run."""
+    """The line of a group: over its seeds where they were logged at the same epochs, else of the chosen run."""
     series = _series(subject, group)
     all_seeds = [found for run in group.runs if (found := _values(run, kind, name))]
     if not all_seeds:
@@ -139,12 +139,12 @@ def _lines(subject: Subject, group: Group, kind: str, name: str, asked: bool = F
 
 
 def _values(run: Run, kind: str, name: str) -> list[tuple[float, float]]:
-    """Passes and values of a number of the log, where it is there and finite."""
+    """Epochs and values of a number of the log, where it is there and finite."""
     if kind == "validation":
         found: list[dict[str, Any]] = [line for line in run.lines if line["kind"] == kind]
-        return [(line["student_passes"], line[name]) for line in found if line.get(name) is not None]
+        return [(line["student_epochs"], line[name]) for line in found if line.get(name) is not None]
     names = ("ce_loss", "loss") if name == "loss" else (name,)
-    pairs = ((line["passes"], next((line[n] for n in names if n in line), None)) for line in run.student_lines)
+    pairs = ((line["epochs"], next((line[n] for n in names if n in line), None)) for line in run.student_lines)
     return [(at, value) for at, value in pairs if value is not None]
 
 

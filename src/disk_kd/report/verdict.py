@@ -315,8 +315,8 @@ def _student(group: Group) -> str:
 
 def _unfinished(groups: Sequence[Group]) -> str:
     run = groups[0].chosen
-    done = run.student_lines[-1]["passes"] if run.student_lines else 0
+    done = run.student_lines[-1]["epochs"] if run.student_lines else 0
     return (
-        f"{groups[0].name} is not finished: {done:.0f} of {run.config.train.passes} student passes are done."
+        f"{groups[0].name} is not finished: {done:.0f} of {run.config.train.epochs} student epochs are done."
         " What its log tells is below; disk-kd distill RUN/config.yaml --resume goes on."
     )

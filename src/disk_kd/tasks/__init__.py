@@ -12,7 +12,7 @@ from disk_kd.tasks.jensen_shannon import JensenShannonTask
 from disk_kd.tasks.kd import KDTask
 from disk_kd.tasks.mlkd import MLKDTask
 from disk_kd.tasks.nkd import NKDTask
-from disk_kd.tasks.phase import Phase, plan_passes
+from disk_kd.tasks.phase import Phase, plan_epochs
 from disk_kd.tasks.rld import RLDTask
 from disk_kd.tasks.schedule import Cosine
 from disk_kd.tasks.skd import SKDTask
@@ -68,5 +68,5 @@ __all__ = [
     "TimmTokenTask",
     "WKDTask",
     "WTTMTask",
-    "plan_passes",
+    "plan_epochs",
 ]

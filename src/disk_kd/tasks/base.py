@@ -33,7 +33,7 @@ class StudentTask(TrainingTask):
         student: the model to train.
         teacher: a trained model of the same classes; it is frozen. None: the method has no teacher.
         needs: teacher outputs that `forward` reads, such as "logits" (`disk_kd.teacher.features` has the names).
-        phases: kinds of passes, in the order of one round.
+        phases: kinds of epochs, in the order of one round.
 
     Raises:
         ModelError: teacher and student are one model, share weights, or differ in their number of classes.
@@ -43,8 +43,8 @@ class StudentTask(TrainingTask):
     teacher: Teacher | None
     step: Tensor
     """Calls that trained the student so far: the clock of schedules and warm-ups."""
-    steps_per_pass = 1
-    """Calls in a pass over the data, which turns steps into passes for schedules; a loop that knows sets it."""
+    steps_per_epoch = 1
+    """Calls in an epoch over the data, which turns steps into epochs for schedules; a loop that knows sets it."""
     top_logits = 0
     """How many of the teacher's largest logits it tells apart; stored outputs that keep fewer are refused."""
     mixes: bool = False
@@ -99,7 +99,7 @@ class StudentTask(TrainingTask):
 
     @property
     def learner(self) -> nn.Module:
-        """The student with its hint: what passes of the student move."""
+        """The student with its hint: what epochs of the student move."""
         module = unwrap_model(self.trainable_module)
         return module.student if isinstance(module, StudentAndHelper) else module
 
@@ -118,14 +118,14 @@ class StudentTask(TrainingTask):
         """Whether `teacher` must hold the samples' "ids" too."""
         return self.hint is not None and self.hint.needs_ids
 
-    def set_clock(self, steps_per_pass: int, micro_batches: int = 1) -> None:
-        """Tell the task how its calls count: for schedules and warm-ups, which are set in passes.
+    def set_clock(self, steps_per_epoch: int, micro_batches: int = 1) -> None:
+        """Tell the task how its calls count: for schedules and warm-ups, which are set in epochs.
 
         Args:
-            steps_per_pass: steps of the optimiser in a pass over the data.
+            steps_per_epoch: steps of the optimiser in an epoch over the data.
             micro_batches: calls in one step of the optimiser, where a loop accumulates gradients.
         """
-        self.steps_per_pass = steps_per_pass * micro_batches
+        self.steps_per_epoch = steps_per_epoch * micro_batches
         self.micro_batches = micro_batches
 
     def add_hint(self, hint: Hint, teacher: nn.Module | None = None) -> None:
@@ -187,7 +187,7 @@ class StudentTask(TrainingTask):
         return any(phase.trains_student for phase in self.phases if self.phase in (None, phase.name))
 
     def set_phase(self, name: str | None) -> None:
-        """Select what the coming passes train, and put that part alone into train mode.
+        """Select what the coming epochs train, and put that part alone into train mode.
 
         Args:
             name: a phase's name; None: everything at once, as in a plain loop.
@@ -265,11 +265,11 @@ class StudentTask(TrainingTask):
 
     def hint_ramp(self) -> Tensor | float:
         """The warm-up of the hint's weight."""
-        return 1.0 if self.hint is None else self.ramp(self.hint.warmup_passes)
+        return 1.0 if self.hint is None else self.ramp(self.hint.warmup_epochs)
 
-    def ramp(self, passes: float) -> Tensor | float:
-        """A weight's warm-up: from 0 to 1 over so many student passes, by the step."""
-        return 1.0 if not passes else ((snapshot(self.step) + 1) / (passes * self.steps_per_pass)).clamp(max=1)
+    def ramp(self, epochs: float) -> Tensor | float:
+        """A weight's warm-up: from 0 to 1 over so many student epochs, by the step."""
+        return 1.0 if not epochs else ((snapshot(self.step) + 1) / (epochs * self.steps_per_epoch)).clamp(max=1)
 
     def pair(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of student and teacher, (B, C), each row standardised where the method's option asks for it."""

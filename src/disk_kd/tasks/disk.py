@@ -34,7 +34,7 @@ HIGHEST_PRICE = 1e6
 """Where the ascent ends for a budget that no finite price meets."""
 
 HELPER_WARMUP_END = 0.3
-"""Share of the peak learning rate that a helper network's warm-up passes end with, as in the release."""
+"""Share of the peak learning rate that a helper network's warm-up epochs end with, as in the release."""
 
 HELPED = 1e-3
 """In the log an example counts as helped above this g."""
@@ -61,8 +61,8 @@ class DiSKTask(StudentTask):
     left at None takes the variant's value from `VARIANTS`.
 
     In a plain loop a helper network and the student move at once, each by its own loss. `phases` alternates them
-    as the paper does, and the project's loop follows it: helper passes first, then rounds of student passes and
-    helper passes, each round at the budget and price of its beginning. In variant "imagenet" one loss always moves
+    as the paper does, and the project's loop follows it: helper epochs first, then rounds of student epochs and
+    helper epochs, each round at the budget and price of its beginning. In variant "imagenet" one loss always moves
     both.
 
     Sources: Kag et al., "Scaffolding a Student to Instill Knowledge", ICLR 2023; the normalised form and the
@@ -81,7 +81,7 @@ class DiSKTask(StudentTask):
         teacher_temperature: T_t.
         kd_weight: weight of the scaffolded divergence.
         ce_weight: weight of the cross-entropy on the labels.
-        budget: help allowed: a number, or a `Cosine` over student passes.
+        budget: help allowed: a number, or a `Cosine` over student epochs.
         budget_unit: what it counts: "ce", g min(CE, max_ce) in nats; "help", g; "examples", the share of images
             that are helped (the last two normalised only).
         price: what help costs. With `price_rate` 0 it is followed as given, else the dual ascent starts from it.
@@ -93,10 +93,10 @@ class DiSKTask(StudentTask):
         standardise: bring each row of logits to mean 0 and deviation 1 before the scaffold; prices and budgets keep
             the plain cross-entropy.
         label_smoothing: of the cross-entropy on the labels, in [0, 1).
-        student_passes: student passes in one round of the alternation (networks only).
-        helper_passes: helper passes in one round.
-        helper_warmup_passes: helper passes before the first round, at a learning rate that falls to 0.3 of its peak.
-        steps_per_pass: batches in a pass, which turns steps into passes for the schedules.
+        student_epochs: student epochs in one round of the alternation (networks only).
+        helper_epochs: helper epochs in one round.
+        helper_warmup_epochs: helper epochs before the first round, at a learning rate that falls to 0.3 of its peak.
+        steps_per_epoch: batches in an epoch, which turns steps into epochs for the schedules.
 
     Raises:
         ConfigError: an unknown variant or helper, a constant outside [0, 1], a negative `top_k`,
@@ -139,12 +139,12 @@ class DiSKTask(StudentTask):
         against: Literal["teacher", "label"] = "teacher",
         standardise: bool = False,
         label_smoothing: float = 0.0,
-        student_passes: int = 3,
-        helper_passes: int = 3,
-        helper_warmup_passes: int = 5,
-        steps_per_pass: int = 1,
+        student_epochs: int = 3,
+        helper_epochs: int = 3,
+        helper_warmup_epochs: int = 5,
+        steps_per_epoch: int = 1,
     ) -> None:
-        _check_passes(student_passes, helper_passes, helper_warmup_passes)
+        _check_epochs(student_epochs, helper_epochs, helper_warmup_epochs)
         classes = _classes(student, teacher)
         settings = disk_settings(
             variant,
@@ -166,7 +166,7 @@ class DiSKTask(StudentTask):
         if network is not None:
             reads = {name.removeprefix("teacher_") for name in network.needs if name.startswith("teacher_")}
             needs = frozenset({"logits"} | reads)
-            phases = _alternation(student_passes, helper_passes, helper_warmup_passes)
+            phases = _alternation(student_epochs, helper_epochs, helper_warmup_epochs)
             if variant == "imagenet":
                 phases = (Phase("joint", "trainable_module"),)
         super().__init__(student, teacher, needs=needs, phases=phases)
@@ -187,8 +187,8 @@ class DiSKTask(StudentTask):
         self.top_logits = 0 if self.outside_student else (classes or sys.maxsize) if whole_rows else settings.top_k
         self.standardise = standardise
         self.label_smoothing = fraction("label_smoothing", label_smoothing)
-        self.steps_per_pass = steps_per_pass
-        self.student_passes = student_passes
+        self.steps_per_epoch = steps_per_epoch
+        self.student_epochs = student_epochs
         start = settings.price.start if isinstance(settings.price, Cosine) else settings.price
         self.register_buffer("price", torch.tensor(float(start), device=self.device))
         # Help beyond the budget so far in a step of several micro-batches, and the calls that count them.
@@ -242,9 +242,9 @@ class DiSKTask(StudentTask):
             `budget_used` (in `budget_unit`), `price`, `helped` (share of examples with g above 0.001), `helper_mean`.
         """
         teacher = self.teach(input, teacher)
-        passes = self.clock()
-        budget = scheduled(self.settings.budget, passes)
-        price = snapshot(self.price) if self.settings.price_rate else scheduled(self.settings.price, passes)
+        epochs = self.clock()
+        budget = scheduled(self.settings.budget, epochs)
+        price = snapshot(self.price) if self.settings.price_rate else scheduled(self.settings.price, epochs)
         logits_BC, helper_B, hint_loss = self._student_and_helper(input, target, teacher, price)
         ce = label_loss(logits_BC, target, self.label_smoothing)
         joint = self.variant == "imagenet"
@@ -280,16 +280,16 @@ class DiSKTask(StudentTask):
         )
 
     def clock(self) -> Tensor:
-        """The time of the schedules in student passes, a 0-dim tensor.
+        """The time of the schedules in student epochs, a 0-dim tensor.
 
-        In an alternation's phases it is the beginning of the round, which helper passes share with the student passes
-        before them; the warm-up is at 0. Elsewhere it is the student passes so far, by the step.
+        In an alternation's phases it is the beginning of the round, which helper epochs share with the student epochs
+        before them; the warm-up is at 0. Elsewhere it is the student epochs so far, by the step.
         """
         step = snapshot(self.step)
         if self.phase is None or len(self.phases) == 1:
-            return step / self.steps_per_pass
+            return step / self.steps_per_epoch
         done = step if self.phase == "student" else (step - 1).clamp(min=0)
-        return done // (self.student_passes * self.steps_per_pass) * float(self.student_passes)
+        return done // (self.student_epochs * self.steps_per_epoch) * float(self.student_epochs)
 
     def _student_and_helper(
         self, input: Tensor, target: Tensor, teacher: dict[str, Tensor], price: Tensor
@@ -414,19 +414,19 @@ def _every_class(top_k: int | None, classes: int | None) -> int:
     return classes
 
 
-def _check_passes(student_passes: int, helper_passes: int, helper_warmup_passes: int) -> None:
-    if student_passes < 1:
-        raise ConfigError(f"student_passes must be at least 1, not {student_passes}")
-    for name, passes in (("helper_passes", helper_passes), ("helper_warmup_passes", helper_warmup_passes)):
-        if passes < 0:
-            raise ConfigError(f"{name} must be at least 0, not {passes}")
+def _check_epochs(student_epochs: int, helper_epochs: int, helper_warmup_epochs: int) -> None:
+    if student_epochs < 1:
+        raise ConfigError(f"student_epochs must be at least 1, not {student_epochs}")
+    for name, epochs in (("helper_epochs", helper_epochs), ("helper_warmup_epochs", helper_warmup_epochs)):
+        if epochs < 0:
+            raise ConfigError(f"{name} must be at least 0, not {epochs}")
 
 
-def _alternation(student_passes: int, helper_passes: int, helper_warmup_passes: int) -> tuple[Phase, ...]:
-    """The paper's rounds: passes of the student with the helper fixed, then of the helper with the student fixed."""
+def _alternation(student_epochs: int, helper_epochs: int, helper_warmup_epochs: int) -> tuple[Phase, ...]:
+    """The paper's rounds: epochs of the student with the helper fixed, then of the helper with the student fixed."""
     return (
-        Phase("student", passes=student_passes),
-        Phase("helper", "helper", False, helper_passes, helper_warmup_passes, HELPER_WARMUP_END),
+        Phase("student", epochs=student_epochs),
+        Phase("helper", "helper", False, helper_epochs, helper_warmup_epochs, HELPER_WARMUP_END),
     )
 
 

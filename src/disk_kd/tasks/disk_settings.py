@@ -68,7 +68,7 @@ VARIANTS = {
         max_ce=2.0,
     ),
 }
-"""This project's form, and the release's for CIFAR and for ImageNet. Periods are in student passes."""
+"""This project's form, and the release's for CIFAR and for ImageNet. Periods are in student epochs."""
 
 
 def disk_settings(variant: str, classes: int | None, **given: Any) -> DiSKSettings:

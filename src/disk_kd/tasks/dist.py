@@ -27,7 +27,7 @@ class DISTTask(LogitTask):
         temperature: of both models.
         ce_weight: weight of the cross-entropy on the labels.
         dist_weight: weight of the distillation loss.
-        warmup_passes: student passes over which that weight rises from 0.
+        warmup_epochs: student epochs over which that weight rises from 0.
         standardise: bring each row of logits to mean 0 and deviation 1 first (Sun et al., CVPR 2024).
         label_smoothing: of the cross-entropy, in [0, 1).
 
@@ -48,7 +48,7 @@ class DISTTask(LogitTask):
         temperature: float = 4.0,
         ce_weight: float = 1.0,
         dist_weight: float = 1.0,
-        warmup_passes: float = 0.0,
+        warmup_epochs: float = 0.0,
         standardise: bool = False,
         label_smoothing: float = 0.0,
     ) -> None:
@@ -58,7 +58,7 @@ class DISTTask(LogitTask):
             name="dist",
             weight=dist_weight,
             ce_weight=ce_weight,
-            warmup_passes=warmup_passes,
+            warmup_epochs=warmup_epochs,
             standardise=standardise,
             label_smoothing=label_smoothing,
         )

@@ -27,7 +27,7 @@ class GCETask(LogitTask):
         temperature: of both models.
         ce_weight: weight of the cross-entropy on the labels.
         gce_weight: weight of the distillation loss.
-        warmup_passes: student passes over which that weight rises from 0.
+        warmup_epochs: student epochs over which that weight rises from 0.
         standardise: bring each row of logits to mean 0 and deviation 1 first (Sun et al., CVPR 2024).
         label_smoothing: of the cross-entropy, in [0, 1).
 
@@ -47,7 +47,7 @@ class GCETask(LogitTask):
         temperature: float = 2.0,
         ce_weight: float = 0.1,
         gce_weight: float = 0.9,
-        warmup_passes: float = 0.0,
+        warmup_epochs: float = 0.0,
         standardise: bool = False,
         label_smoothing: float = 0.0,
     ) -> None:
@@ -57,7 +57,7 @@ class GCETask(LogitTask):
             name="gce",
             weight=gce_weight,
             ce_weight=ce_weight,
-            warmup_passes=warmup_passes,
+            warmup_epochs=warmup_epochs,
             standardise=standardise,
             label_smoothing=label_smoothing,
         )

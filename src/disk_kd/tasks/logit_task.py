@@ -18,7 +18,7 @@ class LogitTask(StudentTask):
         name: of the method: its weight is named NAME_weight in messages, its loss NAME_loss in the log.
         weight: of the distillation loss.
         ce_weight: of the cross-entropy on the labels.
-        warmup_passes: student passes over which `weight` rises from 0.
+        warmup_epochs: student epochs over which `weight` rises from 0.
         standardise: bring each row of logits to mean 0 and deviation 1 before they are compared.
         label_smoothing: of the cross-entropy, in [0, 1).
 
@@ -35,7 +35,7 @@ class LogitTask(StudentTask):
         name: str,
         weight: float,
         ce_weight: float,
-        warmup_passes: float = 0.0,
+        warmup_epochs: float = 0.0,
         standardise: bool = False,
         label_smoothing: float = 0.0,
     ) -> None:
@@ -43,7 +43,7 @@ class LogitTask(StudentTask):
         self.name = name
         self.weight = non_negative(f"{name}_weight", weight)
         self.ce_weight = non_negative("ce_weight", ce_weight)
-        self.warmup_passes = non_negative("warmup_passes", warmup_passes)
+        self.warmup_epochs = non_negative("warmup_epochs", warmup_epochs)
         self.standardise = standardise
         self.label_smoothing = fraction("label_smoothing", label_smoothing)
 
@@ -66,5 +66,5 @@ class LogitTask(StudentTask):
         logits, hint_loss = self.look(input, target, teacher)
         own = self.distillation(*self.pair(logits, teacher["logits"]), target)
         ce = label_loss(logits, target, self.label_smoothing)
-        loss = self.ce_weight * ce + self.ramp(self.warmup_passes) * self.weight * own
+        loss = self.ce_weight * ce + self.ramp(self.warmup_epochs) * self.weight * own
         return self.result(loss, logits, hint_loss, **{"ce_loss": ce, f"{self.name}_loss": own})

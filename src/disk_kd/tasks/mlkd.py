@@ -30,7 +30,7 @@ class MLKDTask(LogitTask):
         temperatures: of both models; the loss is summed over them.
         ce_weight: weight of the cross-entropy on the labels.
         mlkd_weight: weight of the distillation loss.
-        warmup_passes: student passes over which that weight rises from 0.
+        warmup_epochs: student epochs over which that weight rises from 0.
         standardise: bring each row of logits to mean 0 and deviation 1 first (Sun et al., CVPR 2024).
         label_smoothing: of the cross-entropy, in [0, 1).
 
@@ -52,7 +52,7 @@ class MLKDTask(LogitTask):
         temperatures: tuple[float, ...] = (2.0, 3.0, 4.0, 5.0, 6.0),
         ce_weight: float = 0.1,
         mlkd_weight: float = 0.9,
-        warmup_passes: float = 0.0,
+        warmup_epochs: float = 0.0,
         standardise: bool = False,
         label_smoothing: float = 0.0,
     ) -> None:
@@ -62,7 +62,7 @@ class MLKDTask(LogitTask):
             name="mlkd",
             weight=mlkd_weight,
             ce_weight=ce_weight,
-            warmup_passes=warmup_passes,
+            warmup_epochs=warmup_epochs,
             standardise=standardise,
             label_smoothing=label_smoothing,
         )

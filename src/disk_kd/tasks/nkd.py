@@ -26,7 +26,7 @@ class NKDTask(LogitTask):
         temperature: of the other classes' part.
         ce_weight: weight of the cross-entropy on the labels.
         nkd_weight: weight of the distillation loss.
-        warmup_passes: student passes over which that weight rises from 0.
+        warmup_epochs: student epochs over which that weight rises from 0.
         standardise: bring each row of logits to mean 0 and deviation 1 first (Sun et al., CVPR 2024).
         label_smoothing: of the cross-entropy, in [0, 1).
 
@@ -46,7 +46,7 @@ class NKDTask(LogitTask):
         temperature: float = 1.0,
         ce_weight: float = 1.0,
         nkd_weight: float = 1.0,
-        warmup_passes: float = 0.0,
+        warmup_epochs: float = 0.0,
         standardise: bool = False,
         label_smoothing: float = 0.0,
     ) -> None:
@@ -56,7 +56,7 @@ class NKDTask(LogitTask):
             name="nkd",
             weight=nkd_weight,
             ce_weight=ce_weight,
-            warmup_passes=warmup_passes,
+            warmup_epochs=warmup_epochs,
             standardise=standardise,
             label_smoothing=label_smoothing,
         )

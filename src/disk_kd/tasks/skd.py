@@ -33,7 +33,7 @@ class SKDTask(LogitTask):
         tikhonov: added to the diagonal of the covariance that whitens the angles' differences.
         ce_weight: weight of the cross-entropy on the labels.
         skd_weight: weight of the distillation loss.
-        warmup_passes: student passes over which that weight rises from 0.
+        warmup_epochs: student epochs over which that weight rises from 0.
         standardise: bring each row of logits to mean 0 and deviation 1 first (Sun et al., CVPR 2024).
         label_smoothing: of the cross-entropy, in [0, 1).
 
@@ -55,7 +55,7 @@ class SKDTask(LogitTask):
         tikhonov: float = 0.1,
         ce_weight: float = 0.1,
         skd_weight: float = 0.9,
-        warmup_passes: float = 0.0,
+        warmup_epochs: float = 0.0,
         standardise: bool = False,
         label_smoothing: float = 0.0,
     ) -> None:
@@ -65,7 +65,7 @@ class SKDTask(LogitTask):
             name="skd",
             weight=skd_weight,
             ce_weight=ce_weight,
-            warmup_passes=warmup_passes,
+            warmup_epochs=warmup_epochs,
             standardise=standardise,
             label_smoothing=label_smoothing,
         )

@@ -38,7 +38,7 @@ class WKDTask(LogitTask):
         student: the model to train.
         teacher: a trained model of the same classes; it is frozen.
         transport_weight: weight of the transport beside the label's part.
-        decay: student passes from which and to which that weight falls to 0, along half a cosine; None: it stays. The
+        decay: student epochs from which and to which that weight falls to 0, along half a cosine; None: it stays. The
             paper's release has (0, 100) of 100 for ImageNet, (150, 240) of 240 for CIFAR-100.
         temperature: of both models, in the transport.
         relations: what says how alike two classes are: "classifier" or "cka".
@@ -50,7 +50,7 @@ class WKDTask(LogitTask):
             without a label.
         ce_weight: weight of the cross-entropy on the labels.
         wkd_weight: weight of the distillation loss.
-        warmup_passes: student passes over which that weight rises from 0.
+        warmup_epochs: student epochs over which that weight rises from 0.
         standardise: bring each row of logits to mean 0 and deviation 1 first (Sun et al., CVPR 2024).
         label_smoothing: of the cross-entropy, in [0, 1).
 
@@ -78,7 +78,7 @@ class WKDTask(LogitTask):
         separate: bool = True,
         ce_weight: float = 1.0,
         wkd_weight: float = 1.0,
-        warmup_passes: float = 0.0,
+        warmup_epochs: float = 0.0,
         standardise: bool = False,
         label_smoothing: float = 0.0,
     ) -> None:
@@ -88,7 +88,7 @@ class WKDTask(LogitTask):
             name="wkd",
             weight=wkd_weight,
             ce_weight=ce_weight,
-            warmup_passes=warmup_passes,
+            warmup_epochs=warmup_epochs,
             standardise=standardise,
             label_smoothing=label_smoothing,
         )
@@ -98,7 +98,7 @@ class WKDTask(LogitTask):
         if relation_images < 2:
             raise ConfigError(f"relation_images must be at least 2, not {relation_images}; give 100")
         if decay is not None and not 0 <= decay[0] < decay[1] < math.inf:
-            raise ConfigError(f"decay must be two passes, the later one second, not {list(decay)}; give [150, 240]")
+            raise ConfigError(f"decay must be two epochs, the later one second, not {list(decay)}; give [150, 240]")
         self.transport_weight, self.decay = non_negative("transport_weight", transport_weight), decay
         self.terms: dict[str, Any] = {
             "temperature": positive("temperature", temperature),
@@ -167,8 +167,8 @@ class WKDTask(LogitTask):
         if self.decay is None:
             return self.transport_weight
         start, end = self.decay
-        passes = snapshot(self.step) / self.steps_per_pass
-        share = ((passes - start) / (end - start)).clamp(0, 1)
+        epochs = snapshot(self.step) / self.steps_per_epoch
+        share = ((epochs - start) / (end - start)).clamp(0, 1)
         return self.transport_weight * (1 + torch.cos(math.pi * share)) / 2
 
 

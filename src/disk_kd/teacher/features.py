@@ -1,4 +1,4 @@
-"""Maps and pooled features of timm models, in the same pass that makes the logits.
+"""Maps and pooled features of timm models, in the same epoch that makes the logits.
 
 Outputs have names:
     "logits"                  (B, classes)
@@ -39,9 +39,9 @@ _HEADS = {"logits", "pooled", "last"}
 
 
 def forward_with_features(model: nn.Module, images_BCHW: Tensor, names: Collection[str]) -> dict[str, Tensor]:
-    """Outputs of a model by name, in one pass, with gradients.
+    """Outputs of a model by name, in one epoch, with gradients.
 
-    Of a compiled model the plain one runs, since compiled code keeps no intermediate output. To compile this pass
+    Of a compiled model the plain one runs, since compiled code keeps no intermediate output. To compile this epoch
     too, or to train it on many devices, wrap the module whose forward calls this function.
 
     Args:
@@ -79,7 +79,7 @@ def forward_with_features(model: nn.Module, images_BCHW: Tensor, names: Collecti
 def feature_shapes(
     model: nn.Module, names: Collection[str], in_chans: int | None = None, image_size: int | None = None
 ) -> dict[str, tuple[int, ...]]:
-    """Shapes, without the batch, of a model's outputs; found by a pass over a blank image, in eval mode.
+    """Shapes, without the batch, of a model's outputs; found by an epoch over a blank image, in eval mode.
 
     Args:
         model: a timm model, plain or wrapped.
@@ -105,7 +105,7 @@ def feature_shapes(
 
 @torch.no_grad()
 def feature_sizes(model: nn.Module, in_chans: int | None = None, image_size: int | None = None) -> dict[str, int]:
-    """Sizes of a model's outputs, as helper networks are built for them; found by a pass over a blank image.
+    """Sizes of a model's outputs, as helper networks are built for them; found by an epoch over a blank image.
 
     Args:
         model: a timm model, plain or wrapped, or a `Teacher`.
@@ -243,7 +243,7 @@ def pools_by_average(model: nn.Module, shape: tuple[int, ...]) -> bool:
 
 
 def _features_and_stages(model: Any, images_BCHW: Tensor, stages: list[int]) -> tuple[Tensor, dict[int, Tensor]]:
-    """What `forward_features` gives, and the maps of some stages, in one pass."""
+    """What `forward_features` gives, and the maps of some stages, in one epoch."""
     if not stages:
         return model.forward_features(images_BCHW), {}
     if hasattr(model, "forward_intermediates"):

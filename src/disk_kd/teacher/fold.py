@@ -1,7 +1,7 @@
 """Batch norms folded into the convolutions before them, for a model that stays in eval mode.
 
 There a batch norm is y = (x - mean) / sqrt(var + eps) * weight + bias with constants per channel, which the
-convolution that makes x can hold in its own weight and bias. One pass over the activations less for each.
+convolution that makes x can hold in its own weight and bias. One epoch over the activations less for each.
 
 Shape letters: B batch, C channels, H height, W width.
 """

@@ -190,7 +190,7 @@ class Teacher(nn.Module):
         return {name: output.float() for name, output in outputs.items()}
 
     def _outputs(self, images_BCHW: Tensor) -> dict[str, Tensor]:
-        """What `needs` asks for, in one pass of the model."""
+        """What `needs` asks for, in one epoch of the model."""
         if self.needs <= {"logits"}:
             return {"logits": logits_of(self.model(images_BCHW), self.model)}
         return forward_with_features(self.model, images_BCHW, sorted(self.needs))

@@ -21,7 +21,7 @@ class TeacherSettings(ModelSettings):
         store: run the teacher once over all data.views and keep its outputs in RUNS/teacher-store, for this run and all
             others of the same teacher, data and augmentation: 2 bytes per class, sample and view (feature maps, where
             the method reads them, 2 bytes per number). false: the teacher runs at each step. auto: stored where views
-            are met again or take at most 1 GiB in all, and the disk has room; without data.views, each pass then has
+            are met again or take at most 1 GiB in all, and the disk has room; without data.views, each epoch then has
             a view of its own as far as that goes. What was decided stands in the run's config.yaml.
         store_top_k: keep only so many of a sample's largest logits, 4 bytes each, and the sum of the others; for a
             thousand classes and more. `disk-kd store-teacher` states the error. null: all logits.

@@ -1,4 +1,4 @@
-"""Stored outputs of a teacher: computed once, read by every run, pass and rank.
+"""Stored outputs of a teacher: computed once, read by every run, epoch and rank.
 
 Shape letters: N samples, B batch.
 """
@@ -79,7 +79,7 @@ class TeacherStore:
 
         Any number of processes may build the same store: they share the views, and each returns when all are
         there. A file has its name only after all its rows are on the disk; one that was begun is filled on from
-        the first step of the pass that lacks a row. One pass of the teacher makes all outputs that a view lacks.
+        the first step of the epoch that lacks a row. One epoch of the teacher makes all outputs that a view lacks.
 
         Args:
             path: a folder; made if it is not there.
@@ -193,7 +193,7 @@ class TeacherStore:
         else:
             index_B = ids_B.cpu().numpy()
             if view not in self._mapped:
-                # Passes read view by view: one at a time is enough, and open files are few.
+                # Epochs read view by view: one at a time is enough, and open files are few.
                 self._mapped = {view: self._map(view)}
             mapped = self._mapped[view]
             rows = {need: torch.from_numpy(array.take(index_B, axis=0)) for need, array in mapped.items()}

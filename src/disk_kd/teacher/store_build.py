@@ -38,14 +38,14 @@ class Batches(Protocol):
     """What a store is built from: `disk_kd.data.Loader` with shuffle=False and drop_last=False."""
 
     batch_size: int
-    steps_per_pass: int
+    steps_per_epoch: int
 
     @property
     def split(self) -> Any:
         """The samples; of it the `ids` (N,) are read."""
 
-    def batches(self, pass_index: int, start: int = 0) -> Iterable[Any]:
-        """Batches (images, targets, ids, view) of a pass from a step on; pass v has the augmentation of view v."""
+    def batches(self, epoch: int, start: int = 0) -> Iterable[Any]:
+        """Batches (images, targets, ids, view) of an epoch from a step on; epoch v has the augmentation of view v."""
 
 
 class _Part(NamedTuple):
@@ -105,7 +105,7 @@ class _ViewBuild:
 
         Progress counts the steps of all `views`, those of the `whole` ones as done.
         """
-        size, steps = loader.batch_size, loader.steps_per_pass
+        size, steps = loader.batch_size, loader.steps_per_epoch
         start = self._first_unwritten(order_N, size)
         try:
             for step, batch in enumerate(loader.batches(self.view, start=start), start):
@@ -121,7 +121,7 @@ class _ViewBuild:
         self._finish(order_N)
 
     def _first_unwritten(self, order_N: np.ndarray, batch_size: int) -> int:
-        """The first step of the pass of which some row is NaN in some part."""
+        """The first step of the epoch of which some row is NaN in some part."""
         if len(self.parts) < len(self.names):
             return 0
         for first in range(0, len(order_N), batch_size):
@@ -207,20 +207,20 @@ def _summary(errors_NT: np.ndarray) -> dict[str, dict[str, float]]:
 
 
 def _checked_order(loader: Batches, samples: int) -> np.ndarray:
-    """The ids of the split's samples, in the order in which a pass is to meet them."""
+    """The ids of the split's samples, in the order in which an epoch is to meet them."""
     order_N = loader.split.ids.cpu().numpy()
     if not len(order_N):
         raise DataError("there are no samples to store a teacher's outputs for; give a split that is not empty")
     if order_N.max() >= samples:
         raise DataError(f"sample id {order_N.max()} has no row in a teacher store of {samples} samples")
-    if loader.steps_per_pass * loader.batch_size < len(order_N):
-        raise ConfigError("the loader leaves out the last samples of a pass; a teacher store needs drop_last=False")
+    if loader.steps_per_epoch * loader.batch_size < len(order_N):
+        raise ConfigError("the loader leaves out the last samples of an epoch; a teacher store needs drop_last=False")
     return order_N
 
 
 def _check_batch(view: int, expected: int, rows_B: np.ndarray, expected_B: np.ndarray, step: int) -> None:
     if view != expected:
-        raise ConfigError(f"pass {expected} of the loader has view {view}; give it as many views as the store")
+        raise ConfigError(f"epoch {expected} of the loader has view {view}; give it as many views as the store")
     if not np.array_equal(rows_B, expected_B):
         raise ConfigError(f"step {step} of the loader is not in the split's order; a teacher store needs shuffle=False")
 

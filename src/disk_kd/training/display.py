@@ -97,11 +97,11 @@ class Display:
         total: steps, or whatever else is counted.
         title: what is under way.
         console: where it goes.
-        passes: that the steps are of; 0: they are of none.
+        epochs: that the steps are of; 0: they are of none.
     """
 
-    def __init__(self, total: int, *, title: str, console: Console, passes: int = 0) -> None:
-        self.console, self.title, self.total, self.passes = console, title, total, passes
+    def __init__(self, total: int, *, title: str, console: Console, epochs: int = 0) -> None:
+        self.console, self.title, self.total, self.epochs = console, title, total, epochs
         self._done, self._first = 0, 0
         self._begun = self._told_at = time.monotonic()
         self._images_per_s = 0.0
@@ -136,9 +136,9 @@ class Display:
                 self._told_at = time.monotonic()
                 rate = f"{self._images_per_s:,.0f} images/s  {_clock(self._left_s())} left"
                 step = f"step {self._done:,}/{self.total:,}"
-                self.line("  ".join([self.title, step, train_text(self._train, self.passes), rate]))
+                self.line("  ".join([self.title, step, train_text(self._train, self.epochs), rate]))
         else:
-            told = f"pass {line['student_passes']}  validation top-1 {line['top1']:.2f}%  nll {line['nll']:.3f}"
+            told = f"epoch {line['student_epochs']}  validation top-1 {line['top1']:.2f}%  nll {line['nll']:.3f}"
             # The bar of a terminal has the title and the rate, and a narrow one has no room for them twice.
             rate = f"{self._images_per_s:,.0f} images/s"
             self.line(told if self.console.is_terminal else f"{self.title}  {told}  {rate}")
@@ -152,7 +152,7 @@ class Display:
         """Show how training begins, before the first line of the log."""
         self._train = line
         if not self.console.is_terminal:
-            self.line(f"{self.title}  step {self._done:,}/{self.total:,}  {train_text(line, self.passes)}")
+            self.line(f"{self.title}  step {self._done:,}/{self.total:,}  {train_text(line, self.epochs)}")
 
     def line(self, text: str) -> None:
         """Print a line, above the bar where there is one."""
@@ -174,18 +174,18 @@ class Display:
             row.add_column(justify="right", no_wrap=True)
         left = f"{_clock(self._left_s())} left"
         row.add_row(Text(self.title), self._bar, f"{self._done:,}/{self.total:,}", rate, left)
-        return Group(row, Text(train_text(self._train, self.passes))) if self._train else Group(row)
+        return Group(row, Text(train_text(self._train, self.epochs))) if self._train else Group(row)
 
 
-def train_text(line: Mapping[str, Any], passes: int) -> str:
-    """A training line of the log in words: pass, loss and its parts, budget used of asked, top-1.
+def train_text(line: Mapping[str, Any], epochs: int) -> str:
+    """A training line of the log in words: epoch, loss and its parts, budget used of asked, top-1.
 
     Args:
         line: of kind "train".
-        passes: of the whole run, of any phase.
+        epochs: of the whole run, of any phase.
     """
     parts = " ".join(f"{name.removesuffix('_loss')} {_short(line[name])}" for name in line if name.endswith("_loss"))
-    told = [f"pass {line['train_pass'] + 1}/{passes} {line['phase']}"]
+    told = [f"epoch {line['epoch'] + 1}/{epochs} {line['phase']}"]
     told.append(f"loss {_short(line['loss'])}" + (f" ({parts})" if parts else ""))
     if "budget" in line and "budget_used" in line:
         told.append(f"budget used {_short(line['budget_used'], 2)} of {_short(line['budget'], 2)}")

@@ -16,6 +16,7 @@ from disk_kd import ranks
 from disk_kd.data import Loader
 from disk_kd.errors import RunError
 from disk_kd.files import save_tensors
+from disk_kd.old_names import new_keys
 from disk_kd.tasks import Phase, StudentTask
 from disk_kd.training.checkpoint import (
     counted,
@@ -52,17 +53,17 @@ class DivergenceError(RunError):
 class Position:
     """Where a run stands: all that is counted, and saved with it."""
 
-    passes: int = 0
-    """Passes of any phase that are finished."""
+    epochs: int = 0
+    """Epochs of any phase that are finished."""
     step: int = 0
-    """Steps done in the pass at hand."""
+    """Steps done in the epoch at hand."""
     steps: int = 0
     """Steps done in all."""
-    student_passes: int = 0
+    student_epochs: int = 0
     best_top1: float = -1.0
     """The highest on validation so far, of any checkpoint."""
-    best_pass: int = 0
-    """Student passes of the checkpoint in `best/`, which may be a later one than the highest."""
+    best_epoch: int = 0
+    """Student epochs of the checkpoint in `best/`, which may be a later one than the highest."""
     images: int = 0
     train_s: float = 0.0
 
@@ -78,13 +79,13 @@ def fit(
     resume: bool = False,
     tracker: Tracker | None = None,
 ) -> Position:
-    """Train the task of `step` through the passes of `plan` and keep everything in `folder`.
+    """Train the task of `step` through the epochs of `plan` and keep everything in `folder`.
 
     Args:
         step: what is done with a batch, to which task, by which settings; the loop knows no method.
         loader: batches of the training split.
         folder: the run directory; `last/` and `best/` in it.
-        plan: the phase of each pass, as `disk_kd.tasks.plan_passes` gives it.
+        plan: the phase of each epoch, as `disk_kd.tasks.plan_epochs` gives it.
         validate: evaluates the student on the validation split; its "top1" and "samples" choose the checkpoint. None:
             there is no such split, and the last checkpoint is shipped.
         display: progress for a person.
@@ -106,12 +107,12 @@ def fit(
     modules = {name: unwrap_model(getattr(task, phase.module)) for name, phase in phases.items()}
     optimizers = {name: make_optimizer(module, settings) for name, module in modules.items()}
     schedules = {
-        name: make_schedule(optimizer, settings, phases[name], plan.count(phases[name]), loader.steps_per_pass)
+        name: make_schedule(optimizer, settings, phases[name], plan.count(phases[name]), loader.steps_per_epoch)
         for name, optimizer in optimizers.items()
     }
-    student_passes = sum(phase.trains_student for phase in plan)
-    # A phase's warm-up passes come before its schedule begins.
-    updates = {name: -phase.warmup_passes * loader.steps_per_pass for name, phase in phases.items()}
+    student_epochs = sum(phase.trains_student for phase in plan)
+    # A phase's warm-up epochs come before its schedule begins.
+    updates = {name: -phase.warmup_epochs * loader.steps_per_epoch for name, phase in phases.items()}
     at, meter, log_bytes, clock = Position(), Meter(), 0, time.monotonic()
 
     def count_time() -> None:
@@ -156,11 +157,11 @@ def fit(
                 load_optimizer(optimizer, saved["optimizers"][name])
             step.scaler.load_state_dict(saved["scaler"])
             updates.update({name: counted(saved["updates"][name], least=updates[name]) for name in updates})
-            at = Position(**saved["position"])
-            counted(at.passes, most=len(plan))
-            counted(at.step, most=loader.steps_per_pass)
-            counted(at.student_passes, most=student_passes)
-            done = at.passes * loader.steps_per_pass + at.step
+            at = Position(**new_keys(saved["position"]))
+            counted(at.epochs, most=len(plan))
+            counted(at.step, most=loader.steps_per_epoch)
+            counted(at.student_epochs, most=student_epochs)
+            done = at.epochs * loader.steps_per_epoch + at.step
             counted(at.steps, least=done, most=done)
             meter.load_state_dict(saved["meter"], task.device)
             set_random_state(saved["random"])
@@ -173,12 +174,12 @@ def fit(
     saved_at = clock = time.monotonic()
     task.train()
     with display, StopRequest(settings.log_every if task.device.type == "cuda" else 1) as stop:
-        for phase in plan[at.passes :]:
+        for phase in plan[at.epochs :]:
             task.set_phase(phase.name)
             optimizer, set_rate, module = optimizers[phase.name], schedules[phase.name], modules[phase.name]
-            # Counted by phase: passes of the student meet every view, whatever the rounds and the number of views.
-            view = plan[: at.passes].count(phase)
-            for batch in loader.batches(at.passes, start=at.step, view=view):
+            # Counted by phase: epochs of the student meet every view, whatever the rounds and the number of views.
+            view = plan[: at.epochs].count(phase)
+            for batch in loader.batches(at.epochs, start=at.step, view=view):
                 if stop.now(at.steps):
                     save()
                     raise StoppedError(f"asked to stop after {at.steps} steps; saved, go on with --resume")
@@ -193,34 +194,34 @@ def fit(
                 at.steps += 1
                 at.images += loader.batch_size
                 display.step(at.steps)
-                if at.steps % settings.log_every == 0 or at.step == loader.steps_per_pass:
+                if at.steps % settings.log_every == 0 or at.step == loader.steps_per_epoch:
                     means = meter.means()
                     count_time()
                     lr = optimizer.param_groups[0]["lr"]
-                    log.metrics("train", at.steps, phase=phase.name, train_pass=at.passes, lr=lr, **means)
+                    log.metrics("train", at.steps, phase=phase.name, epoch=at.epochs, lr=lr, **means)
                     log.timing(at.steps, train_s=at.train_s, images_per_s=at.images / at.train_s)
                     if not math.isfinite(means["loss"]):
                         raise DivergenceError(_diverged("the loss is", at.steps, task.unusable_outputs(batch.images)))
                 elif at.steps - begun_at in _SHOWN_FIRST and display.for_people:
-                    display.first({"phase": phase.name, "train_pass": at.passes, **meter.so_far()})
+                    display.first({"phase": phase.name, "epoch": at.epochs, **meter.so_far()})
                 # A loss that is not finite is told with the next line of the log, and the checkpoint before it stays.
                 if time.monotonic() - saved_at >= settings.checkpoint_every_s and meter.finite():
                     save()
                     saved_at = time.monotonic()
 
-            at.passes, at.step = at.passes + 1, 0
-            at.student_passes += phase.trains_student
-            # Passes that leave the student alone need no evaluation.
-            last = at.student_passes == student_passes
-            due = phase.trains_student and (last or at.student_passes % settings.evaluate_every == 0)
+            at.epochs, at.step = at.epochs + 1, 0
+            at.student_epochs += phase.trains_student
+            # Epochs that leave the student alone need no evaluation.
+            last = at.student_epochs == student_epochs
+            due = phase.trains_student and (last or at.student_epochs % settings.evaluate_every == 0)
             if validate is not None and due:
                 metrics = validate()
                 clock = time.monotonic()  # evaluation is not training
-                log.metrics("validation", at.steps, student_passes=at.student_passes, **metrics)
+                log.metrics("validation", at.steps, student_epochs=at.student_epochs, **metrics)
                 at.best_top1 = max(at.best_top1, metrics["top1"])
                 # Measured from the highest, not from the one that is kept, so that small losses cannot add up.
                 if metrics["top1"] >= at.best_top1 - selection_margin(at.best_top1, int(metrics["samples"])):
-                    at.best_pass = at.student_passes
+                    at.best_epoch = at.student_epochs
                     if ranks.is_main():
                         check_finite()
                         save_tensors(folder / BEST, evaluated(task).state_dict())

@@ -84,22 +84,22 @@ def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
 
 
 def make_schedule(
-    optimizer: Optimizer, settings: TrainSettings, phase: Phase, passes: int, steps_per_pass: int
+    optimizer: Optimizer, settings: TrainSettings, phase: Phase, epochs: int, steps_per_epoch: int
 ) -> Callable[[int], None]:
     """What sets the learning rate of a phase before each of its updates.
 
     Args:
         optimizer: of the phase.
         settings: as of `make_scheduler`.
-        phase: how many warm-up passes it has, and where their rate ends.
-        passes: of the phase in the whole run, with its warm-up passes.
-        steps_per_pass: optimiser steps in a pass.
+        phase: how many warm-up epochs it has, and where their rate ends.
+        epochs: of the phase in the whole run, with its warm-up epochs.
+        steps_per_epoch: optimiser steps in an epoch.
 
     Returns:
-        A function of the update's number: below 0 in the warm-up passes, from 0 on in the schedule that follows.
+        A function of the update's number: below 0 in the warm-up epochs, from 0 on in the schedule that follows.
     """
-    warmup = phase.warmup_passes * steps_per_pass
-    scheduler = make_scheduler(optimizer, settings, passes - phase.warmup_passes, steps_per_pass)
+    warmup = phase.warmup_epochs * steps_per_epoch
+    scheduler = make_scheduler(optimizer, settings, epochs - phase.warmup_epochs, steps_per_epoch)
 
     def set_rate(update: int) -> None:
         if update >= 0:
@@ -111,40 +111,40 @@ def make_schedule(
     return set_rate
 
 
-def make_scheduler(optimizer: Optimizer, settings: TrainSettings, passes: int, steps_per_pass: int) -> Scheduler:
+def make_scheduler(optimizer: Optimizer, settings: TrainSettings, epochs: int, steps_per_epoch: int) -> Scheduler:
     """timm's schedule of that name, with warm-up: a function of the step alone.
 
     Args:
         optimizer: whose learning rate it sets.
         settings: kind, peak, warm-up, cycles or milestones, least learning rate and cooldown.
-        passes: length of all cycles and the cooldown together. A warm-up that is longer than half a cycle, or than
-            half of multistep's and constant's passes, is cut to that. The cooldown has the same share of these
-            passes as of `settings.passes`, at most half.
-        steps_per_pass: optimiser steps in a pass.
+        epochs: length of all cycles and the cooldown together. A warm-up that is longer than half a cycle, or than
+            half of multistep's and constant's epochs, is cut to that. The cooldown has the same share of these
+            epochs as of `settings.epochs`, at most half.
+        steps_per_epoch: optimiser steps in an epoch.
     """
     warmup_lr = settings.lr / 100 if settings.warmup_lr is None else settings.warmup_lr
     if settings.schedule in ("multistep", "constant"):
         scheduler, _ = create_scheduler_v2(
             optimizer,
             sched=settings.schedule,
-            num_epochs=passes * steps_per_pass,
+            num_epochs=epochs * steps_per_epoch,
             # timm decays one update before the milestone it is given.
-            decay_milestones=[milestone * steps_per_pass + 1 for milestone in settings.milestones],
+            decay_milestones=[milestone * steps_per_epoch + 1 for milestone in settings.milestones],
             decay_rate=settings.decay,
-            warmup_epochs=round(min(settings.warmup_passes, passes / 2) * steps_per_pass),
+            warmup_epochs=round(min(settings.warmup_epochs, epochs / 2) * steps_per_epoch),
             warmup_lr=warmup_lr,
             step_on_epochs=True,
         )
         return scheduler
-    steps = passes * steps_per_pass
-    cooldown = round(steps * min(settings.cooldown_passes / settings.passes, 0.5))
+    steps = epochs * steps_per_epoch
+    cooldown = round(steps * min(settings.cooldown_epochs / settings.epochs, 0.5))
     cycle = max(1, math.ceil((steps - cooldown) / settings.cycles))
     scheduler, _ = create_scheduler_v2(
         optimizer,
         sched="poly" if settings.schedule == "linear" else settings.schedule,
         decay_rate=1.0,  # of "poly" the power
         num_epochs=cycle,
-        warmup_epochs=round(min(settings.warmup_passes * steps_per_pass, cycle / 2)),
+        warmup_epochs=round(min(settings.warmup_epochs * steps_per_epoch, cycle / 2)),
         warmup_lr=warmup_lr,
         min_lr=settings.min_lr,
         cycle_limit=settings.cycles,

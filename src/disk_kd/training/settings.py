@@ -11,7 +11,7 @@ from timm.optim import list_optimizers
 from disk_kd.errors import ConfigError, nearest
 from disk_kd.options import environment
 
-OF_SCHEDULES = ("milestones", "decay", "cycles", "cooldown_passes", "min_lr")
+OF_SCHEDULES = ("milestones", "decay", "cycles", "cooldown_epochs", "min_lr")
 """Settings that belong to a schedule: another schedule that is named over a recipe has its own values of them."""
 
 
@@ -20,7 +20,7 @@ class TrainSettings:
     """Length, optimiser, schedule and bookkeeping of a run.
 
     Args:
-        passes: student passes over the training data; every method is counted in these.
+        epochs: student epochs over the training data; every method is counted in these.
         batch_size: images in one optimiser step, on all ranks together.
         accumulate: micro-batches that a step is computed in; it must divide `batch_size`.
         optimizer: a timm optimiser; "momentum" is plain SGD with momentum, "sgd" is Nesterov's.
@@ -29,15 +29,15 @@ class TrainSettings:
         weight_decay: of the optimiser.
         decay_norm_and_bias: whether weight decay covers norms and biases too.
         layer_decay: factor on the learning rate from each layer of a timm model to the one before it; null: none.
-        warmup_passes: passes of linear warm-up, part of the first cycle (or of all passes), at most half of it.
+        warmup_epochs: epochs of linear warm-up, part of the first cycle (or of all epochs), at most half of it.
         warmup_lr: learning rate at the beginning of the warm-up; null: a hundredth of `lr`.
-        cooldown_passes: passes at `min_lr` at the end of cosine, tanh and linear, part of `passes`; the cycles share
-            the passes before them. At most half of `passes`. A phase that has more or fewer passes than the student
+        cooldown_epochs: epochs at `min_lr` at the end of cosine, tanh and linear, part of `epochs`; the cycles share
+            the epochs before them. At most half of `epochs`. A phase that has more or fewer epochs than the student
             has as large a share.
         schedule: of the learning rate: cosine, tanh, linear (all down to `min_lr`), multistep, which is multiplied by
             `decay` at each milestone, or constant.
         cycles: cycles of the first three, each begun again from `lr`.
-        milestones: student passes after which multistep decays.
+        milestones: student epochs after which multistep decays.
         decay: factor of multistep.
         min_lr: learning rate at a cycle's end.
         clip_grad: greatest norm of the gradient; null: unlimited.
@@ -54,8 +54,8 @@ class TrainSettings:
         seed: of the initial weights, the order of the data and its augmentation.
         device: cpu, cuda, cuda:1, mps; auto takes the accelerator when there is one.
         log_every: steps between two lines of metrics.
-        evaluate_every: student passes between two evaluations on the validation split.
-        checkpoint_every_s: seconds between two checkpoints, which may fall anywhere in a pass.
+        evaluate_every: student epochs between two evaluations on the validation split.
+        checkpoint_every_s: seconds between two checkpoints, which may fall anywhere in an epoch.
         logger: also send settings, metrics and summary to Weights & Biases (wandb; offline in the run directory unless
             you are logged in) or MLflow (mlflow; at MLFLOW_TRACKING_URI, else in RUN/mlflow.db); null: to neither.
 
@@ -63,7 +63,7 @@ class TrainSettings:
         ConfigError: a value out of its range.
     """
 
-    passes: int = 30
+    epochs: int = 30
     batch_size: int = 128
     accumulate: int = 1
     optimizer: str = "momentum"
@@ -72,9 +72,9 @@ class TrainSettings:
     weight_decay: float = 5e-4
     decay_norm_and_bias: bool = True
     layer_decay: float | None = None
-    warmup_passes: float = 0.0
+    warmup_epochs: float = 0.0
     warmup_lr: float | None = None
-    cooldown_passes: float = 0.0
+    cooldown_epochs: float = 0.0
     schedule: Literal["cosine", "tanh", "linear", "multistep", "constant"] = "cosine"
     cycles: int = 1
     milestones: tuple[int, ...] = ()
@@ -99,13 +99,13 @@ class TrainSettings:
     logger: Literal["wandb", "mlflow"] | None = environment(None)
 
     def __post_init__(self) -> None:
-        for name in ("passes", "batch_size", "accumulate", "cycles", "log_every", "evaluate_every"):
+        for name in ("epochs", "batch_size", "accumulate", "cycles", "log_every", "evaluate_every"):
             _at_least(name, getattr(self, name), 1)
             if not isinstance(getattr(self, name), int):
                 raise ConfigError(f"train.{name} must be a whole number, not {getattr(self, name)}")
-        if self.passes > 1_000_000:
-            raise ConfigError(f"train.passes must be at most a million, not {self.passes}")
-        finite = ("momentum", "weight_decay", "warmup_passes", "cooldown_passes", "min_lr")
+        if self.epochs > 1_000_000:
+            raise ConfigError(f"train.epochs must be at most a million, not {self.epochs}")
+        finite = ("momentum", "weight_decay", "warmup_epochs", "cooldown_epochs", "min_lr")
         for name in (*finite, "checkpoint_every_s", "seed"):
             _at_least(name, getattr(self, name), 0)
         for name in finite:
@@ -117,9 +117,9 @@ class TrainSettings:
             raise ConfigError(f"train.min_lr must be at most train.lr, {self.lr}, not {self.min_lr}")
         if self.warmup_lr is not None and not 0 <= self.warmup_lr <= self.lr:
             raise ConfigError(f"train.warmup_lr must be from 0 to train.lr, {self.lr}, or null, not {self.warmup_lr}")
-        if self.cooldown_passes and self.schedule in ("multistep", "constant"):
+        if self.cooldown_epochs and self.schedule in ("multistep", "constant"):
             raise ConfigError(
-                f"train.cooldown_passes is of the schedules cosine, tanh and linear, not of {self.schedule}; give 0"
+                f"train.cooldown_epochs is of the schedules cosine, tanh and linear, not of {self.schedule}; give 0"
             )
         if not self.momentum < 1:
             raise ConfigError(f"train.momentum must be below 1, not {self.momentum}")
@@ -135,7 +135,7 @@ class TrainSettings:
             )
         if self.schedule == "multistep" and (not self.milestones or min(self.milestones) < 1):
             raise ConfigError(
-                f"train.schedule multistep needs train.milestones, passes from 1 on, not {list(self.milestones)}"
+                f"train.schedule multistep needs train.milestones, epochs from 1 on, not {list(self.milestones)}"
             )
         if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
             raise ConfigError(f"train.layer_decay must be above 0 and at most 1, or null, not {self.layer_decay}")

@@ -59,7 +59,7 @@ class OtherTraining:
         self.loaders: list[DataLoader] = []
         self.prepare()
         steps = len(self.split) // config.train.batch_size
-        self.set_rate = make_schedule(self.optimizer, config.train, Phase("student"), config.train.passes, steps)
+        self.set_rate = make_schedule(self.optimizer, config.train, Phase("student"), config.train.epochs, steps)
         self.updates = 0
 
     def _per_channel(self, values: tuple[float, ...]) -> tuple[float, ...]:
@@ -81,11 +81,11 @@ class OtherTraining:
         return self._student
 
     def epoch(self, number: int) -> int:
-        """One pass; its draws depend on the run's seed and the epoch alone."""
+        """One epoch; its draws depend on the run's seed and the epoch alone."""
         torch.manual_seed(1_000_003 * (self.config.train.seed + 1) + number)
-        return self.one_pass()
+        return self.one_epoch()
 
-    def one_pass(self) -> int:
+    def one_epoch(self) -> int:
         """Train on all batches of the loader."""
         raise NotImplementedError
 
@@ -161,7 +161,7 @@ class PlainTraining(OtherTraining):
         """The loss of a batch."""
         return lambda x, y: F.cross_entropy(self._student(x), y)
 
-    def one_pass(self) -> int:
+    def one_epoch(self) -> int:
         images = 0
         for x, y in self.batches:
             x, y = x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
@@ -223,7 +223,7 @@ class TorchdistillTraining(OtherTraining):
             temperature=options["temperature"],
             alpha=options["ce_weight"],
             beta=options["kd_weight"],
-            epochs=settings.passes,
+            epochs=settings.epochs,
         )
         self.box = torchdistill_box(self.teacher(), self._student, self.images(), config, self.device)
         self.box.optimizer = make_optimizer(self._student, settings)
@@ -234,7 +234,7 @@ class TorchdistillTraining(OtherTraining):
         optimizer: torch.optim.Optimizer = self.box.optimizer
         return optimizer
 
-    def one_pass(self) -> int:
+    def one_epoch(self) -> int:
         return torchdistill_epoch(self.box, self.device, before_step=self.next_rate)
 
 

@@ -14,7 +14,7 @@ from disk_kd.config import RunConfig
 from disk_kd.data import Dataset
 from disk_kd.devices import place
 from disk_kd.storing import open_store, settle_store
-from disk_kd.tasks import plan_passes
+from disk_kd.tasks import plan_epochs
 from disk_kd.training import Meter, TrainStep, compile_where_it_pays, make_optimizer
 from disk_kd.training.optim import load_optimizer, make_schedule
 from disk_kd.training.state import load_task_state, task_state
@@ -35,12 +35,12 @@ class OurTraining:
         config = recorded_in_files(config)
         torch.manual_seed(config.train.seed)
         self.task = build_task(config, dataset, device)
-        self.plan = plan_passes(self.task.phases, config.train.passes)
+        self.plan = plan_epochs(self.task.phases, config.train.epochs)
         train = place(dataset.train, device)
         views = max(map(self.plan.count, self.plan))
         config = settle_store(config, self.task, train, views, _QUIET)
         self.loader = train_loader(config, self.task, train)
-        self.task.steps_per_pass = steps = self.loader.steps_per_pass
+        self.task.steps_per_epoch = steps = self.loader.steps_per_epoch
         self.step = TrainStep(self.task, config.train, open_store(config, self.task, train, _QUIET))
         compile_where_it_pays(
             self.step, self.loader, list(dict.fromkeys(self.plan)), len(self.plan) * steps, lambda text: None
@@ -52,8 +52,8 @@ class OurTraining:
             name: make_schedule(optimizer, config.train, phases[name], self.plan.count(phases[name]), steps)
             for name, optimizer in self.optimizers.items()
         }
-        self.updates = {name: -phase.warmup_passes * steps for name, phase in phases.items()}
-        self.passes = 0
+        self.updates = {name: -phase.warmup_epochs * steps for name, phase in phases.items()}
+        self.epochs = 0
         self.task.train()
 
     @property
@@ -62,18 +62,18 @@ class OurTraining:
         return unwrap_model(self.task.student)
 
     def epoch(self, number: int) -> int:
-        """All passes up to the end of the next one of the student."""
+        """All epochs up to the end of the next one of the student."""
         meter, images = Meter(), 0
-        for phase in self.plan[self.passes :]:
+        for phase in self.plan[self.epochs :]:
             self.task.set_phase(phase.name)
-            view = self.plan[: self.passes].count(phase)
-            for batch in self.loader.batches(self.passes, view=view):
+            view = self.plan[: self.epochs].count(phase)
+            for batch in self.loader.batches(self.epochs, view=view):
                 self.schedules[phase.name](self.updates[phase.name])
                 meter.add(self.step(batch, self.optimizers[phase.name], self.modules[phase.name]))
                 self.updates[phase.name] += 1
                 images += phase.trains_student * len(batch.targets)
             meter.means()
-            self.passes += 1
+            self.epochs += 1
             if phase.trains_student:
                 break
         return images
@@ -84,7 +84,7 @@ class OurTraining:
             "task": task_state(self.task),
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "updates": self.updates,
-            "passes": self.passes,
+            "epochs": self.epochs,
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -92,7 +92,7 @@ class OurTraining:
         load_task_state(self.task, state["task"])
         for name, optimizer in self.optimizers.items():
             load_optimizer(optimizer, state["optimizers"][name])
-        self.updates, self.passes = state["updates"], state["passes"]
+        self.updates, self.epochs = state["updates"], state["epochs"]
 
     def close(self) -> None:
         """Nothing runs beside it."""

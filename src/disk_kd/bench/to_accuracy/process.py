@@ -124,7 +124,7 @@ class Work:
         self.workers = ranks.cores() if workers is None else workers
         self.folder: Path = config.runs
         self.device = pick_device(config.train.device)
-        self.curve = Curve(name, self.contestant.title, self.contestant.is_peer, config.train.passes)
+        self.curve = Curve(name, self.contestant.title, self.contestant.is_peer, config.train.epochs)
         self.training: Training | None = None
         self.dataset: Dataset | None = None
         os.environ |= own_compiler_cache(self.folder)
