@@ -1,7 +1,7 @@
 """Draw the pictures of the pages anew: `python docs/pictures.py`.
 
-`help.svg` is computed by the package's own loss and helper, for one image of made-up logits; `price.svg` shows the two
-runs whose metrics are kept in `results/cifar100-16px/cells/disk`; `gain.svg` the runs of `results/fair/cells.csv`.
+`help.svg` is computed by the package's own loss and helper, for one image of made-up logits. `price.svg` shows the
+two DiSK runs of `results/methods-16px/cells.tar.xz`. `gain.svg` shows the runs of `results/tuned-kd/cells.csv`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+import tarfile
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,8 @@ from disk_kd.losses import scaffolded_kl
 from disk_kd.svg import figure_svg
 
 ROOT = Path(__file__).parents[1]
-RUNS = ROOT / "results/cifar100-16px/cells/disk"
-CELLS = ROOT / "results/fair/cells.csv"
+RUNS = ROOT / "results/methods-16px/cells.tar.xz"
+CELLS = ROOT / "results/tuned-kd/cells.csv"
 COLOURS = {"teacher": "#8a8a8a", "student": "#d98a29", "helped": "#2f74ad"}
 
 CLASSES = ("cat", "fox", "dog", "ship", "car", "plane")
@@ -106,8 +107,7 @@ def price_picture() -> Figure:
     picture = Figure(figsize=(9, 3), layout="constrained")
     left, right = picture.subplots(1, 2)
     for seed, shade in ((0, 1.0), (1, 0.5)):
-        lines = [json.loads(line) for line in (RUNS / f"seed{seed}/metrics.jsonl").read_text().splitlines()]
-        lines = [line for line in lines if line["kind"] == "train"]
+        lines = [line for line in metrics(f"cells/disk/seed{seed}") if line["kind"] == "train"]
         steps = [line["step"] for line in lines]
         used, price = ([line[name] for line in lines] for name in ("budget_used", "price"))
         left.plot(steps, used, color="#2f74ad", alpha=shade, label=f"used, seed {seed}")
@@ -121,8 +121,16 @@ def price_picture() -> Figure:
     return picture
 
 
+def metrics(run: str) -> list[dict[str, Any]]:
+    """The lines of a run's `metrics.jsonl`, read from the archive of runs."""
+    with tarfile.open(RUNS) as archive:
+        file = archive.extractfile(f"{run}/metrics.jsonl")
+        assert file is not None
+        return [json.loads(line) for line in file]
+
+
 SIZES = {"tuned-xxs": 13_020, "capacity-xs": 27_884, "tuned-s": 83_852, "capacity-m": 320_436}
-PASSES = {"tuned-xxs": 20, "passes60-xxs": 60, "passes200-xxs": 200}
+EPOCHS = {"tuned-xxs": 20, "epochs60-xxs": 60, "epochs200-xxs": 200}
 ELSEWHERE = {
     ("tuned-xxs", "disk"): ("budget", "disk-xxs"),
     ("capacity-xs", "disk"): ("budget", "disk-xs"),
@@ -133,8 +141,8 @@ ELSEWHERE = {
 """Cells that ran again with the budget met, and those of a smaller one."""
 METHODS = {
     "dist": ("DIST", "#4d9a6a"),
-    "disk-less": ("DiSK, budget .003", "#86b6dc"),
-    "disk": ("DiSK, budget .01", "#2f74ad"),
+    "disk-less": ("DiSK, budget 0.003", "#86b6dc"),
+    "disk": ("DiSK, budget 0.01", "#2f74ad"),
     "ce": ("CE", "#8a8a8a"),
 }
 
@@ -144,7 +152,7 @@ def gain_picture() -> Figure:
     picture = Figure(figsize=(9, 3.2), layout="constrained")
     left, right = picture.subplots(1, 2, sharey=True)
     gains_over(left, SIZES, "parameters of the student, 20 epochs")
-    gains_over(right, PASSES, "epochs, the smallest student")
+    gains_over(right, EPOCHS, "epochs, the smallest student")
     left.set_ylabel("top-1 gain over KD, points")
     right.legend(frameon=False, fontsize=9, loc="lower center")
     return picture

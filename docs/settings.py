@@ -1,8 +1,8 @@
-"""Write the tables of docs/paper.md: every setting of the paper's recipes beside the released one.
+"""Write the tables of docs/paper.md: the settings of the paper's recipes and of the release.
 
     python docs/settings.py
 
-The released values stand in docs/released.yaml, ours come from the recipes themselves.
+The released values are in docs/released.yaml. Ours come from the recipes themselves.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def _table(
 ) -> str:
     names, others = _named(recipes), _named(trained_alike)
     lines = [f"#### {title}", "", ", ".join(f"`{name}`" for name in names)]
-    lines += ["", f"Trained alike, on the same data: {', '.join(f'`{name}`' for name in others)}"] if others else []
+    alike = f"Same training and data settings: {', '.join(f'`{name}`' for name in others)}"
+    lines += ["", alike] if others else []
     lines += ["", note] if note else []
     if released:
         lines += ["", "| option | released | here | why it differs |", "|---|---|---|---|"]

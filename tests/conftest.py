@@ -1,9 +1,14 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
+
+from disk_kd.comparison import run as comparison
+from disk_kd.data import sources
+from processes import forking
 
 torch.set_num_threads(1)
 
@@ -14,11 +19,25 @@ TINY = [
     "--train.batch_size=24",
     "--train.log_every=2",
     "--train.warmup_epochs=0",
+    "--train.compile=false",
     "--quiet",
 ]
-"""Options that make a run of digits a second long: 5 steps an epoch."""
+"""Options that make a run of digits half a second long: 5 steps an epoch."""
 
 
 @pytest.fixture(scope="session")
 def tiny() -> Sequence[str]:
     return TINY
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_is_read_or_imported_twice() -> Iterator[None]:
+    """Hundreds of runs read scikit-learn's file of digits, and dozens of worker processes import torch.
+
+    The file is kept. The workers of a comparison are forked from one process that has imported all, where in use each
+    starts empty; the commands of `test_compare.py` that run as processes of their own show that way.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources, "load_digits", functools.cache(sources.load_digits))
+        patch.setattr(comparison, "get_context", forking)
+        yield

@@ -60,7 +60,7 @@ def test_an_error_that_nobody_foresaw_is_one_line(command: Any, capsys: pytest.C
     command(lambda: {}["x\ny"])
     assert main(["list"]) == 1
     said = capsys.readouterr().err
-    assert re.fullmatch(r"disk-kd: this error was not foreseen: KeyError: .*; --debug shows where .*\n", said)
+    assert re.fullmatch(r"disk-kd: unexpected error: KeyError: .*; --debug shows the traceback .*\n", said)
 
 
 def test_debug_shows_where_an_error_comes_from(capsys: pytest.CaptureFixture[str]) -> None:

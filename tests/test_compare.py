@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from multiprocessing import active_children, get_context
 from pathlib import Path
 
@@ -39,7 +40,8 @@ from disk_kd.comparison.placement import gpu_of, placed
 from disk_kd.comparison.run import _against_baseline, _best, _Pool
 from disk_kd.comparison.table import csv_text, latex, markdown, table
 from disk_kd.errors import ConfigError, RunError
-from disk_kd.recipe import find_recipe
+from disk_kd.recipe import find_recipe, load_recipe
+from disk_kd.tasks import DiSKTask
 
 
 def test_weights_are_made_before_they_are_used(tmp_path: Path) -> None:
@@ -67,7 +69,7 @@ def test_a_run_trains_on_its_workers_gpu_unless_it_names_a_device(
     config = Plan(tmp_path, {"train": {"device": asked}}).cell("digits/ce", 0).config
     run = placed(config, gpu)
     assert run.train.device == device
-    assert run.text == config.text
+    assert replace(run, train=config.train) == config
 
 
 def test_each_worker_has_a_number_and_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +167,7 @@ def test_a_run_whose_process_dies_costs_no_other(
 def test_an_error_ends_no_process_of_the_callers(tmp_path: Path) -> None:
     own = get_context("spawn").Process(target=time.sleep, args=(60,))
     own.start()
-    pool = _Pool(tmp_path, 1, Console(quiet=True))
+    pool = _Pool(1, Console(quiet=True))
     pool._pool.submit(time.sleep, 60)
     workers = [worker for worker in active_children() if worker.pid != own.pid]
     pool.__exit__(KeyError)
@@ -190,7 +192,7 @@ def test_the_same_comparison_twice_at_once_shares_its_runs(tmp_path: Path, tiny:
     ("options", "message"),
     [
         (["--train.device=tpu9"], "no device 'tpu9' here"),
-        (["--data.name=cifar99"], "data.name 'cifar99' is no dataset; nearest: cifar"),
+        (["--data.name=cifar99"], "data.name 'cifar99' is not a dataset; nearest: cifar"),
         (["--data.name=cifar100"], "cifar100 needs data.root"),
         (["--data.name=folder", "--data.root=gone"], "folder: there is no folder data.root .*gone"),
     ],
@@ -336,17 +338,22 @@ def test_terminal_table_fits_eighty_columns(
         **measured,
         **budget,
     }
-    Console(width=80).print(table([row, row]))
+    Console(width=80).print(table([row, row], DiSKTask.quantities({})))
     Console(width=80).print(table([row | {"recipe": "kd [t 2]"}]))
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 80
     assert "disk-constant" in out
     assert "kd [t 2]" in out
     assert "42.12 ± 0.46" in out
-    assert "0.097/0.100" in out
+    assert "used/budget" in out
+    assert "0.0974/0.1" in out
     row |= {"description": "d", "weight_decay": 5e-4, "parameters": 83852, "published": 58.14, "failed": ""}
-    assert "20+30" in markdown([row])
-    assert "83,852 | 58.14" in markdown([row])
+    text = markdown([row], quantities=DiSKTask.quantities({}))
+    assert "20+30" in text
+    assert "| 0.1 | 0.0974 |" in text
+    assert "used: budget used, mean g × CE, nats, in the last epoch.\n" in text
+    assert "83,852 | 58.14" in text
+    assert "0.0974" not in markdown([row]), "no name of a method's quantity is known"
 
 
 def test_terminal_table_has_the_gain_and_leaves_out_what_all_rows_share(capsys: pytest.CaptureFixture[str]) -> None:
@@ -354,11 +361,11 @@ def test_terminal_table_has_the_gain_and_leaves_out_what_all_rows_share(capsys: 
     row = {"recipe": "digits-demo/ce", "n": 10, "start_epochs": 0, "student_epochs": 100, **measured}
     gain = {"recipe": "digits-demo/disk-constant", "top1_gain": 29.7, "top1_gain_95": 11.55}
     used = {"budget": 0.01, "budget_std": 0.0, "budget_used": 0.1487, "budget_used_std": 0.01}
-    Console(width=80).print(table([row, row | gain | used]))
+    Console(width=80).print(table([row, row | gain | used], DiSKTask.quantities({})))
     out = capsys.readouterr().out
     assert "10 seeds, 100 epochs each" in out
     assert "gain: over the baseline, paired by seed, ± half its 95% interval" in out
-    assert re.search(r"disk-constant +42\.12 ± 0\.46 +\+29\.70 ± 11\.55 +2\.100 +0\.100 +0\.149/0\.010", out)
+    assert re.search(r"disk-constant +42\.12 ± 0\.46 +\+29\.70 ± 11\.55 +2\.100 +0\.100 +0\.149/0\.01", out)
     assert "…" not in out
     Console(width=80).print(table([row, row | {"recipe": "digits-demo/kd", "n": 9}]))
     assert "10     100" in capsys.readouterr().out
@@ -548,7 +555,7 @@ def test_interval_of_known_values() -> None:
             "rows: {a: {recipe: digits/ce, start: b}, b: {recipe: digits/ce, start: a}}",
             "rows cannot start from each other: a from b from a",
         ),
-        ("rows: {a: {recipe: digits/ce}, a: {recipe: digits/kd}}", "key 'a' stands twice, again in line 1"),
+        ("rows: {a: {recipe: digits/ce}, a: {recipe: digits/kd}}", "key 'a' occurs twice, again in line 1"),
         ("rows: {a: {recipe: digits/ce, train: {seed: 3}}}", "row 'a' .* gives train.seed, which a comparison sets"),
         ("rows: {a: {recipe: digits/ce, grid: {output: [x, y]}}}", "row 'a' .* gives output"),
         ("rows: {../a: {recipe: digits/ce}}", "row '../a' .* must be the name of a folder"),
@@ -642,7 +649,7 @@ def test_experiments_stand_beside_no_recipes(
 
 def test_experiments_of_one_name_are_refused(two_experiments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", two_experiments[0], two_experiments[0]]) == 2
-    assert "experiments of one name would share their tables" in capsys.readouterr().err
+    assert "experiments with the same name would share their tables" in capsys.readouterr().err
 
 
 FULL = sorted((Path(__file__).parent.parent / "results" / "full").glob("*.yaml"))
@@ -651,6 +658,6 @@ FULL = sorted((Path(__file__).parent.parent / "results" / "full").glob("*.yaml")
 @pytest.mark.parametrize("path", FULL, ids=lambda path: path.stem)
 def test_the_experiments_at_full_length_name_recipes_and_options_that_there_are(path: Path, tmp_path: Path) -> None:
     experiment = read_experiment(path)
-    assert all(find_recipe(row.recipe).is_file() for row in experiment.rows)
+    assert all(load_recipe(find_recipe(row.recipe)) for row in experiment.rows)
     first = experiment.rows[0]
     assert Plan(tmp_path, {}).cell(first.recipe, 0, first.options, first.folder).config.data.name == "cifar100"

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from crash_walk import contents
 from disk_kd.cli import main
+from processes import Command
 
 SMALL = [
     *("--data.limit_train=24", "--student.name=cifar_resnet10_xxxs", "--train.epochs=1", "--train.batch_size=12"),
@@ -35,21 +35,12 @@ AGAIN = {"train": ["--resume"], "export": ["--overwrite"], "timm": ["--overwrite
 
 def ended(arguments: Sequence[str], before: str | None = None) -> int:
     """How a process ends that does a command; it kills itself before the change of files that is named."""
-    child = os.fork()
-    if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    code = 1
-    try:
-        torch.set_num_threads(1)
 
-        def kill_before(event: str, given: tuple[Any, ...]) -> None:
-            if event.startswith(("os.", "shutil.")) and before == f"{event} {_name(given, event == 'os.rename')}":
-                os.kill(os.getpid(), signal.SIGKILL)
+    def kill_before(event: str, given: tuple[Any, ...]) -> None:
+        if event.startswith(("os.", "shutil.")) and before == f"{event} {_name(given, event == 'os.rename')}":
+            os.kill(os.getpid(), signal.SIGKILL)
 
-        sys.addaudithook(kill_before)
-        code = main(arguments)
-    finally:
-        os._exit(code)
+    return Command(arguments, before=lambda: sys.addaudithook(kill_before)).wait()
 
 
 def _name(given: tuple[Any, ...], is_rename: bool) -> str:

@@ -20,7 +20,7 @@ from disk_kd.data import Dataset
 from disk_kd.data.settings import DataSettings
 from disk_kd.errors import RunError
 from disk_kd.models.about import read_about
-from disk_kd.models.resnet import CIFAR100_MEAN
+from disk_kd.models.staged import CIFAR100_MEAN
 from disk_kd.report.outputs import data_key
 from disk_kd.report.reading import Run
 from disk_kd.run import execute

@@ -29,7 +29,7 @@ from disk_kd.export import EXTRA_FILE, FORMATS, ONNX_PACKAGES, export
 from disk_kd.hints import HINTS
 from disk_kd.models import create_model, save_state_dict
 from disk_kd.models.about import METADATA, read_about
-from disk_kd.models.resnet import CIFAR100_MEAN, CIFAR100_STD
+from disk_kd.models.staged import CIFAR100_MEAN, CIFAR100_STD
 from disk_kd.trained import trained_model
 
 __all__ = ["export_test_model"]
@@ -331,7 +331,7 @@ def test_a_target_is_replaced_only_on_demand(run: Path, tmp_path: Path, capsys: 
     ("options", "message"),
     [
         (["--format=onx"], "invalid choice: 'onx'.*'onnx'"),
-        (["--format=timm", "--half"], "half is for the format safetensors, not for timm"),
+        (["--format=timm", "--half"], "half needs the format safetensors, not timm"),
         (["--with-normalisation"], "safetensors holds weights and no graph.*give --format torch.export or onnx"),
         (["--output=student.pt"], r"output student\.pt must have a name that ends in \.safetensors"),
         (["--format=torch.export", "--output=a.onnx"], r"a\.onnx must have a name that ends in \.pt2"),

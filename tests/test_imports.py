@@ -45,7 +45,7 @@ ALLOWED = {
         *("build", "config", "devices", "measure", "run_folder", "storing", "summary", "trained"),
         *("data", "models", "tasks", "teacher", "training"),
     },
-    "comparison": {"build", "config", "devices", "recipe", "run", "run_folder", "summary", "data", "training"},
+    "comparison": {"build", "config", "devices", "recipe", "run", "run_folder", "summary", "data", "tasks", "training"},
     "export": {"build", "config", "recipe", "trained", "models", "summary"},
     "report": {
         *("build", "comparison", "config", "devices", "measure", "metrics", "recipe", "run", "summary", "trained"),

@@ -247,3 +247,12 @@ def test_a_separable_sample_takes_the_smallest_temperature() -> None:
     assert temperature_scaled_nll(nn.functional.one_hot(targets, 4).double(), targets)[0] == pytest.approx(0.01)
     wrong = (targets + 1) % 4
     assert temperature_scaled_nll(nn.functional.one_hot(targets, 4).double(), wrong)[0] == pytest.approx(100)
+
+
+def test_a_diverged_sample_has_a_temperature_and_no_nll() -> None:
+    logits, targets = sample()
+    logits[0, 0] = math.nan
+    temperature, nll, ece = temperature_scaled_nll(logits, targets)
+    assert temperature == pytest.approx(0.01)
+    assert math.isnan(nll)
+    assert math.isnan(ece)

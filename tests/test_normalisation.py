@@ -19,7 +19,7 @@ from disk_kd.cli import main
 from disk_kd.data import Dataset, load_dataset
 from disk_kd.models import create_model, save_state_dict
 from disk_kd.models.about import METADATA, read_about
-from disk_kd.models.resnet import CIFAR100_MEAN, CIFAR100_STD
+from disk_kd.models.staged import CIFAR100_MEAN, CIFAR100_STD
 from disk_kd.trained import normalisation
 
 MODEL = "cifar_resnet10_xxxs"

@@ -38,5 +38,5 @@ def test_summary_and_log_of_an_earlier_version(tmp_path: Path) -> None:
     line = {"kind": "train", "step": 2, "phase": "student", "train_pass": 0, "loss": 1.0, "lr": 0.1}
     (tmp_path / "metrics.jsonl").write_text(json.dumps(line) + "\n")
     assert read_summary(tmp_path) == {"student_epochs": 3, "start_epochs": 1, "selected_epoch": 2}
-    assert last_metrics(tmp_path)["epoch"] == 0
+    assert last_metrics(tmp_path, RunConfig.read(tmp_path))["epoch"] == 0
     assert Run.read(tmp_path).lines[0]["epoch"] == 0

@@ -223,12 +223,12 @@ def test_a_trained_model_that_does_not_say_its_normalisation_is_refused(
     folder: Path, tiny: Sequence[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.save(create_model("own_nets:Net", num_classes=10, in_chans=1).state_dict(), "mine.pth")
-    untold = r"neither own_nets:Net nor its weights say how .*; give --{}.options '{{mean: \[...\], std: \[...\]}}'"
+    unknown = r"neither own_nets:Net nor its weights record how .*; give --{}.options '{{mean: \[...\], std: \[...\]}}'"
     weights = ["--{}.name=own_nets:Net", "--{}.weights=mine.pth"]
     for command, part in (("distill", "teacher"), ("train", "student")):
         given = [option.format(part) for option in weights]
-        refused(capsys, untold.format(part), command, *tiny, *given, "--output=none")
-    refused(capsys, untold.format("model"), "evaluate", "mine.pth", "--model.name=own_nets:Net")
+        refused(capsys, unknown.format(part), command, *tiny, *given, "--output=none")
+    refused(capsys, unknown.format("model"), "evaluate", "mine.pth", "--model.name=own_nets:Net")
     pretrained = ["--teacher.name=own_nets:trained", "--teacher.pretrained=true", "--runs=."]
     refused(capsys, "neither own_nets:trained nor its weights", "distill", *tiny, *pretrained, "--output=none")
     told = '{"mean": [0.2], "std": [0.4]}'
@@ -253,7 +253,7 @@ def write(path: Path, **about: Any) -> Path:
 def test_a_file_of_weights_imports_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = str(write(folder / "w.safetensors"))
     message = (
-        "says that it is of own_nets:Net, and a module is not imported because a file names it; .*--import own_nets"
+        "is for own_nets:Net. A module is not imported only because a file names it; .*--import own_nets"
     )
     for command in (["evaluate", path], ["export", path]):
         refused(capsys, message, *command)
@@ -264,7 +264,7 @@ def test_a_file_of_weights_imports_nothing(folder: Path, capsys: pytest.CaptureF
         done("evaluate", path, named)
     # What the module itself imported is not its own.
     stolen = str(write(folder / "s.safetensors", model="own_nets:copy", options={"src": path, "dst": "stolen"}))
-    refused(capsys, "says that it is of own_nets:copy", "evaluate", stolen, "--import=own_nets")
+    refused(capsys, "is for own_nets:copy", "evaluate", stolen, "--import=own_nets")
     assert not Path("stolen").exists()
 
 
@@ -276,7 +276,7 @@ def test_nor_does_its_hint(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
     ):
         path = str(write(folder / "w.safetensors", model="cifar_resnet10_xxxs", hint=hint))
         for command in (["evaluate", path], ["evaluate", path, "--model.name=cifar_resnet10_xxxs"], ["export", path]):
-            refused(capsys, "says that it is of own_nets:Net", *command)
+            refused(capsys, "is for own_nets:Net", *command)
         assert not Path("imported").exists()
 
 
@@ -284,8 +284,8 @@ def test_the_run_is_trusted_and_a_file_in_it_is_not(
     folder: Path, tiny: Sequence[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     done("train", *tiny, "--import=own_nets", "--student.name=own_nets:Net", "--output=run")
-    refused(capsys, "says that it is of own_nets:Net", "evaluate", f"run/{STUDENT}")
-    refused(capsys, "says that it is of own_nets:Net", "export", f"run/{STUDENT}")
+    refused(capsys, "is for own_nets:Net", "evaluate", f"run/{STUDENT}")
+    refused(capsys, "is for own_nets:Net", "export", f"run/{STUDENT}")
     for command in (["evaluate", "run"], ["export", "run"], ["report", "run"]):
         done(*command)
     # Weights that another put into the run do not widen what it names.

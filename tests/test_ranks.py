@@ -1,4 +1,4 @@
-"""Two processes under torchrun, the real command: they train as one, and what stops them leaves a run that goes on."""
+"""Two processes train as one, and what stops them leaves a run that goes on; once under torchrun, the real command."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import torch
 from filelock import FileLock
@@ -22,6 +21,7 @@ from disk_kd import ranks
 from disk_kd.cli import main
 from disk_kd.errors import ConfigError
 from disk_kd.training import STOPPED, StoppedError
+from processes import LIMIT_S, Command, start_ranks
 
 TINY = {"name": "test_vit", "options": {"img_size": 8, "patch_size": 4}}
 """A model without batch norms, whose statistics would be those of a rank's own images."""
@@ -30,9 +30,8 @@ RECIPE: dict[str, Any] = {
     "student": TINY,
     "teacher": {**TINY, "weights": "teacher"},
     "method": {"name": "disk", "budget": 0.2},
-    "train": {"epochs": 30, "batch_size": 64, "lr": 0.01, "log_every": 1, "compile": False, "checkpoint_every_s": 0.5},
+    "train": {"epochs": 12, "batch_size": 64, "lr": 0.01, "log_every": 1, "compile": False, "checkpoint_every_s": 0.1},
 }
-LIMIT_S = 120
 
 
 def torchrun(folder: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -43,14 +42,16 @@ def torchrun(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=folder, env=environment, **pipes)
 
 
-def rank_process(launcher: subprocess.Popen[str], number: int) -> psutil.Process:
-    children = psutil.Process(launcher.pid).children(recursive=True)
-    return next(child for child in children if child.environ().get("RANK") == str(number))
+def ended_on_two_ranks(folder: Path, *arguments: str) -> str:
+    """What a command said that ended well on two ranks."""
+    commands = start_ranks(arguments, folder)
+    assert [command.wait() for command in commands] == [0, 0], "".join(command.said() for command in commands)
+    return "".join(command.said() for command in commands)
 
 
-def wait_for_checkpoint(path: Path, launcher: subprocess.Popen[str], newer_than: float = 0.0) -> None:
+def wait_for_checkpoint(path: Path, launcher: subprocess.Popen[str], newer_than: float) -> None:
     deadline = time.monotonic() + LIMIT_S
-    while not path.exists() or path.stat().st_mtime <= newer_than:
+    while path.stat().st_mtime <= newer_than:
         assert launcher.poll() is None, launcher.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -77,16 +78,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_killed_and_stopped_on_two_ranks_and_ended_on_one_a_run_is_that_of_one_process(folder: Path) -> None:
     command = ("distill", "recipe.yaml", "--output=two", "--resume")
     checkpoint = folder / "two" / "last" / "checkpoint.safetensors"
-    launcher = torchrun(folder, *command)
-    wait_for_checkpoint(checkpoint, launcher)
-    rank_process(launcher, 1).kill()
-    said = launcher.communicate(timeout=LIMIT_S)[0]
-    assert "disk-kd: rank 0 lost the others" in said
-    assert said.count("Traceback") == 1, said  # torchrun's own
+    first, second = start_ranks(command, folder)
+    first.wait_until(checkpoint.exists)
+    second.send(signal.SIGKILL)
+    assert first.wait() != 0
+    assert "disk-kd: rank 0 lost the others" in first.said()
+    assert "Traceback" not in first.said()
 
     launcher = torchrun(folder, *command)
     wait_for_checkpoint(checkpoint, launcher, newer_than=checkpoint.stat().st_mtime)
-    launcher.terminate()  # as a scheduler does; torchrun epochs the signal on
+    launcher.terminate()  # as a scheduler does; torchrun passes the signal on
     said = launcher.communicate(timeout=LIMIT_S)[0]
     assert said.count("saved, go on with --resume") == 2, said
     done = len(lines(folder / "two"))
@@ -109,9 +110,7 @@ def test_killed_and_stopped_on_two_ranks_and_ended_on_one_a_run_is_that_of_one_p
 def test_two_ranks_learn_by_timms_task_what_one_process_does(folder: Path) -> None:
     (folder / "timm.yaml").write_text(json.dumps({**RECIPE, "method": {"name": "timm-logits"}}))
     command = ["distill", "timm.yaml", "--train.epochs=2"]
-    launcher = torchrun(folder, *command, "--output=timm-two")
-    said = launcher.communicate(timeout=LIMIT_S)[0]
-    assert launcher.returncode == 0, said
+    ended_on_two_ranks(folder, *command, "--output=timm-two")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert main([*command, "--output=timm-one", "--quiet"]) == 0
@@ -122,9 +121,7 @@ def test_two_ranks_learn_by_timms_task_what_one_process_does(folder: Path) -> No
 
 def test_two_ranks_end_and_write_once(folder: Path) -> None:
     arguments = ["--train.epochs=2", "--train.accumulate=2", "--train.ema_decay=0.9"]
-    launcher = torchrun(folder, "distill", "recipe.yaml", *arguments, "--output=accumulated")
-    said = launcher.communicate(timeout=LIMIT_S)[0]
-    assert launcher.returncode == 0, said
+    said = ended_on_two_ranks(folder, "distill", "recipe.yaml", *arguments, "--output=accumulated")
     assert said.count("Run directory") == 1
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -138,9 +135,7 @@ def test_what_two_ranks_measure_is_the_student_that_is_saved(folder: Path, capsy
     """Batch norms keep statistics of each rank's own images; the main rank's are saved."""
     command = ["train", "--data.name=digits", "--student.name=cifar_resnet10_xxxs", "--train.batch_size=8"]
     command += ["--data.validation=0.0", "--train.epochs=1", "--train.ema_decay=0.9"]
-    launcher = torchrun(folder, *command, "--output=norms", "--quiet")
-    said = launcher.communicate(timeout=LIMIT_S)[0]
-    assert launcher.returncode == 0, said
+    ended_on_two_ranks(folder, *command, "--output=norms", "--quiet")
     capsys.readouterr()
     assert main(["evaluate", str(folder / "norms"), "--json"]) == 0
     evaluated = json.loads(capsys.readouterr().out)
@@ -157,10 +152,10 @@ def test_two_ranks_share_the_views_of_a_stored_teacher(folder: Path) -> None:
         assert main([*command, "--runs=alone", "--output=alone/run", "--quiet"]) == 0
     (store,) = (folder / "shared" / "teacher-store").iterdir()
     with FileLock(store / "lock"):  # no rank can end a view before the other has begun one
-        launcher = torchrun(folder, *command, "--runs=shared", "--output=shared/run")
-        wait_for_checkpoint(store / "view2.lock", launcher)
-    said = launcher.communicate(timeout=LIMIT_S)[0]
-    assert launcher.returncode == 0, said
+        commands = start_ranks([*command, "--runs=shared", "--output=shared/run"], folder)
+        commands[0].wait_until((store / "view2.lock").exists)
+    assert [each.wait() for each in commands] == [0, 0], commands[0].said()
+    said = "".join(each.said() for each in commands)
     assert said.count("Stored teacher outputs") == 1
     views = json.loads((store / "manifest.json").read_text())["views"]
     assert len({views[view]["by"] for view in "012"}) == 3  # this process, and each rank
@@ -176,24 +171,19 @@ def test_an_error_that_every_rank_meets_is_told_once(folder: Path) -> None:
     save_file(broken, folder / "broken.safetensors")
     options = ["--teacher.weights=broken.safetensors", "--data.views=2", "--runs=broken"]
     for command in (["distill", "recipe.yaml", "--teacher.store=true"], ["store-teacher", "recipe.yaml"]):
-        launcher = torchrun(folder, *command, *options)
-        said = launcher.communicate(timeout=LIMIT_S)[0]
-        assert launcher.returncode != 0
+        commands = start_ranks([*command, *options], folder)
+        assert 0 not in [each.wait() for each in commands]
+        said = "".join(each.said() for each in commands)
         told = "disk-kd: the teacher's logits are not finite for sample"
         assert said.count(told) == said.count("disk-kd: ") == 1, said
 
 
 def test_a_signal_saves_the_run_of_one_process(folder: Path) -> None:
-    command = [sys.executable, "-m", "disk_kd", "distill", "recipe.yaml", "--output=signalled"]
-    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    checkpoint = folder / "signalled" / "last" / "checkpoint.safetensors"
-    deadline = time.monotonic() + LIMIT_S
-    while not checkpoint.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGUSR1)
-    assert "asked to stop after" in process.communicate(timeout=LIMIT_S)[1]
-    assert process.returncode == STOPPED
+    command = Command(["distill", "recipe.yaml", "--output=signalled"], folder)
+    command.wait_until((folder / "signalled" / "last" / "checkpoint.safetensors").exists)
+    command.send(signal.SIGUSR1)
+    assert command.wait() == STOPPED
+    assert "asked to stop after" in command.errors
     assert not (folder / "signalled" / "summary.json").exists()
 
 
@@ -232,8 +222,9 @@ def test_what_a_launcher_left_in_the_environment(
 
 
 def test_batches_that_do_not_divide_are_refused(folder: Path) -> None:
-    launcher = torchrun(folder, "distill", "recipe.yaml", "--train.batch_size=33", "--output=odd")
-    said = launcher.communicate(timeout=LIMIT_S)[0]
-    assert "batch_size 33 is expected to be divisible by 2" in said
+    commands = start_ranks(["distill", "recipe.yaml", "--train.batch_size=33", "--output=odd"], folder)
+    assert [command.wait() for command in commands] == [2, 2]
+    said = "".join(command.said() for command in commands)
+    assert "batch_size 33 must be divisible by the number of processes, 2" in said
     assert not (folder / "odd" / "summary.json").exists()
     assert ConfigError.__name__ not in said

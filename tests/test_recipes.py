@@ -1,9 +1,11 @@
-"""Every recipe runs: two steps of each on made data, with the starts and teachers that it names."""
+"""Every recipe has its recorded options, and runs two steps on made data with the starts and teachers that it names."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import numpy as np
@@ -11,14 +13,15 @@ import pytest
 from PIL import Image
 
 from disk_kd.arguments import parse_run
+from disk_kd.errors import ConfigError
 from disk_kd.files import save_tensors
 from disk_kd.models import create_model
 from disk_kd.models.settings import ModelSettings
-from disk_kd.recipe import RECIPES as FOLDER
-from disk_kd.recipe import list_recipes, load_recipe, recipe_of_run
+from disk_kd.recipe import find_recipe, list_recipes, load_recipe, recipe_name, recipe_of_run, run_folder
 from disk_kd.run import execute
 
 RECIPES = list_recipes()
+GOLDEN = Path(__file__).parent / "golden" / "recipes.json"
 RUN_PAIR = "wrn_40_2-wrn_40_1"
 """Of the standard benchmark: whose methods are run; those of the other pairs differ in the models."""
 CLASSES = 20
@@ -53,7 +56,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("runs")
 
 
-def make_weights(model: ModelSettings, part: str, runs: Path, num_classes: int, in_chans: int) -> None:
+def make_weights(model: ModelSettings, num_classes: int, in_chans: int) -> None:
     """Random weights in the run directory that `model` names."""
     assert model.weights is not None
     folder = Path(model.weights)
@@ -70,7 +73,98 @@ def same_but_for_the_models(recipe: str) -> bool:
 
 
 def options_of(recipe: str) -> dict[str, Any]:
-    return load_recipe(Path(str(FOLDER)) / f"{recipe}.yaml")
+    return load_recipe(find_recipe(recipe))
+
+
+def recorded(recipe: str) -> str:
+    """A digest of a recipe's options, which tells whether any of them changed."""
+    return hashlib.sha256(json.dumps(options_of(recipe), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def test_every_recipe_has_its_recorded_options() -> None:
+    """Recorded by `python tests/record_recipes.py`, which is to be run after an intended change."""
+    assert {recipe: recorded(recipe) for recipe in RECIPES} == json.loads(GOLDEN.read_text())
+
+
+def test_a_name_is_composed_of_pair_method_and_row() -> None:
+    recipe = options_of("standard/vgg13-mobilenetv2/ttm")
+    assert recipe["description"] == "mobilenetv2 from vgg13, TTM"  # pair, method
+    assert recipe["student"] == {"name": "cifar_mobilenetv2"}  # pair
+    assert recipe["teacher"] == {"name": "cifar_vgg13", "weights": "recipe:standard/teacher-vgg13"}
+    assert recipe["train"]["lr"] == 0.01  # pair, over 0.05 of its base
+    assert recipe["train"]["epochs"] == 240  # the pair's base
+    assert recipe["method"] == {"name": "ttm", "temperature": 5.0, "ce_weight": 1.0, "ttm_weight": 16.0}  # method, row
+    assert recipe["published"] == 68.98  # row
+    assert recipe.keys() == {"data", "description", "student", "teacher", "train", "method", "published"}
+
+
+def test_a_row_may_name_its_teacher() -> None:
+    one, other = (options_of(f"cifar100/shufflenetv2/{teacher}-kd") for teacher in ("resnet32x4", "wrn_40_2"))
+    assert [each["teacher"]["name"] for each in (one, other)] == ["cifar_resnet32x4", "cifar_wrn_40_2_postact"]
+    assert (one["description"], one["published"], other["published"]) == ("KD, from resnet32x4", 79.13, 75.81)
+    assert one["method"] == other["method"]
+    assert one["student"] == other["student"]
+
+
+def test_the_run_directory_of_a_composed_recipe_is_that_of_its_name(tmp_path: Path) -> None:
+    name = "standard/resnet56-resnet20/kd"
+    folder = run_folder(name, tmp_path, 3)
+    assert recipe_name(find_recipe(name)) == name
+    assert folder == tmp_path / "standard" / "resnet56-resnet20" / "kd" / "seed3"
+    assert recipe_of_run(folder, tmp_path) == name
+    assert recipe_of_run(tmp_path / "standard" / "resnet56-resnet20" / "no" / "seed3", tmp_path) is None
+
+
+@pytest.mark.parametrize("name", ["standard/resnet56-resnet20/kdd", "standard/resnet56-resnet20"])
+def test_what_is_no_row_of_a_pair_is_no_recipe(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"no recipe '{name}'.*nearest"):
+        find_recipe(name)
+
+
+def test_of_several_bases_the_later_lie_over_the_earlier(tmp_path: Path) -> None:
+    pair = """
+        description: small from large
+        published: 50.0
+        student: {name: cifar_resnet20}
+        method: {name: kd, temperature: 8.0}
+        train: {lr: 0.01, epochs: 3}
+        recipes: {kd: {published: 51.0}}
+        """
+    method = """
+        description: "{base}, DKD"
+        method: {name: dkd, beta: 2.0}
+        train: {lr: 0.02}
+        """
+    (tmp_path / "pair.yaml").write_text(dedent(pair))
+    (tmp_path / "dkd.yaml").write_text(dedent(method))
+    (tmp_path / "mine.yaml").write_text("base: [pair.yaml, dkd.yaml]\ntrain: {epochs: 4}\n")
+    assert load_recipe(tmp_path / "mine.yaml") == {
+        "description": "small from large, DKD",
+        "student": {"name": "cifar_resnet20"},
+        "train": {"lr": 0.02, "epochs": 4},
+        "method": {"name": "dkd", "beta": 2.0},  # KD's temperature is not DKD's
+    }
+
+
+def test_a_base_may_be_a_packaged_recipe_or_a_part_of_one(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("base: [standard/_pairs/resnet56-resnet20, standard/_methods/dkd]\n")
+    (tmp_path / "same.yaml").write_text("base: standard/resnet56-resnet20/dkd\n")
+    composed = options_of("standard/resnet56-resnet20/dkd")
+    del composed["published"]
+    assert load_recipe(tmp_path / "mine.yaml") == load_recipe(tmp_path / "same.yaml") == composed
+
+
+@pytest.mark.parametrize("base", ["3", "[a.yaml, 3]", "{a: b}"])
+def test_bases_are_names(base: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(f"base: {base}\n")
+    with pytest.raises(ConfigError, match="base must be a recipe or a list of recipes, not"):
+        load_recipe(tmp_path / "mine.yaml")
+
+
+def test_options_read_from_a_packaged_recipe_are_the_readers_own() -> None:
+    before = recorded("standard/resnet56-resnet20/kd")
+    options_of("standard/resnet56-resnet20/kd")["train"]["milestones"].append(1)
+    assert recorded("standard/resnet56-resnet20/kd") == before
 
 
 @pytest.mark.parametrize("recipe", sorted(filter(same_but_for_the_models, RECIPES)))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from disk_kd.config import RunConfig
 from disk_kd.summary import last_metrics
 
 
@@ -20,6 +21,6 @@ def test_the_end_of_a_run_is_its_last_student_pass(tmp_path: Path) -> None:
         train | {"step": 36, "epoch": 2, "phase": "helper", "price": 7.0, "budget_used": 8.0},
     ]
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    end = last_metrics(tmp_path)
+    end = last_metrics(tmp_path, RunConfig.from_tree({"method": "disk"}))
     assert end["budget_used"] == pytest.approx(1.6 * 6 / 16)
     assert (end["price"], end["lr"], end["step"], end["own"], end["new"]) == (1.0, 0.2, 26, None, 3.0)

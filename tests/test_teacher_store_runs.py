@@ -129,7 +129,7 @@ def test_a_resumed_run_keeps_its_decision(
     assert main(command) == 0
     assert decided(tmp_path / "run") == (True, 2)
     assert main([*command, "--views=1"]) == 2
-    assert "begun with another data.views" in capsys.readouterr().err
+    assert "started with another data.views" in capsys.readouterr().err
 
 
 def test_store_teacher_command_makes_what_distill_reads(
@@ -139,7 +139,7 @@ def test_store_teacher_command_makes_what_distill_reads(
     share = [f"--runs={tmp_path}", *METHODS["disk-map"], "--views=2"]
     assert main(["store-teacher", *loud, *share]) == 0
     said = capsys.readouterr().out
-    assert "bytes a sample and view" in said
+    assert "bytes per sample and view" in said
     (folder,) = (tmp_path / "teacher-store").iterdir()
     made = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.npy")}
     assert main(["distill", *options, *share, f"--output={tmp_path / 'run'}"]) == 0
@@ -152,7 +152,7 @@ def test_top_k_keeps_what_the_method_reads(
 ) -> None:
     share = [*options, f"--runs={tmp_path}", "--method=disk", "--views=1", "--teacher.store_top_k=4"]
     assert main(["distill", *share, f"--output={tmp_path / 'refused'}"]) == 2
-    assert "largest logits apart, teacher.store_top_k keeps 4" in capsys.readouterr().err
+    assert "largest logits, but teacher.store_top_k keeps 4" in capsys.readouterr().err
     assert main(["distill", *share, "--method.top_k=4", f"--output={tmp_path / 'run'}"]) == 0
     assert (
         main(["distill", *share, "--method.top_k=4", "--teacher.store_top_k=10", f"--output={tmp_path / 'all'}"]) == 2

@@ -20,6 +20,7 @@ import pytest
 from rich.console import Console
 
 from disk_kd.cli import main
+from disk_kd.tasks import DiSKTask
 from disk_kd.training import STOPPED, Display, JsonConsole, loop
 from disk_kd.training import display as module
 
@@ -49,7 +50,7 @@ def talking(tiny: Sequence[str]) -> list[str]:
 
 def shown(console: Console, *lines: dict[str, object]) -> None:
     """A display of 40 steps in 4 epochs, of which 12 are done."""
-    with Display(40, title="runs/[x]/seed0", console=console, epochs=4) as display:
+    with Display(40, title="runs/[x]/seed0", console=console, epochs=4, quantities=DiSKTask.quantities({})) as display:
         for done in range(1, 13):
             display.step(done)
         for line in lines:
@@ -61,7 +62,9 @@ def test_a_terminal_shows_pass_step_rate_losses_budget_and_time_left() -> None:
     shown(Console(file=file, force_terminal=True, width=120, color_system=None), TRAIN, TIMING)
     text = file.getvalue()
     assert re.search(r"runs/\[x\]/seed0 +━+.* 12/40 1,234 images/s \d:\d\d left", text)
-    assert "epoch 2/4 student  loss 1.25 (ce 2.5 scaffold 1)  budget used 0.013 of 0.01  price 0.5  top-1 61.2%" in text
+    assert (
+        "epoch 2/4 student  loss 1.25 (ce 2.5 scaffold 1)  budget used 0.0125 of 0.01  price 0.5  top-1 61.2%" in text
+    )
 
 
 def test_away_from_a_terminal_there_are_plain_lines_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +76,7 @@ def test_away_from_a_terminal_there_are_plain_lines_now_and_then(monkeypatch: py
     shown(Console(file=file, width=40), TRAIN, TIMING)
     step, loss = (
         "runs/[x]/seed0  step 12/40  epoch 2/4 student  ",
-        "loss 1.25 (ce 2.5 scaffold 1)  budget used 0.013 of 0.01",
+        "loss 1.25 (ce 2.5 scaffold 1)  budget used 0.0125 of 0.01",
     )
     assert file.getvalue().startswith(step + loss)
     assert re.search(r"1,234 images/s  \d:\d\d left\n\Z", file.getvalue())
@@ -254,7 +257,7 @@ def test_quiet_and_a_log_are_one_too_many(
     recipe = {"compare": ["digits/ce"], "demo": []}.get(command, [f"--output={tmp_path / 'run'}"])
     assert main([command, *recipe, "--quiet", "--log-json"]) == 2
     assert re.fullmatch(
-        r"disk-kd: --quiet prints no log, --log-json .*; give one of the two\n", capsys.readouterr().err
+        r"disk-kd: --quiet prints no log and --log-json .*; give one of the two\n", capsys.readouterr().err
     )
     assert list(tmp_path.iterdir()) == []
 

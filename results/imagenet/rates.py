@@ -41,7 +41,7 @@ PEAK_FLOPS = 989e12  # H100 SXM, bf16, dense
 REACHED = {"resnet50-resnet18": 0.2, "vit_large-vit_tiny": 0.4, "vit_large_384-deit_tiny": 0.4}
 SCALING = {1: 1.0, 8: 0.95, 64: 0.9}
 DOLLARS_PER_HOUR = 3.0
-PASSES, SAMPLES = 100, 1_281_167
+EPOCHS, SAMPLES = 100, 1_281_167
 
 
 def write_images(root: Path, sides: tuple[int, int]) -> float:
@@ -120,7 +120,7 @@ def estimate() -> None:
             cells = []
             for count, share in SCALING.items():
                 rate = count * share * REACHED[pair] * PEAK_FLOPS / (2 * macs)
-                hours = PASSES * SAMPLES / rate / 3600
+                hours = EPOCHS * SAMPLES / rate / 3600
                 cells.append(f"{rate:,.0f}/s, {hours:.2g} h, ${hours * count * DOLLARS_PER_HOUR:,.0f}")
             print(f"| {pair}, {method} | {macs / 1e9:.1f} | {' | '.join(cells)} |")
 

@@ -1,10 +1,10 @@
-"""disk-kd: knowledge distillation for image classifiers, with DiSK at its heart.
+"""disk-kd: knowledge distillation for image classifiers.
 
     task = DiSKTask(student, teacher)
     for x, y in loader:
         task(x, y)["loss"].backward(); optimizer.step(); optimizer.zero_grad()
 
-    run = distill("digits-demo/disk")       # the same as the command disk-kd distill
+    run = distill("digits-demo/disk")       # the same as `disk-kd distill`
     student = run.student()
 
 Importing the package registers its models with timm under `cifar_*`.
@@ -45,7 +45,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """What runs need is imported when it is asked for: a loop of one's own needs none of it."""
+    """Import the modules for runs on first use. A training loop of your own does not need them."""
     if name not in _RUNS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from disk_kd import api

@@ -1,4 +1,4 @@
-"""python -m disk_kd: the command line, as torchrun starts it."""
+"""python -m disk_kd: the command line. torchrun starts it this way."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""What the commands do, as functions: train and distil, evaluate, load a student, compare.
+"""Python functions for the commands: distill, train, evaluate, compare, load_student.
 
 run = disk_kd.distill("cifar100/resnet10_s/resnet10_l-kd", data={"root": "data"}, train={"seed": 1})
 print(run.summary["test"]["top1"])
@@ -32,7 +32,7 @@ from disk_kd.run import execute
 from disk_kd.trained import trained_model
 
 Recipe = str | Path | Mapping[str, Any] | RunConfig | None
-"""A recipe's name or file, the options of one, or a whole configuration; None: the defaults."""
+"""Name or file of a recipe, a mapping of its options, or a full configuration; None: the defaults."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Run:
     """A finished run.
 
     Attributes:
-        config: of the run.
-        summary: what its summary.json holds: metrics by split, epochs, seconds, versions.
+        config: configuration of the run.
+        summary: content of summary.json: metrics by split, epochs, seconds, versions.
     """
 
     config: RunConfig
@@ -56,7 +56,7 @@ class Run:
         """The student, in eval mode, on the CPU.
 
         Raises:
-            CheckpointError: its file is gone.
+            CheckpointError: the file of the student is missing.
         """
         return load_student(self.folder)
 
@@ -69,21 +69,21 @@ def distill(
     console: Console | None = None,
     **options: Any,
 ) -> Run:
-    """Train a student, by default from a teacher: `disk-kd distill`.
+    """Train a student with any method; most methods learn from a teacher. This is `disk-kd distill`.
 
     Args:
-        recipe: where the options come from; those below lie over it.
+        recipe: source of the options; the options below override it.
         runs: folder of run directories.
-        resume: go on with an unfinished run, and give a finished one back.
-        console: where progress goes; None: nowhere.
-        options: parts of a recipe: `data`, `student`, `teacher`, `method`, `hint` and `train`, each a mapping of its
-            options or, but for `train`, a name; `output`, `description`.
+        resume: resume an unfinished run, or return a finished one.
+        console: console for progress; None: no output.
+        options: parts of a recipe: `data`, `student`, `teacher`, `method`, `hint` and `train`, and `output` and
+            `description`. A part is a mapping of options or, except for `train`, a name.
 
     Returns:
         The finished run.
 
     Raises:
-        DiskKDError: bad input of any kind, before training begins.
+        DiskKDError: the input is not valid. It is checked before training starts.
 
     Example:
         >>> import disk_kd
@@ -100,26 +100,28 @@ def train(
     console: Console | None = None,
     **options: Any,
 ) -> Run:
-    """Train a model with cross-entropy, a teacher or a baseline: `disk-kd train`. Arguments as of `distill`."""
+    """Train a model with cross-entropy, such as a teacher or a baseline. This is `disk-kd train`; arguments as for
+    `distill`.
+    """
     return _run("train", recipe, runs, resume, console, options)
 
 
 def evaluate(
     model: str | Path | Run, *, data: Mapping[str, Any] | None = None, split: str = "test", device: str = "auto"
 ) -> dict[str, Any]:
-    """Metrics of a run's student or of a file of weights: `disk-kd evaluate`.
+    """Metrics of a run's student or of a file of weights. This is `disk-kd evaluate`.
 
     Args:
-        model: a run, its folder, a file of weights, or cifar_resnet10_l or _s.
-        data: options of the data over those of the run.
+        model: a run, its folder, a file of weights, cifar_resnet10_l or cifar_resnet10_s.
+        data: options of the data; they override those of the run.
         split: test, validation or train.
-        device: cpu, cuda, ...
+        device: cpu, cuda, cuda:1 or mps; "auto" takes the accelerator if there is one.
 
     Returns:
-        top1 and top5 in percent, nll in nats, ece as a fraction, samples.
+        "top1" and "top5" in percent, "nll" in nats, "ece" as a fraction, and "samples".
 
     Raises:
-        DiskKDError: the weights or the data are not there, or do not fit each other.
+        DiskKDError: the weights or the data are missing, or do not fit each other.
     """
     path = model.folder if isinstance(model, Run) else user_path(model)
     recipe = load_recipe(path / CONFIG).get("data", {}) if (path / CONFIG).is_file() else {}
@@ -129,13 +131,13 @@ def evaluate(
 
 
 def load_student(path: str | Path) -> nn.Module:
-    """The student of a run, or the model of a file of weights that a run wrote, in eval mode, on the CPU.
+    """The student of a run, or the model of a file of weights that a run wrote, in eval mode on the CPU.
 
-    Its `pretrained_cfg` says how images are normalised: "mean", "std" and "input_size".
+    Its `pretrained_cfg` contains the normalisation of images: "mean", "std" and "input_size".
 
     Raises:
-        CheckpointError: there is no such file, or it does not say which model it is for.
-        ModelError: it is for a model of a module of yours, which was not imported.
+        CheckpointError: there is no such file, or it does not record its model.
+        ModelError: its model comes from your own module, and the module was not imported.
     """
     file = user_path(path)
     file = file / STUDENT if file.is_dir() else file
@@ -160,24 +162,24 @@ def compare(
     report: Reporter | None = None,
     **options: Any,
 ) -> Comparison:
-    """Run several recipes, or the rows of an experiment, over several seeds: `disk-kd compare`.
+    """Run several recipes, or the rows of an experiment, over several seeds. This is `disk-kd compare`.
 
-    It starts processes: a script calls it under `if __name__ == "__main__":`. An error ends those that it started.
+    It starts processes, so a script must call it under `if __name__ == "__main__":`. An error ends these processes.
 
     Args:
-        rows: an experiment's file (docs/experiments.md); recipes by name; or rows by name, each a mapping of its
-            `recipe` and options over it.
-        seeds: of each row, from 0; None: the experiment's, or 3.
-        baseline: the row that the others are compared with.
+        rows: an experiment file (docs/experiments.md); names of recipes; or a mapping from row names to options, each
+            with its `recipe`.
+        seeds: number of seeds of each row, counted from 0; None: the experiment's, or 3.
+        baseline: name of the row that the others are compared with.
         runs: folder of the run directories and the table.
-        name: of the tables, NAME.md, NAME.csv and NAME.tex, and of the rows' folder.
-        jobs: runs at a time.
-        console: where progress and the table go; None: nowhere.
-        report: writes a page, such as `disk_kd.report.report_comparison`; None: there is none.
-        options: parts of a recipe, over every row; as of `distill`.
+        name: name of the tables NAME.md, NAME.csv and NAME.tex, and of the folder of the rows.
+        jobs: number of runs in parallel.
+        console: console for progress and the table; None: no output.
+        report: function that writes a report, such as `disk_kd.report.report_comparison`; None: no report.
+        options: parts of a recipe that apply to every row, as for `distill`.
 
     Raises:
-        DiskKDError: bad input of any kind, before anything runs; or not one run succeeded.
+        DiskKDError: the input is not valid (checked before the first run), or all runs failed.
     """
     given = _parts(options)
     if isinstance(rows, Mapping):
@@ -205,7 +207,7 @@ def _run(
     tree, path = _parts(options), None
     if isinstance(recipe, RunConfig):
         if tree:
-            raise ConfigError("a whole configuration takes no further options; change it with dataclasses.replace")
+            raise ConfigError("a RunConfig takes no further options; change it with dataclasses.replace")
         return Run(recipe, execute(recipe, console))
     if isinstance(recipe, Mapping):
         tree = merged(_parts(recipe), tree)
@@ -220,12 +222,12 @@ def _parts(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _named(part: str, value: Any) -> Any:
-    """A part that is given as a name."""
+    """A part of a recipe; a name alone becomes a mapping."""
     return {"name": value} if part in ("data", "student", "teacher") and isinstance(value, str) else value
 
 
 def _own_names(config: RunConfig) -> set[str]:
-    """What a file of the run's weights may say it is of."""
+    """The names of user code that a file of the run's weights may refer to."""
     models: list[ModelSettings | None] = [config.student, config.teacher]
     names = {model.name for model in models if model is not None} | set(config.imports)
     return names | ({config.hint} if config.hint else set())

@@ -1,4 +1,4 @@
-"""The command line's arguments, read into trees of options and into configurations."""
+"""Command-line arguments, parsed to trees of options and to configurations."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ _NEEDS = {
     "method": f"--method needs a name: one of {', '.join(METHODS)}, or your own: my_module:MyTask",
     "hint": f"--hint needs a name: one of {', '.join(HINTS)}, or your own: my_module:MyHint",
 }
-"""What is said of an option without a value."""
+"""Messages for options without a value."""
 
 
 @dataclass(frozen=True)
 class Given:
-    """What was typed after a command.
+    """The parsed arguments of a command.
 
     Attributes:
-        words: what is no option, such as a recipe.
-        options: by dotted name, as they were typed.
-        imports: the modules of --import.
+        words: arguments that are not options, such as a recipe.
+        options: values as typed, by dotted name.
+        imports: modules of --import.
         switches: options without a value.
     """
 
@@ -52,7 +52,7 @@ class Given:
 
     @property
     def tree(self) -> dict[str, Any]:
-        """The options as a recipe holds them; a part is a mapping, --data '{...}', or a name, --data folder."""
+        """The options as a recipe holds them. A part is a mapping (--data '{...}') or a name (--data folder)."""
         flat = {}
         for name, value in self.options.items():
             whole = loaded(value) if name in PARTS else None
@@ -65,14 +65,14 @@ class Given:
 
 
 def read_arguments(arguments: Sequence[str], switches: Collection[str] = _SWITCHES) -> Given:
-    """Sort arguments into words, --OPTION VALUE or --OPTION=VALUE, and switches.
+    """Split arguments into words, options (--OPTION VALUE or --OPTION=VALUE) and switches.
 
     Args:
-        arguments: as typed after the command.
-        switches: options that take no value. --resume auto is --resume, as batch scripts know it.
+        arguments: the arguments after the command.
+        switches: options that take no value. --resume auto means --resume, for batch scripts.
 
     Raises:
-        ConfigError: an option has no value, a switch has one, or a word stands after an option.
+        ConfigError: an option has no value, or a switch has one.
     """
     words, options, imports, on = list[str](), dict[str, Any](), list[str](), set[str]()
     left = list(arguments)
@@ -97,27 +97,27 @@ def read_arguments(arguments: Sequence[str], switches: Collection[str] = _SWITCH
                 raise ConfigError(_NEEDS.get(name, f"--{typed} needs a value: --{typed} VALUE"))
             value = left.pop(0)
         if not value and name in _PATHS:
-            raise ConfigError(f"--{typed} names nothing; give a path after it, or leave it out")
+            raise ConfigError(f"--{typed} is empty; give a path, or leave the option out")
         if name == _REPEATED:
             found = loaded(value)
             imports += imports_of({"import": found or "-"})
             if any(not each or each.startswith("-") for each in imports):
                 raise ConfigError(_NEEDS[_REPEATED])
         else:
-            options.pop(name, None)  # the last one counts, in its own place
+            options.pop(name, None)  # the last value counts
             options[name] = Raw(value)
     return Given(tuple(words), options, tuple(dict.fromkeys(imports)), frozenset(on))
 
 
 def parse_run(command: str, arguments: Sequence[str]) -> RunConfig:
-    """The configuration that `disk-kd COMMAND ARGUMENTS` asks for: defaults, then the recipe, then the options.
+    """The configuration for `disk-kd COMMAND ARGUMENTS`: defaults, then the recipe, then the options.
 
     Args:
         command: "train" (always cross-entropy), "distill" or "store-teacher".
-        arguments: [RECIPE] and options, as on the command line.
+        arguments: [RECIPE] and options.
 
     Raises:
-        ConfigError: an unknown recipe, key or method, or a value of the wrong kind or out of range.
+        ConfigError: an unknown recipe, option or method, or a value of the wrong type or out of range.
     """
     given = read_arguments(arguments)
     if len(given.words) > 1:
@@ -127,7 +127,7 @@ def parse_run(command: str, arguments: Sequence[str]) -> RunConfig:
     runs = user_path(read_value(Path, options.pop("runs", "runs"), "runs"))
     config = RunConfig.of_recipe(path, options, command=command, runs=runs, resume="resume" in given.switches)
     if config.teacher is None and (typed := next((name for name in given.options if name.startswith("teacher")), None)):
-        raise ConfigError(f"{typed} is of methods with a teacher; give disk-kd distill --method kd")
+        raise ConfigError(f"{typed} needs a method with a teacher; give disk-kd distill --method kd")
     return config
 
 
@@ -135,17 +135,17 @@ _EVALUATION: dict[str, Any] = {"split": Literal["test", "validation", "train"], 
 
 
 def parse_evaluation(arguments: Sequence[str]) -> EvaluationConfig:
-    """The configuration of `disk-kd evaluate`.
+    """The configuration for `disk-kd evaluate`.
 
     Args:
-        arguments: RUN or WEIGHTS, then options; the data of a run directory is the default.
+        arguments: RUN or WEIGHTS and options. The data of a run directory is the default.
 
     Raises:
-        ConfigError: an unknown option, or a value of the wrong kind.
+        ConfigError: an unknown option, or a value of the wrong type.
     """
     given = read_arguments(arguments)
     if len(given.words) != 1:
-        raise ConfigError("evaluate measures one model: give a run directory, a file of weights, or cifar_resnet10_l")
+        raise ConfigError("evaluate needs exactly one model: a run directory, a file of weights, or cifar_resnet10_l")
     tree, imports, own = given.tree, list(given.imports), set(given.imports)
     if unknown := next(iter(tree.keys() - {"data", "model", _REPEATED, *_EVALUATION}), None):
         raise ConfigError(f"unknown option {shown(unknown)}; {nearest(unknown, ['data', 'model', *_EVALUATION])}")
@@ -156,7 +156,7 @@ def parse_evaluation(arguments: Sequence[str]) -> EvaluationConfig:
         recipe = load_recipe(run / CONFIG) if (run / CONFIG).is_file() else {}
         check_root(data, below=recipe.get("data", {}))
         data = merged(recipe.get("data", {}), data)
-        if weights.is_dir():  # the user gave the run, not a file that lies there
+        if weights.is_dir():  # the user gave the run directory itself, so its own modules are trusted
             imports, own = imports + imports_of(recipe), own | named_in(recipe)
     if weights.is_file() and "crop_pct" in (about := read_about(weights)):
         data = {"crop_pct": about["crop_pct"], **data}
@@ -175,12 +175,12 @@ def parse_settings(settings: type[Settings], arguments: Sequence[str]) -> Settin
 
     Args:
         settings: the dataclass.
-        arguments: as on the command line.
+        arguments: the arguments after the command.
 
     Raises:
-        ConfigError: an unknown option, or a value of the wrong kind or out of range.
+        ConfigError: an unknown option, or a value of the wrong type or out of range.
     """
     given = read_arguments(arguments, switches=())
     if given.words:
-        raise ConfigError(f"{shown(given.words[0])!r} is no option: an option is --NAME VALUE")
-    return read(settings, given.tree)
+        raise ConfigError(f"{shown(given.words[0])!r} is not an option; write options as --NAME VALUE")
+    return read(settings, nested(given.options))

@@ -1,4 +1,4 @@
-"""The parts of a run, built from its configuration: data, models, task, batches."""
+"""The parts of a run, built from its configuration: data, models, task and batches."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from disk_kd.recipe import recipe_of_run
 from disk_kd.tasks import StudentTask
 from disk_kd.teacher import Teacher, TeacherStore, fixed_image_size
 from disk_kd.teacher import normalisation as stated_normalisation
-from disk_kd.trained import normalisation, recorded_options, take_usual, untold, with_recorded
+from disk_kd.trained import normalisation, recorded_options, take_usual, unknown_normalisation, with_recorded
 
 STUDENT = "student.safetensors"
 """The file of a run's student."""
 
 
 def find_weights(config: RunConfig, part: str) -> Path | None:
-    """The file of weights that the config names for "student" or "teacher"; None where it names none, or timm's.
+    """The file of weights that the config gives for "student" or "teacher"; None if it gives none, or timm's.
 
     Raises:
-        CheckpointError: it names a file or run that does not exist.
-        ModelError: a teacher without weights.
+        CheckpointError: the file or run does not exist.
+        ModelError: a teacher has no weights.
     """
     model: ModelSettings | None = getattr(config, part)
     if model is None:
@@ -61,27 +61,27 @@ def find_weights(config: RunConfig, part: str) -> Path | None:
 
 
 def load_data(data: DataSettings) -> Dataset:
-    """The dataset that the settings name."""
+    """The dataset of the settings."""
     return load_dataset(data)
 
 
 def build_model(config: RunConfig, part: str, dataset: Dataset, say: Callable[[str], None] | None = None) -> nn.Module:
     """The student or the teacher, with its weights, for the classes and channels of the data.
 
-    How its images are normalised is told by the first of these that tells it: the options `mean` and `std`; the file of
-    its weights; for this package's models, fresh or with weights of another program, the dataset; the model. A fresh
-    model that no one tells it of takes mean 0.5 and std 0.5.
+    The normalisation of its images comes from the first of these that states it: the options `mean` and `std`; the file
+    of its weights; the dataset (for this package's models, if fresh or with weights of another program); the model. A
+    fresh model without any of these takes mean 0.5 and std 0.5.
 
     Args:
-        config: of the run.
+        config: configuration of the run.
         part: "student" or "teacher".
-        dataset: of the run.
-        say: is told of such a model.
+        dataset: dataset of the run.
+        say: function that gets a message about such a model.
 
     Raises:
-        ConfigError, ModelError, CheckpointError: the name is unknown, or the weights do not fit it or the data.
+        ConfigError, ModelError, CheckpointError: the name is unknown, or the weights do not fit the model or the data.
         DataError: the weights were trained with other classes, or in another order.
-        ModelError: nothing tells how the images of a trained model are normalised.
+        ModelError: the normalisation of a trained model is not known.
     """
     model: ModelSettings = getattr(config, part)
     weights = find_weights(config, part)
@@ -99,13 +99,13 @@ def build_model(config: RunConfig, part: str, dataset: Dataset, say: Callable[[s
         take_usual(built, dataset.normalisation)
     if stated_normalisation(built) is None:
         if weights is not None or model.pretrained:
-            raise untold(model.name, f"--{part}.options")
+            raise unknown_normalisation(model.name, f"--{part}.options")
         mean, std = dataset.normalisation or ((0.5,) * dataset.in_chans,) * 2
         set_normalisation(built, mean, std)
         if say is not None:
             say(
                 f"{model.name} does not say how its images are normalised: it learns with mean {list(mean)} and std"
-                f" {list(std)}, which its weights will say; {part}.options may give others, as mean and std"
+                f" {list(std)}, which its file of weights records; set others with mean and std in {part}.options"
             )
     image = (dataset.in_chans, dataset.image_size, dataset.image_size)
     built.pretrained_cfg = {"input_size": image} | built.pretrained_cfg
@@ -117,9 +117,9 @@ def build_model(config: RunConfig, part: str, dataset: Dataset, say: Callable[[s
 
 
 def recorded_in_files(config: RunConfig) -> RunConfig:
-    """Give student and teacher the options that the files of their weights record, unless the config has others.
+    """Give student and teacher the options that their files of weights record, unless the config sets others.
 
-    A file that cannot be read is left to `build_model`, which says so.
+    `build_model` raises the error if a file cannot be read.
     """
     decisions = {}
     for part in ("student", "teacher"):
@@ -132,9 +132,9 @@ def recorded_in_files(config: RunConfig) -> RunConfig:
 
 
 def teacher_image_size(config: RunConfig, dataset: Dataset) -> int | None:
-    """The side of the images that the teacher sees: as the config says, else of those that it learned from.
+    """The side of the teacher's images: as in the config, else the size that it was trained with.
 
-    None: the student's images as they are.
+    None: the student's image size.
     """
     assert config.teacher is not None
     if config.teacher.image_size is not None:
@@ -145,9 +145,9 @@ def teacher_image_size(config: RunConfig, dataset: Dataset) -> int | None:
 
 
 def _check_pretrained_classes(teacher: nn.Module, dataset: Dataset) -> None:
-    """timm gives a pretrained model a new, random classifier when asked for other classes: no teacher.
+    """Refuse a pretrained timm model with another number of classes: timm would give it a new, random classifier.
 
-    A thousand classes are ImageNet's, in the order of their WordNet ids, unless the weights name others.
+    A thousand classes are taken as ImageNet's, in the order of their WordNet ids, unless the weights name others.
     """
     settings = unwrap_model(teacher).pretrained_cfg
     theirs = settings.get("num_classes")
@@ -168,7 +168,7 @@ def _check_pretrained_classes(teacher: nn.Module, dataset: Dataset) -> None:
 
 
 def _same_classes(theirs: tuple[str, ...], ours: tuple[str, ...]) -> bool:
-    """Whether the names are the same, as far as the dataset tells: a reader may give numbers, or ImageNet's words."""
+    """Whether the class names are the same. Readers that give numbers or ImageNet's words match every name."""
     if ours in (theirs, tuple(map(str, range(len(theirs))))):
         return True
     if len(theirs) != 1000:
@@ -180,7 +180,7 @@ def _same_classes(theirs: tuple[str, ...], ours: tuple[str, ...]) -> bool:
 def build_task(
     config: RunConfig, dataset: Dataset, device: torch.device, say: Callable[[str], None] | None = None
 ) -> StudentTask:
-    """The method with its student and teacher on the device, as the settings want them; `say` as of `build_model`."""
+    """The method with its student and teacher on the device; `say` as for `build_model`."""
     settings = config.train
     layout = torch.channels_last if settings.channels_last else torch.contiguous_format
     student = build_model(config, "student", dataset, say).to(device).to(memory_format=layout)
@@ -211,11 +211,11 @@ def build_task(
             task.add_hint(build_hint(config, student, teacher, dataset), teacher)
     if config.data.mix.on and (not task.mixes or task.needs_ids):
         name = config.method if not task.mixes else config.hint
-        raise ConfigError(f"{name} needs one label an image, which data.mix does not leave; give data.mix.mixup=0")
+        raise ConfigError(f"{name} needs one label for each image, but data.mix mixes labels; give data.mix.mixup=0")
     if config.data.timm.repeats > 1 and task.needs_ids:
         raise ConfigError(
-            f"{config.hint} remembers each image once a batch, data.timm.repeats={config.data.timm.repeats} repeats"
-            " them; give data.timm.repeats=1"
+            f"{config.hint} needs each image at most once in a batch, but data.timm.repeats={config.data.timm.repeats}"
+            " repeats images; give data.timm.repeats=1"
         )
     if settings.ema_decay is not None:
         # The warm-up is 1 - 1 / (1 + t / 10) = t / (t + 10) after t updates.
@@ -224,22 +224,22 @@ def build_task(
 
 
 def recompute_activations(student: nn.Module) -> None:
-    """Let the student's backward pass compute activations again, so that fewer are kept.
+    """Recompute the student's activations in the backward pass, to save memory.
 
     Raises:
-        ModelError: the model does not know how.
+        ModelError: the model does not support it.
     """
     plain: Any = unwrap_model(student)
     try:
         plain.set_grad_checkpointing(True)
     except (AttributeError, AssertionError, NotImplementedError):
         raise ModelError(
-            f"{type(plain).__name__} cannot compute its activations again; give --train.grad_checkpointing false"
+            f"{type(plain).__name__} cannot recompute its activations; give --train.grad_checkpointing false"
         ) from None
 
 
 def build_hint(config: RunConfig, student: nn.Module, teacher: Teacher, dataset: Dataset) -> Hint:
-    """The config's feature method, for these models.
+    """The feature method of the config, for these models.
 
     Raises:
         ConfigError, ModelError: its layers do not fit the models.
@@ -261,7 +261,7 @@ def build_hint(config: RunConfig, student: nn.Module, teacher: Teacher, dataset:
 
 
 def train_loader(config: RunConfig, task: StudentTask, split: AnySplit, **changes: Any) -> Loader:
-    """Batches for training, augmented, and normalised for the student."""
+    """Batches for training: augmented, and normalised for the student."""
     mean, std = normalisation(task.student)
     options: dict[str, Any] = {
         "batch_size": config.train.batch_size,
@@ -278,7 +278,7 @@ def train_loader(config: RunConfig, task: StudentTask, split: AnySplit, **change
 def first_batches(
     config: RunConfig, task: StudentTask, split: AnySplit, store: TeacherStore | None
 ) -> Iterator[tuple[Tensor, Tensor, dict[str, Tensor]]]:
-    """Images, labels and stored outputs of the first epoch, alike for all ranks, as `StudentTask.begin` reads them."""
+    """Images, labels and stored outputs of the first epoch, the same on all ranks, for `StudentTask.begin`."""
     loader = train_loader(config, task, split, batch_size=inference_batch(task.device), drop_last=False, mix=None)
     for batch in loader.batches(0):
         stored = {} if store is None else store.read(batch.ids, batch.view, task.device)

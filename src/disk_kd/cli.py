@@ -1,4 +1,4 @@
-"""The command line: one function a command, one line an error."""
+"""The command line: one function for each command, one line for each error."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from disk_kd.hints import HINTS
 from disk_kd.measure import evaluate_weights
 from disk_kd.memory import keep_memory
 from disk_kd.models import convert, create_model, multiply_adds
-from disk_kd.plugins import IMPORT_HELP, import_modules, place_in_own
+from disk_kd.plugins import IMPORT_HELP, import_modules, user_code_location
 from disk_kd.recipe import list_recipes
 from disk_kd.run import execute, store_teacher
 from disk_kd.tasks import METHODS
@@ -62,27 +62,27 @@ from disk_kd.training import (
 from disk_kd_command import INTERRUPTED, answer
 
 UNREAD = 141
-"""The exit code of a command whose reader went away before it had all: what shells say of SIGPIPE."""
+"""Exit code when the reader of the output closes it early, as shells report SIGPIPE."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `disk-kd ARGUMENTS` and return its exit code.
 
-    0: done; 1: an error that nobody foresaw; 2: bad input, or a run that failed; 75: stopped, a run can go on; 130:
-    interrupted; 141: nobody read the output.
+    0: success; 1: unexpected error; 2: bad input, or a failed run; 75: stopped, the run can be resumed; 130:
+    interrupted; 141: the reader of the output closed it.
     """
-    if arguments is None:  # this process is the command's own
+    if arguments is None:  # called as the command, not from another program
         arguments = sys.argv[1:]
-        os.environ.setdefault("PYTHONSAFEPATH", "1")  # processes that it starts import nothing that merely lies here
+        os.environ.setdefault("PYTHONSAFEPATH", "1")  # child processes do not import from the working directory
         threading.excepthook = _thread_failed
         warnings.formatwarning = lambda message, *_, **__: f"disk-kd: {message}\n"
     debug, arguments = "--debug" in arguments, [argument for argument in arguments if argument != "--debug"]
-    _show_what_can_be()
+    _replace_unprintable()
     if (text := answer(arguments)) is not None:
         print(text)
         return 0
     keep_memory()
-    logging.getLogger("timm.data").setLevel(logging.ERROR)  # it warns of what our errors say
+    logging.getLogger("timm.data").setLevel(logging.ERROR)  # its warnings repeat our errors
     try:
         _run(*arguments)
         sys.stdout.flush()
@@ -93,8 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (Exception, KeyboardInterrupt) as error:
         if debug:
             _show_traceback(error)
-        code, said = _told(error)
-        print(f"disk-kd: {said}", file=sys.stderr)
+        code, message = _exit_code_and_message(error)
+        print(f"disk-kd: {message}", file=sys.stderr)
         return code
 
 
@@ -108,8 +108,8 @@ def _run(name: str, *arguments: str) -> None:
         COMMANDS[name](arguments)
 
 
-def _told(error: BaseException) -> tuple[int, str]:
-    """The exit code and the one line of an error."""
+def _exit_code_and_message(error: BaseException) -> tuple[int, str]:
+    """The exit code and the one-line message of an error."""
     if isinstance(error, StoppedError | StopSignal):
         return STOPPED, str(error)
     if isinstance(error, KeyboardInterrupt):
@@ -119,21 +119,21 @@ def _told(error: BaseException) -> tuple[int, str]:
     if isinstance(error, torch.OutOfMemoryError):
         return 2, f"{str(error).partition('. ')[0]}; lower train.batch_size, or raise train.accumulate"
     kind = f"{type(error).__name__}: {one_line(error)}"
-    if (place := place_in_own(error)) is not None:
+    if (place := user_code_location(error)) is not None:
         return 2, f"{place}: {kind}; --debug shows the traceback"
     if isinstance(error, OSError):
-        return 2, f"{one_line(error)}; what was written before is whole"
-    return 1, f"this error was not foreseen: {kind}; --debug shows where it comes from, for a report of it"
+        return 2, f"{one_line(error)}; files written before are complete"
+    return 1, f"unexpected error: {kind}; --debug shows the traceback for a bug report"
 
 
 def _thread_failed(failed: threading.ExceptHookArgs) -> None:
-    """Leave a file that TensorBoard's thread cannot write to the main thread, which hears of it and tells it."""
+    """Ignore a file that TensorBoard's thread cannot write. The main thread gets the same error and reports it."""
     if not isinstance(failed.exc_value, OSError):
         threading.__excepthook__(failed)
 
 
 def _show_traceback(error: BaseException) -> None:
-    """Print where an error comes from, with the errors that it took the place of."""
+    """Print the traceback of an error, with those of its causes."""
     each: BaseException | None = error
     while each is not None:
         each.__suppress_context__ = False
@@ -141,20 +141,20 @@ def _show_traceback(error: BaseException) -> None:
     traceback.print_exception(error)
 
 
-def _show_what_can_be() -> None:
-    """Let a terminal or file that cannot show a character show a question mark."""
+def _replace_unprintable() -> None:
+    """Print a question mark for each character that the terminal or file cannot encode."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
 
 
 def train(arguments: Sequence[str]) -> None:
-    """Train a model with cross-entropy: a teacher, or a baseline."""
+    """Train a model with cross-entropy, such as a teacher or a baseline."""
     _train_or_distill("train", arguments)
 
 
 def distill(arguments: Sequence[str]) -> None:
-    """Train a student, by default from a teacher, with any method."""
+    """Train a student with any method; most methods learn from a teacher."""
     _train_or_distill("distill", arguments)
 
 
@@ -177,7 +177,7 @@ def _train_or_distill(command: str, arguments: Sequence[str]) -> None:
 
 
 def store_outputs(arguments: Sequence[str]) -> None:
-    """Run a teacher once over all views of its training data, and keep its outputs."""
+    """Run a teacher once over all views of the training data and store its outputs."""
     given = read_arguments(arguments)
     config = parse_run("store-teacher", arguments)
     quiet = "quiet" in given.switches
@@ -192,31 +192,31 @@ def store_outputs(arguments: Sequence[str]) -> None:
 
 
 def _console(quiet: bool, as_json: bool) -> Console:
-    """Where a command says what it does; of many ranks the main one says it."""
+    """The console of a command. Only the main rank prints."""
     if quiet and as_json:
-        raise ConfigError("--quiet prints no log, --log-json prints it all; give one of the two")
+        raise ConfigError("--quiet prints no log and --log-json prints all of it; give one of the two")
     if as_json and ranks.is_main():
         return JsonConsole()
     return RunConsole(quiet=quiet or not ranks.is_main())
 
 
 def _last_line(*paths: Path) -> None:
-    """All that a quiet command prints when it is done: what it made."""
+    """Print the paths that a quiet command wrote."""
     if ranks.is_main():
         print(*paths, sep="\n")
 
 
 def store_table(store: TeacherStore) -> Table:
-    """What a store holds, what it cost, and how far what is read is from what the teacher said."""
+    """What a teacher store holds, what it cost, and how much its rounding changes the teacher's outputs."""
     samples, seconds = store.manifest["facts"]["samples"], store.build_s()
     per_sample = store.bytes_per_sample()
     table = Table(title=escape(f"Stored teacher outputs: {store.path}"), show_header=False)
     table.add_row("outputs", ", ".join(store.needs))
     table.add_row("views", f"{store.views} of {samples:,} samples")
     table.add_row(
-        "size", f"{per_sample:,} bytes a sample and view, {per_sample * samples * store.views / 2**20:,.1f} MiB"
+        "size", f"{per_sample:,} bytes per sample and view, {per_sample * samples * store.views / 2**20:,.1f} MiB"
     )
-    table.add_row("time", f"{seconds / store.views:.1f} s a view")
+    table.add_row("time", f"{seconds / store.views:.1f} s per view")
     for temperature, error in store.errors().items():
         measured = f"{error['mean']:.1e} nats on average, {error['max']:.1e} at most"
         table.add_row(f"KL to the teacher at T {temperature}", measured)
@@ -224,11 +224,15 @@ def store_table(store: TeacherStore) -> Table:
 
 
 def demo(arguments: Sequence[str]) -> None:
-    """Five methods on digits with few and partly wrong labels, ten seeds each: a table and a report."""
+    """Compare five methods on digits with few and partly wrong labels; write a table and a report."""
     parser = _Parser(prog="disk-kd demo", description=demo.__doc__)
-    parser.add_argument("--runs", type=user_path, default=Path("runs/demo"), help="folder of the run directories")
-    parser.add_argument("--seeds", type=count, default=10, help="how many seeds")
-    parser.add_argument("--jobs", type=count, default=ranks.cores(), help="runs at a time")
+    parser.add_argument(
+        "--runs", type=user_path, default=Path("runs/demo"), help="Folder of run directories (default: runs/demo)."
+    )
+    parser.add_argument("--seeds", type=count, default=10, help="Number of seeds (default: 10).")
+    parser.add_argument(
+        "--jobs", type=count, default=ranks.cores(), help="Runs in parallel (default: one for each core)."
+    )
     _add_output_options(parser)
     options = parser.parse_args(arguments)
     console = _console(options.quiet, options.log_json)
@@ -242,23 +246,27 @@ def demo(arguments: Sequence[str]) -> None:
 
 
 def compare_recipes(arguments: Sequence[str]) -> None:
-    """Run several recipes over several seeds, reuse what is finished, write a table."""
+    """Run several recipes over several seeds and write a table; finished runs are reused."""
     parser = _Parser(
         prog="disk-kd compare",
-        description="Run RECIPES over seeds, and the teachers and starts that they name. Finished runs are reused,"
-        " unfinished ones go on. In the place of recipes EXPERIMENTS, YAML files of rows (docs/experiments.md), of"
-        " which each may try several settings and keep the best on validation; several run one after another. Further"
-        " options, such as --data.root DIR, go to every run of RECIPES; --data... and --train... also to those that"
-        " weights come from.",
+        description="Run recipes over several seeds, and first the teachers and starting points that they name."
+        " Finished runs are reused, unfinished runs are resumed. RECIPE can also be an experiment, a YAML file of rows"
+        " (docs/experiments.md). A row can try several settings and keep the best on validation. Several experiments"
+        " run one after another. Further options, such as --data.root DIR, apply to all runs; --data... and"
+        " --train... also apply to the runs that train teachers and starting points.",
     )
-    parser.add_argument("recipes", nargs="+", metavar="RECIPE", help="a name or a file")
-    parser.add_argument("--seeds", type=count, help="how many seeds, from 0; default: the experiment's, or 3")
-    parser.add_argument("--baseline", metavar="RECIPE", help="one of RECIPES: show the others' gain over it")
-    against = "add the first RECIPE with this method, such as ce, as the baseline"
+    parser.add_argument("recipes", nargs="+", metavar="RECIPE", help="Recipe name, recipe file or experiment file.")
+    parser.add_argument(
+        "--seeds", type=count, help="Number of seeds, counted from 0 (default: the experiment's, or 3)."
+    )
+    parser.add_argument("--baseline", metavar="RECIPE", help="Show the gain of the other recipes over this one.")
+    against = "Add the first RECIPE with this method, such as ce, as the baseline."
     parser.add_argument("--against", metavar="METHOD", help=against)
-    runs = "folder of the run directories and the table"
+    runs = "Folder of the run directories and the table (default: runs)."
     parser.add_argument("--runs", type=user_path, default=Path("runs"), help=runs)
-    parser.add_argument("--jobs", type=count, default=1, help="runs at a time, which share the cores and GPUs")
+    parser.add_argument(
+        "--jobs", type=count, default=1, help="Runs in parallel; they share cores and GPUs (default: 1)."
+    )
     _add_import(parser)
     _add_output_options(parser)
     options, rest = parser.parse_known_args(_joined(arguments, parser))
@@ -267,7 +275,7 @@ def compare_recipes(arguments: Sequence[str]) -> None:
         experiments = _experiments(options)
     elif options.against:
         if options.baseline:
-            raise ConfigError("--against brings the baseline; leave --baseline out")
+            raise ConfigError("--against adds the baseline; leave --baseline out")
         experiments = {"compare": with_control(options.recipes, options.seeds or 3, options.against, own)}
     else:
         experiments = {"compare": of_recipes(options.recipes, options.seeds or 3, options.baseline)}
@@ -280,7 +288,7 @@ def compare_recipes(arguments: Sequence[str]) -> None:
     for name, experiment in experiments.items():
         try:
             written += compare(experiment, name=name, **shared).written
-        except RunError as error:  # the others can do without it
+        except RunError as error:  # the other experiments can still run
             if len(experiments) == 1:
                 raise
             failed.append(f"{name}: {error}")
@@ -291,19 +299,21 @@ def compare_recipes(arguments: Sequence[str]) -> None:
 
 
 def _experiments(options: argparse.Namespace) -> dict[str, Experiment]:
-    """The experiments of the files that a comparison is given, by the name of their tables, in order."""
+    """The experiments of the given files, by table name, in order."""
     others = [name for name in options.recipes if not is_experiment(name)]
     if others or options.baseline or options.against:
         what = others[0] if others else "--baseline" if options.baseline else "--against"
-        raise ConfigError(f"an experiment names its rows and its baseline itself; leave {what} out")
+        raise ConfigError(f"an experiment file names its rows and its baseline; leave {what} out")
     paths = {Path(name).stem: user_path(name) for name in options.recipes}
     if len(paths) < len(options.recipes):
-        raise ConfigError(f"experiments of one name would share their tables: {', '.join(options.recipes)}; rename one")
+        raise ConfigError(
+            f"experiments with the same name would share their tables: {', '.join(options.recipes)}; rename one"
+        )
     return {name: read_experiment(path, options.seeds) for name, path in paths.items()}
 
 
 def _joined(arguments: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
-    """The arguments with --OPTION VALUE of a run as --OPTION=VALUE, so that no value is taken for a recipe."""
+    """The arguments with --OPTION VALUE of a run written as --OPTION=VALUE, so that no value is read as a recipe."""
     joined, left = list[str](), list(arguments)
     while left:
         argument = left.pop(0)
@@ -315,9 +325,16 @@ def _joined(arguments: Sequence[str], parser: argparse.ArgumentParser) -> list[s
 
 
 def _add_output_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--report", choices=("true", "false"), default="true", help="whether a page compares the runs")
-    parser.add_argument("--quiet", action="store_true", help="print nothing but errors and, at the end, what was made")
-    parser.add_argument("--log-json", action="store_true", help="print events as lines of JSON, nothing else")
+    parser.add_argument(
+        "--report",
+        choices=("true", "false"),
+        default="true",
+        help="Write an HTML report of the comparison (default: true).",
+    )
+    parser.add_argument(
+        "--quiet", action="store_true", help="Print only errors and, at the end, the paths that were written."
+    )
+    parser.add_argument("--log-json", action="store_true", help="Print only the log, as lines of JSON.")
 
 
 def _add_import(parser: argparse.ArgumentParser) -> None:
@@ -351,7 +368,7 @@ def evaluate(arguments: Sequence[str]) -> None:
 
 
 def run_bench(arguments: Sequence[str]) -> None:
-    """Measure what an epoch costs with each method, beside plain training and other tools."""
+    """Measure the time and memory of an epoch with each method, with plain training and with other tools."""
     if "--to-accuracy" in arguments:
         _bench_to_accuracy([argument for argument in arguments if argument != "--to-accuracy"])
         return
@@ -364,36 +381,44 @@ def _bench_help(arguments: Sequence[str]) -> str:
     from disk_kd.bench import BenchSettings  # as in `run_bench`
 
     about = (
-        f"{run_bench.__doc__} Give your own models and sizes: --student NAME --teachers '[NAME]' --image_size 224"
-        " --classes 1000 --batch_size 64. The parts can be left out: --peers false --sweeps false --memory false."
-        " disk-kd bench --to-accuracy instead trains students until they reach an accuracy (its own --help)."
+        f"{run_bench.__doc__} Choose your own models and sizes: --student NAME --teachers '[NAME]' --image_size 224"
+        " --classes 1000 --batch_size 64. Parts can be switched off: --peers false --sweeps false --memory false."
+        " disk-kd bench --to-accuracy trains students until they reach an accuracy; it has its own --help."
     )
     return settings_help("bench", about, BenchSettings)
 
 
 def _bench_to_accuracy(arguments: Sequence[str]) -> None:
-    """Measure the wall clock until a student reaches a validation accuracy, beside plain training and other tools."""
+    """Measure the time until a student reaches a validation accuracy, with our methods and with other tools."""
     from disk_kd.bench.to_accuracy import CONTESTANTS, DEFAULT, Race, to_accuracy  # as in `run_bench`
 
     parser = _Parser(
         prog="disk-kd bench --to-accuracy",
         usage="disk-kd bench --to-accuracy [RECIPE] [options]",
         description=f"{_bench_to_accuracy.__doc__} RECIPE and all further options, such as --data.root DIR or"
-        " --student.name NAME, are those of `disk-kd distill` and hold for every contestant; without RECIPE"
-        " cifar100/pretrained-resnet10_s. Contestants take turns, an epoch each. Killed, the same command goes on.",
+        " --student.name NAME, are those of `disk-kd distill`. They apply to every contestant. The default RECIPE"
+        " is cifar100/pretrained-resnet10_s. The contestants take turns of one epoch each. If the command is stopped,"
+        " start it again to go on.",
     )
-    parser.add_argument("--target", type=float, action="append", default=[], help="a validation top-1 %%; repeatable")
-    parser.add_argument("--epochs", type=count, help="of every contestant; default: the recipe's")
-    which = (
-        f"default: {' '.join(DEFAULT)}; there is also {' '.join(name for name in CONTESTANTS if name not in DEFAULT)}"
+    parser.add_argument(
+        "--target",
+        type=float,
+        action="append",
+        default=[],
+        help="Validation top-1 accuracy in percent. Can be given several times.",
     )
+    parser.add_argument("--epochs", type=count, help="Number of epochs of every contestant (default: the recipe's).")
+    others = " ".join(name for name in CONTESTANTS if name not in DEFAULT)
+    which = f"Contestants (default: {' '.join(DEFAULT)}). Also: {others}."
     parser.add_argument("--contestants", nargs="+", metavar="NAME", default=list(DEFAULT), help=which)
-    alone = "an option of one contestant alone, such as plain_ce train.weight_decay=5e-4; repeatable"
+    alone = "Option of one contestant alone, such as plain_ce train.weight_decay=5e-4. Can be given several times."
     parser.add_argument("--only", nargs=2, metavar=("NAME", "OPTION=VALUE"), action="append", default=[], help=alone)
-    parser.add_argument("--workers", type=int, help="processes of the other tools' loaders; default: one a core")
-    kept = "its part to-accuracy keeps what a stopped measurement goes on from"
+    parser.add_argument(
+        "--workers", type=int, help="Worker processes of the other tools' loaders (default: one for each core)."
+    )
+    kept = "Folder whose subfolder to-accuracy holds the state of a stopped measurement (default: runs)."
     parser.add_argument("--runs", type=user_path, default=Path("runs"), help=kept)
-    parser.add_argument("--output", type=user_path, help="folder for the table, the curves and the picture")
+    parser.add_argument("--output", type=user_path, help="Folder for the table, the curves and the picture.")
     recipe = list(arguments[:1]) if arguments and not arguments[0].startswith("-") else []
     options, rest = parser.parse_known_args(_joined(arguments[len(recipe) :], parser))
     length = [] if options.epochs is None else [f"--train.epochs={options.epochs}"]
@@ -410,13 +435,19 @@ def _bench_to_accuracy(arguments: Sequence[str]) -> None:
 
 
 def write_report(arguments: Sequence[str]) -> None:
-    """Write report.html of a run, or of several side by side: which student to ship, and why."""
+    """Write an HTML report about one run, or about several with advice on which student to ship."""
     from disk_kd.report import report  # here, because matplotlib takes a second to import
 
     parser = _Parser(prog="disk-kd report", description=write_report.__doc__)
-    parser.add_argument("runs", nargs="+", type=user_path, metavar="RUN", help="a run directory, or a folder of them")
-    parser.add_argument("--output", type=user_path, help="the file; default: report.html in the one RUN")
-    parser.add_argument("--device", default="auto", help="where students and teachers run once more")
+    parser.add_argument(
+        "runs", nargs="+", type=user_path, metavar="RUN", help="Run directory, or folder of run directories."
+    )
+    parser.add_argument(
+        "--output",
+        type=user_path,
+        help="File to write (default: report.html in the run directory, if there is one RUN).",
+    )
+    parser.add_argument("--device", default="auto", help="Device on which students and teachers run (default: auto).")
     _add_import(parser)
     options = parser.parse_args(arguments)
     import_modules(options.imports)
@@ -426,40 +457,44 @@ def write_report(arguments: Sequence[str]) -> None:
 
 
 def inspect_examples(arguments: Sequence[str]) -> None:
-    """Write the training examples that the helper carries most as CSV, or whose labels are doubtful."""
+    """Write a CSV file of training examples, ranked by the help they get or by how doubtful their label is."""
     from disk_kd.report import RANKINGS, Outputs, Run, csv_text, faults_table, inspect_run  # as in `write_report`
 
     parser = _Parser(prog="disk-kd inspect", description=inspect_examples.__doc__)
-    parser.add_argument("run", type=user_path, metavar="RUN", help="a finished run whose method has a teacher")
-    parser.add_argument("--output", type=user_path, help="the file; default: inspect.csv in RUN")
-    parser.add_argument("--by", choices=RANKINGS, default="help", help="what stands first")
-    parser.add_argument("--views", type=count, default=4, help="augmented views of each example")
-    parser.add_argument("--limit", type=count, help="so many examples at most, evenly spaced; default: all")
-    price = "of help; default: that of RUN at its end if its helper was exact, else 0"
+    parser.add_argument("run", type=user_path, metavar="RUN", help="Finished run of a method with a teacher.")
+    parser.add_argument("--output", type=user_path, help="File to write (default: RUN/inspect.csv).")
+    parser.add_argument("--by", choices=RANKINGS, default="help", help="Ranking of the examples (default: help).")
+    parser.add_argument(
+        "--views", type=count, default=4, help="Number of augmented views of each example (default: 4)."
+    )
+    parser.add_argument("--limit", type=count, help="Maximum number of examples, evenly spaced (default: all).")
+    price = "Price of help (default: the final price of RUN if its helper is exact, else 0)."
     parser.add_argument("--price", type=float, help=price)
-    parser.add_argument("--device", default="auto", help="where student and teacher run once more")
+    parser.add_argument("--device", default="auto", help="Device on which student and teacher run (default: auto).")
     _add_import(parser)
     options = parser.parse_args(arguments)
     import_modules(options.imports)
     if options.price is not None and not 0 <= options.price < math.inf:
-        raise ConfigError(f"--price is a number from 0 on, not {options.price}")
+        raise ConfigError(f"--price must be at least 0 and finite, not {options.price}")
     run, output = Run.read(options.run), options.output or options.run / "inspect.csv"
     if not output.parent.is_dir():
-        raise ConfigError(f"no folder {output.parent} to write {output.name} in; make it first")
+        raise ConfigError(f"there is no folder {output.parent} for {output.name}; create it first")
     check_replaceable(output)
     found = inspect_run(run, Outputs(options.device), views=options.views, most=options.limit, price=options.price)
     write_text(output, csv_text(found, options.by))
-    print(f"Written: {output}, {len(found.split):,} examples; the helper has {found.settings.told()}")
+    print(f"Written: {output}, {len(found.split):,} examples; {found.helper.name}: {found.helper.settings}")
     if found.flipped is not None:
         _Tables().print(faults_table(found))
 
 
 def convert_checkpoint(arguments: Sequence[str]) -> None:
-    """Turn a file of weights, such as a released .pth.tar, into safetensors, without running code in it."""
+    """Convert a file of weights, such as a released .pth.tar, to safetensors without running code in it."""
     parser = _Parser(prog="disk-kd convert", description=convert_checkpoint.__doc__)
-    parser.add_argument("checkpoint", type=user_path, help="the file to read")
-    parser.add_argument("--output", type=user_path, help="the file to write; default: beside it, .safetensors")
-    half = "convolutions and linear layers in half precision, for half the size"
+    parser.add_argument("checkpoint", type=user_path, help="File of weights to read.")
+    parser.add_argument(
+        "--output", type=user_path, help="File to write (default: beside the input, with suffix .safetensors)."
+    )
+    half = "Store convolutions and linear layers in half precision, for half the size."
     parser.add_argument("--half", action="store_true", help=half)
     options = parser.parse_args(arguments)
     if not options.checkpoint.is_file():
@@ -472,16 +507,18 @@ def convert_checkpoint(arguments: Sequence[str]) -> None:
 
 
 def export_student(arguments: Sequence[str]) -> None:
-    """Write a run's student as safetensors, a timm folder, torch.export or ONNX, checked against its logits."""
+    """Export a run's student to safetensors, a timm folder, torch.export or ONNX, and check its logits."""
     parser = _Parser(prog="disk-kd export", description=export_student.__doc__)
-    parser.add_argument("run", type=user_path, help="a run directory, or a file of weights that a run wrote")
-    parser.add_argument("--format", choices=FORMATS, default="safetensors", help="default: safetensors")
-    parser.add_argument("--output", type=user_path, help="the file, or timm's folder; default: RUN/export/MODEL.SUFFIX")
-    half = "safetensors: convolutions and linear layers in half precision, for half the size"
+    parser.add_argument("run", type=user_path, help="Run directory, or file of weights that a run wrote.")
+    parser.add_argument("--format", choices=FORMATS, default="safetensors", help="File format (default: safetensors).")
+    parser.add_argument(
+        "--output", type=user_path, help="File or timm folder to write (default: RUN/export/MODEL.SUFFIX)."
+    )
+    half = "For safetensors: store convolutions and linear layers in half precision, for half the size."
     parser.add_argument("--half", action="store_true", help=half)
-    inside = "torch.export, onnx: the exported model takes pixels in [0, 1]"
+    inside = "For torch.export and onnx: the exported model takes pixels in [0, 1] and normalises them."
     parser.add_argument("--with-normalisation", action="store_true", help=inside)
-    parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
+    parser.add_argument("--overwrite", action="store_true", help="Replace an earlier export.")
     _add_import(parser)
     options = vars(parser.parse_args(arguments))
     done = export(options.pop("run"), options.pop("format"), options.pop("output"), **options)
@@ -489,14 +526,18 @@ def export_student(arguments: Sequence[str]) -> None:
 
 
 def toy(arguments: Sequence[str]) -> None:
-    """The toy problems of the paper's poster: each loss's minima, their accuracy, and a picture."""
+    """Run a toy problem of the DiSK paper's poster: each loss's minima, their accuracy, and a picture."""
     from disk_kd.toy import run_toy  # here, because matplotlib takes a second to import
 
-    parser = _Parser(prog="disk-kd toy", description=f"{toy.__doc__} Under a minute on one core (docs/toy.md).")
+    parser = _Parser(
+        prog="disk-kd toy", description=f"{toy.__doc__} It takes under a minute on one core (docs/toy.md)."
+    )
     parser.add_argument("problem", choices=("intervals", "gaussians"))
-    parser.add_argument("--starts", type=count, help="students that each loss trains; default: 200, Gaussians 100")
-    parser.add_argument("--seed", type=int, default=0, help="of the starts, and of the Gaussians' data")
-    parser.add_argument("--output", type=user_path, help="folder to write to; default: runs/toy-PROBLEM")
+    parser.add_argument("--starts", type=count, help="Number of students for each loss (default: 200; gaussians: 100).")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="Random seed of the students and of the Gaussians' data (default: 0)."
+    )
+    parser.add_argument("--output", type=user_path, help="Folder to write to (default: runs/toy-PROBLEM).")
     options = parser.parse_args(arguments)
     folder = run_toy(
         options.problem, starts=options.starts, seed=options.seed, output=options.output, console=_Tables()
@@ -508,7 +549,12 @@ def list_names(arguments: Sequence[str]) -> None:
     """List models, methods, hints, datasets or recipes."""
     parser = _Parser(prog="disk-kd list", description=list_names.__doc__)
     parser.add_argument("what", choices=("models", "methods", "hints", "datasets", "recipes"))
-    parser.add_argument("word", nargs="?", default="", help="list only names that hold it; of models, timm's too")
+    parser.add_argument(
+        "word",
+        nargs="?",
+        default="",
+        help="List only names that contain this word. With models, timm's models are searched too.",
+    )
     options = parser.parse_args(arguments)
     what, word = options.what, options.word.lower()
     table = Table(title=what)
@@ -521,7 +567,7 @@ def list_names(arguments: Sequence[str]) -> None:
             table.add_row(name, f"{parameters:,}", f"{multiply_adds(model, (3, 32, 32)):,}")
         for name in timm.list_models(f"*{word}*", exclude_filters="cifar_*") if word else ():
             table.add_row(name, "", "")
-        table.caption = "at 3x32x32 and 100 classes; every timm model works by name too"
+        table.caption = "For 3x32x32 images and 100 classes. Every timm model can be used by its name too."
     else:
         entries = {
             "methods": lambda: _first_lines(METHODS),
@@ -530,12 +576,12 @@ def list_names(arguments: Sequence[str]) -> None:
             "recipes": list_recipes,
         }[what]()
         table.add_column("name", no_wrap=True)
-        table.add_column("what it is")
+        table.add_column("description")
         for name, text in entries.items():
             if word in name.lower():
                 table.add_row(name, escape(text))
     if not table.row_count:
-        raise ConfigError(f"no name among the {what} holds {word!r}; disk-kd list {what} shows all")
+        raise ConfigError(f"no name of the {what} contains {word!r}; disk-kd list {what} shows all")
     _Tables().print(table)
 
 
@@ -544,7 +590,7 @@ def _first_lines(classes: Mapping[str, type]) -> dict[str, str]:
 
 
 def summary_table(summary: dict[str, Any]) -> Table:
-    """The outcome of one run."""
+    """The result of a run as a table."""
     table = Table(title=f"{summary['student']} by {summary['method']}, {summary['student_epochs']} student epochs")
     for name in ("split", "checkpoint", "top-1 %", "top-5 %", "NLL", "ECE"):
         table.add_column(name, justify="left" if name in ("split", "checkpoint") else "right")
@@ -558,14 +604,14 @@ def summary_table(summary: dict[str, Any]) -> Table:
 
 
 class _Tables(Console):
-    """A console of a command that is no run: where its reader goes away, it ends."""
+    """A console for commands other than runs. It ends the command when the reader of the output closes it."""
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse, with its errors as ours, and without guesses at options that are written wrong."""
+    """argparse with our errors. Abbreviated option names are not accepted."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(allow_abbrev=False, **settings)
@@ -580,7 +626,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 def count(text: str) -> int:
-    number = int(text)
+    try:
+        number = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number, not {text!r}") from None
     if not 1 <= number <= 1_000_000:
         raise argparse.ArgumentTypeError(f"must be from 1 to 1,000,000, not {text}")
     return number
@@ -608,4 +657,4 @@ EVERY_OPTION: dict[str, Callable[[Sequence[str]], str]] = {
     "evaluate": lambda _: evaluation_help(),
     "bench": _bench_help,
 }
-"""What --help-all shows; `disk_kd_command` answers --help with the common options."""
+"""The text of --help-all. `disk_kd_command` answers --help with the common options."""

@@ -1,6 +1,6 @@
-"""The configuration of a run: made from a mapping, written back as YAML, and the one truth about the run.
+"""The configuration of a run. It is read from a mapping and written as YAML.
 
-The options of a method are the keywords of its task's constructor; they are not written down twice.
+The options of a method are the keywords of its task's constructor.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -44,43 +45,60 @@ from disk_kd.recipe import (
     run_folder,
     without_schedule,
 )
-from disk_kd.tasks import METHODS, StudentTask
+from disk_kd.tasks import METHODS, Quantity, StudentTask
 from disk_kd.teacher.settings import TeacherSettings
 from disk_kd.training.settings import TrainSettings
 
 DEFAULT_METHOD = "kd"
-"""What `distill` runs where no method is named: it led or was level with the leader in docs/results.md."""
+"""The default method of `distill`. It was best, or tied with the best, in docs/results.md."""
 
 ENVIRONMENT = frozenset(
     f"{part}.{name}"
     for part, settings in (("data", DataSettings), ("teacher", TeacherSettings), ("train", TrainSettings))
     for name in environment_names(settings)
 )
-"""Dotted names of the options that do not change a run's result."""
+"""Dotted names of the options that do not change the result of a run, as declared by `options.environment`."""
+
+_ABOUT = frozenset({"import", "description", "published", "output"})
+"""Keys of a configuration that name or describe a run."""
+
+
+def identity(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that a run's result depends on.
+
+    Resuming, the report's groups, the conditions of a comparison and the published number of a recipe all compare
+    these.
+
+    Args:
+        options: by dotted name, as of `dotted(config.to_tree())`.
+    """
+    return {name: value for name, value in options.items() if name not in ENVIRONMENT and name not in _ABOUT}
+
 
 _BESIDE = {"import": list[str] | str, "description": str, "published": float | None, "output": Path | None}
 """The other keys of a recipe."""
 OF_METHOD, OF_HINT = frozenset({"student", "teacher", "steps_per_epoch"}), frozenset({"context"})
-"""Keywords of a task's and a hint's constructor that a run gives."""
+"""Constructor keywords of tasks and hints that the run sets itself."""
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """All of a run.
+    """The full configuration of a run.
 
     Attributes:
-        data, student, teacher, train: its settings; `teacher` is None where the method has none.
-        method: a name of `disk_kd.tasks.METHODS`, or my_module:MyTask.
-        method_options: keywords of the method's task, each with its value.
-        hint: a name of `disk_kd.hints.HINTS`, or my_module:MyHint; None: there is none.
-        hint_options: keywords of the hint that were given.
-        imports: modules that are imported first.
-        description: what the run is for.
-        published: top-1 that a paper reports, in percent.
+        data, student, teacher, train: settings of the parts. `teacher` is None if the method has no teacher.
+        method: name of a method in `disk_kd.tasks.METHODS`, or my_module:MyTask.
+        method_options: keywords of the method's task, with all values.
+        hint: name of a feature method in `disk_kd.hints.HINTS`, or my_module:MyHint; None: no feature method.
+        hint_options: keywords of the hint.
+        imports: modules to import first.
+        description: description of the run.
+        published: top-1 accuracy that a paper reports, in percent.
         output: the run directory.
-        runs: the folder of run directories, which holds the teacher store.
-        resume: whether an unfinished run goes on.
-        shares_views: whether it is a run of a comparison, whose rows see the same images (`settle_views`).
+        runs: folder of run directories. It contains the teacher store.
+        resume: whether to resume an unfinished run.
+        shares_views: whether the run belongs to a comparison, whose rows use the same augmented images
+            (`decide_views`).
     """
 
     data: DataSettings
@@ -109,21 +127,22 @@ class RunConfig:
         resume: bool = False,
         shares_views: bool = False,
     ) -> RunConfig:
-        """A configuration from a mapping, such as a recipe or a run's config.yaml holds.
+        """A configuration from a mapping, as in a recipe or a run's config.yaml.
 
-        Paths become absolute, so that the run can be repeated from another folder; weights recipe:NAME become the run
+        Paths become absolute, so that the run can be repeated from another folder. Weights recipe:NAME become the run
         directory of that recipe.
 
         Args:
-            tree: options by part: data, student, teacher, method, hint, train; and import, description, published and
-                output. A part that is left out has its defaults. `method` and `hint` say their `name`, or are one.
+            tree: options by part: data, student, teacher, method, hint and train; and import, description, published
+                and output. Missing parts have their defaults. `method` and `hint` are a name, or a mapping with a
+                `name`.
             runs: folder of run directories.
-            name: of the run's folder in `runs`, where the tree gives no output; by default STUDENT-METHOD.
-            resume: whether an unfinished run goes on.
+            name: name of the run's folder in `runs`, if the tree has no output; None: STUDENT-METHOD.
+            resume: whether to resume an unfinished run.
             shares_views: as the attribute.
 
         Raises:
-            ConfigError: an unknown option, method, hint or recipe, or a value of the wrong kind or out of range.
+            ConfigError: an unknown option, method, hint or recipe, or a value of the wrong type or out of range.
         """
         for key in tree:
             if key not in (*PARTS, *_BESIDE):
@@ -138,7 +157,7 @@ class RunConfig:
         task = find_method(method)
         if hint is None and hint_tree:
             raise ConfigError(
-                f"hint.{next(iter(hint_tree))} is an option of a feature method; give --hint NAME too:"
+                f"--hint.{next(iter(hint_tree))} is an option of a feature method; give --hint NAME too:"
                 f" {', '.join(HINTS)}"
             )
         data_tree = _part("data", tree)
@@ -180,16 +199,16 @@ class RunConfig:
         resume: bool = False,
         shares_views: bool = False,
     ) -> RunConfig:
-        """The run of a recipe's file with options over it.
+        """The configuration of a recipe file with options that override it.
 
         Args:
-            path: of the recipe; None: there are options alone.
-            options: as a recipe holds them.
-            command: "train", which is always cross-entropy, "distill" or "store-teacher".
-            runs, resume, shares_views: as of `from_tree`.
+            path: file of the recipe; None: no recipe.
+            options: as in a recipe.
+            command: "train" (always cross-entropy), "distill" or "store-teacher".
+            runs, resume, shares_views: as for `from_tree`.
 
         Raises:
-            ConfigError: as `from_tree`.
+            ConfigError: as for `from_tree`.
         """
         recipe = {} if path is None else load_recipe(path)
         imports = [*imports_of(recipe), *imports_of(options)]
@@ -205,16 +224,16 @@ class RunConfig:
 
     @classmethod
     def read(cls, folder: Path, *, runs: Path = Path("runs"), resume: bool = False) -> RunConfig:
-        """The configuration that a run directory holds.
+        """The configuration in a run directory.
 
         Raises:
-            ConfigError: its config.yaml is not one of this version.
+            ConfigError: its config.yaml is not valid in this version.
         """
         tree = load_recipe(folder / CONFIG)
         return cls.from_tree({**tree, "output": str(folder)}, runs=runs, resume=resume)
 
     def to_tree(self) -> dict[str, Any]:
-        """The mapping that `from_tree` makes the same run of: no `runs`, `resume` and `shares_views`."""
+        """The mapping from which `from_tree` makes the same run, without `runs`, `resume` and `shares_views`."""
         parts = {part: getattr(self, part) for part in ("data", "student", "teacher")}
         tree: dict[str, Any] = {name: asdict(part) for name, part in parts.items() if part is not None}
         tree["method"] = {"name": self.method, **self.method_options}
@@ -223,14 +242,29 @@ class RunConfig:
         beside = {"import": self.imports, "description": self.description, "published": self.published}
         return plain({**tree, **beside, "output": self.output})
 
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """The options that the run's result depends on, by dotted name: `identity` of its tree."""
+        return identity(dotted(self.to_tree()))
+
+    @property
+    def task_class(self) -> type[StudentTask]:
+        """The class of the run's method."""
+        return find_method(self.method)
+
+    @property
+    def quantities(self) -> tuple[Quantity, ...]:
+        """What the method logs beside losses, as its task declares it."""
+        return self.task_class.quantities(self.method_options)
+
     def to_yaml(self) -> str:
-        """The run's config.yaml, which alone repeats the run."""
+        """The run's config.yaml. It is enough to repeat the run."""
         return (
             f"{WRITTEN_BY}{version('disk-kd')}\n{yaml.safe_dump(self.to_tree(), sort_keys=False, allow_unicode=True)}"
         )
 
     def decided(self, decisions: Mapping[str, Any]) -> RunConfig:
-        """The same with decisions in the place of what was left open.
+        """The same configuration with open options decided.
 
         Args:
             decisions: values by dotted name, such as "train.compile".
@@ -243,7 +277,7 @@ class RunConfig:
 
     @property
     def undecided(self) -> list[str]:
-        """Dotted names of the options that the run decides on as it begins."""
+        """Dotted names of the options that are decided when the run starts."""
         names = ["train.compile"] if self.train.compile == "auto" else []
         stores = self.teacher is not None and self.teacher.store is not False
         names += ["teacher.store"] if self.teacher is not None and self.teacher.store == "auto" else []
@@ -254,16 +288,16 @@ class RunConfig:
 def with_options(recipe: Mapping[str, Any], options: Mapping[str, Any], method: str = DEFAULT_METHOD) -> dict[str, Any]:
     """A recipe with a user's options over it.
 
-    A method or hint that is another than the recipe's brings its own defaults: the recipe's settings of the other are
-    left out. The number that a paper published stays with what it was published for.
+    A different method or hint starts from its own defaults, not from the recipe's settings. The published accuracy is
+    dropped if the options change the experiment.
 
     Args:
-        recipe: options, as a recipe holds them.
-        options: likewise.
-        method: where neither names one.
+        recipe: options, as in a recipe.
+        options: the user's options, in the same form.
+        method: the method if neither names one.
 
     Raises:
-        ConfigError: a part is no mapping, or data.root is given to the digits, which have none.
+        ConfigError: a part is not a mapping, or data.root is given with the dataset digits.
     """
     recipe, options = new_options(recipe), new_options(options)
     own, parts, another = {}, {}, False
@@ -283,13 +317,13 @@ def with_options(recipe: Mapping[str, Any], options: Mapping[str, Any], method: 
 
 
 def _known() -> list[str]:
-    """The dotted names of options, as far as they do not hang on a method or hint."""
+    """The dotted names of all options that do not depend on a method or hint."""
     parts = {"data": DataSettings, "student": StudentSettings, "teacher": TeacherSettings, "train": TrainSettings}
     return [*_BESIDE, *PARTS, *(f"{part}.{name}" for part, kind in parts.items() for name in options_of(kind))]
 
 
 def find_method(name: str) -> type[StudentTask]:
-    """The task of a method's name, or of my_module:MyTask.
+    """The task class of a method: a name, or my_module:MyTask.
 
     Raises:
         ConfigError: there is no such class.
@@ -298,7 +332,7 @@ def find_method(name: str) -> type[StudentTask]:
 
 
 def find_hint(name: str) -> type[Hint]:
-    """The hint of a feature method's name, or of my_module:MyHint.
+    """The class of a feature method: a name, or my_module:MyHint.
 
     Raises:
         ConfigError: there is no such class.
@@ -312,7 +346,7 @@ def has_teacher(task: type[StudentTask]) -> bool:
 
 
 def named(part: str, tree: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
-    """The name that a tree gives to its "method" or "hint", and the other options there.
+    """The name in a tree's "method" or "hint", and the other options there.
 
     Raises:
         ConfigError: the part is neither a name nor a mapping.
@@ -330,15 +364,15 @@ def named(part: str, tree: Mapping[str, Any]) -> tuple[str | None, dict[str, Any
 
 
 def _says_name(part: str, tree: Mapping[str, Any]) -> bool:
-    """Whether a tree names a method or hint, or says that there is none."""
+    """Whether a tree names a method or hint, or sets it to none."""
     return part in tree and (not isinstance(tree[part], Mapping) or "name" in tree[part])
 
 
 def _part(part: str, tree: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A part of a tree; none is empty.
+    """A part of a tree; a missing part is empty.
 
     Raises:
-        ConfigError: it is no mapping.
+        ConfigError: it is not a mapping.
     """
     found = tree.get(part)
     if is_dataclass(found) and not isinstance(found, type):
@@ -349,13 +383,13 @@ def _part(part: str, tree: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _method_options(name: str, task: type[StudentTask], tree: Mapping[str, Any]) -> dict[str, Any]:
-    """All keywords of a method's task, with the values that a later version may not have as defaults."""
+    """All keywords of a method's task with their values, including defaults, which a later version may change."""
     known = options_of_method(task)
     for key in tree:
         if key not in known:
             others = [each for each, other in METHODS.items() if key in options_of_method(other)]
             if others:
-                raise ConfigError(f"method.{key} is no option of {name}; it is one of --method {', '.join(others)}")
+                raise ConfigError(f"{name} has no option method.{key}; these methods have it: {', '.join(others)}")
     given = read_options(task, tree, "method", OF_METHOD)
     return task.with_defaults({key: given.get(key, option.default) for key, option in known.items()})
 
@@ -372,7 +406,7 @@ def _hint_options(name: str, tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _located(weights: str | None, runs: Path, seed: int) -> str | None:
-    """The absolute path of weights; a reference to a recipe is its run directory."""
+    """The absolute path of weights. A reference to a recipe becomes its run directory."""
     if weights is None:
         return None
     recipe = referred(weights)
@@ -380,11 +414,11 @@ def _located(weights: str | None, runs: Path, seed: int) -> str | None:
 
 
 def check_root(data: Mapping[str, Any], below: Mapping[str, Any] = {}) -> None:
-    """Refuse a folder of data that is given beside no name: the digits, which are the default, would not read it.
+    """Raise an error if data.root is given with the default dataset, digits, which does not read it.
 
     Args:
         data: options of the data.
-        below: those that they are laid over.
+        below: the options that they override.
     """
     digits = data.get("name", below.get("name", "digits")) == "digits"
     if digits and data.get("root") is not None and "name" not in data:
@@ -395,15 +429,11 @@ def check_root(data: Mapping[str, Any], below: Mapping[str, Any] = {}) -> None:
 
 
 def _changes(recipe: Mapping[str, Any], tree: Mapping[str, Any]) -> bool:
-    """Whether options make another experiment of a recipe, so that the number published for it is not theirs.
+    """Whether options change the experiment of a recipe, so that its published accuracy no longer applies.
 
-    The seed, the place of the data, and other weights where the recipe has some leave it what it is.
+    The seed, the folder of the data, and other files of weights do not change the experiment.
     """
-    old, new = (dotted(RunConfig.from_tree(each).to_tree()) for each in (recipe, {**tree, "published": None}))
-    same = {"train.seed", "data.root", *ENVIRONMENT}
+    old, new = (RunConfig.from_tree(each).identity for each in (recipe, tree))
+    same = {"train.seed", "data.root"}
     same |= {name for name in ("student.weights", "teacher.weights") if old.get(name) and new.get(name)}
-    return any(
-        old.get(name) != new.get(name)
-        for name in old.keys() | new.keys()
-        if name.partition(".")[0] in PARTS and name not in same
-    )
+    return any(old.get(name) != new.get(name) for name in (old.keys() | new.keys()) - same)

@@ -1,4 +1,4 @@
-"""Files that a crash, a full disk or a second reader never sees half written."""
+"""Files that are written completely or not at all, also after a crash, on a full disk, or with other readers."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from disk_kd.errors import ConfigError, RunError, one_line
 
 _TEMPORARY = re.compile(r"(.+)\.(\d+)\.tmp")
 _CLOCKS_S = 2.0
-"""How far the times of processes and files may be apart."""
+"""Tolerance between the times of processes and of files."""
 _MOST_YAML_NODES = 100_000
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`; what is written there is synced and renamed over `path` at the end.
+    """A temporary path beside `path`. At the end of the block it is synced to the disk and renamed to `path`.
 
-    If the block raises, the temporary file goes and `path` stays as it was.
+    If the block raises an error, the temporary file is removed and `path` is unchanged.
 
     Raises:
-        RunError: what stands at `path` is no regular file.
+        RunError: `path` exists and is not a regular file.
         OSError: the folder is missing or not writable, or the disk is full.
     """
     check_replaceable(path)
@@ -47,10 +47,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def check_replaceable(path: Path) -> None:
-    """Refuse to replace a link, a device, a pipe or a folder by a file.
+    """Raise an error if `path` is a link, a device, a pipe or a folder, which a file must not replace.
 
     Raises:
-        RunError: one stands at `path`.
+        RunError: it is one of these.
     """
     if path.is_symlink() or (path.exists() and not path.is_file()):
         kind = "link" if path.is_symlink() else "folder" if path.is_dir() else "device or a pipe"
@@ -58,16 +58,16 @@ def check_replaceable(path: Path) -> None:
 
 
 def temporary_path(path: Path) -> Path:
-    """Where this process writes what is to take the place of `path`."""
+    """The path where this process writes the new content of `path`."""
     return path.with_name(f"{path.name}.{os.getpid()}.tmp")
 
 
 def remove_leftovers(folder: Path, name: str | None = None) -> None:
-    """Remove from `folder` the temporary files of processes that were killed.
+    """Remove temporary files that killed processes left in `folder`.
 
     Args:
-        folder: where they are.
-        name: of the file or folder that they were to replace, whose temporary folders are removed too; None: of all
+        folder: the folder.
+        name: name of the file or folder that they were to replace; its temporary folders are removed too. None: of all
             files.
     """
     for path in folder.glob("*.tmp"):
@@ -81,7 +81,7 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
 
 
 def _at_work(process: int, path: Path) -> bool:
-    """Whether the process may still write `path`: another one that lives, and did not begin after it was written."""
+    """Whether the process may still write `path`: it is another live process, and started before the last write."""
     try:
         return process != os.getpid() and psutil.Process(process).create_time() < path.stat().st_mtime + _CLOCKS_S
     except psutil.AccessDenied:
@@ -91,32 +91,32 @@ def _at_work(process: int, path: Path) -> bool:
 
 
 def user_path(text: str | Path) -> Path:
-    """A path as a user gives it, with ~ for the home.
+    """A path as a user writes it; ~ is the home directory.
 
     Raises:
-        ConfigError: no file can have that name, or nobody knows that home.
+        ConfigError: the path is not valid, or the home directory is not known.
     """
     if "\0" in str(text):
         raise ConfigError(f"the path {str(text)!r} holds a NUL character, which no file name may; leave it out")
     try:
         return Path(text).expanduser()
     except RuntimeError:
-        raise ConfigError(f"there is no home for {text}; write the path out") from None
+        raise ConfigError(f"the home directory in {text} is unknown; write the full path") from None
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path`, whole or not at all."""
+    """Write `text` to `path`, completely or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors as safetensors to `path`, whole or not at all.
+    """Write tensors as safetensors to `path`, completely or not at all.
 
-    Tensors on any device, of any memory format, and such that share memory are copied first.
+    Tensors on a device, in other memory formats, or with shared memory are copied first.
 
     Raises:
-        OSError: as `replacing`.
+        OSError: as for `replacing`.
     """
     copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     content = save(copies, dict(metadata or {}))  # as bytes, because save_file gives files that only the owner can read
@@ -125,7 +125,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power cut."""
+    """Sync a rename in `folder` to the disk, so that it survives a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -134,11 +134,11 @@ def _sync_folder(folder: Path) -> None:
 
 
 def read_yaml(path: Path) -> Any:
-    """What a YAML file holds.
+    """The content of a YAML file.
 
     Raises:
-        ConfigError: it cannot be read, a key stands twice in one mapping, something in it holds itself, or it holds
-            more than `_MOST_YAML_NODES` values.
+        ConfigError: the file cannot be read, a mapping has a key twice, a value contains itself, or there are more than
+            `_MOST_YAML_NODES` values.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -149,15 +149,15 @@ def read_yaml(path: Path) -> Any:
     except RecursionError:
         raise ConfigError(f"cannot read {path}: it is nested too deeply; write it flatter") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"cannot read {path}: it is no text in UTF-8; give a YAML file") from None
+        raise ConfigError(f"cannot read {path}: it is not UTF-8 text; give a YAML file") from None
     except (OSError, yaml.YAMLError) as error:
         raise ConfigError(f"cannot read {path}: {one_line(error)}") from None
-    except Exception as error:  # PyYAML lets through whatever Python says of a date, number or boolean that is none
+    except Exception as error:  # PyYAML passes on Python's errors for invalid dates, numbers and booleans
         raise ConfigError(f"cannot read {path}: a value is not what it looks like ({one_line(error)})") from None
 
 
 def _check_node(node: yaml.Node | None, path: Path, above: tuple[yaml.Node, ...], left: Iterator[int]) -> None:
-    """Refuse a node that holds itself or a key twice; an alias counts as what it stands for, taken from `left`."""
+    """Raise an error for a node that contains itself or a key twice. An alias counts like the node it refers to."""
     if next(left, None) is None:
         raise ConfigError(f"{path} holds over {_MOST_YAML_NODES:,} values, aliases written out; make it smaller")
     if any(node is each for each in above):
@@ -169,7 +169,7 @@ def _check_node(node: yaml.Node | None, path: Path, above: tuple[yaml.Node, ...]
         key, *rest = item if isinstance(node, yaml.MappingNode) else (None, item)
         if isinstance(key, yaml.ScalarNode):
             if key.value in seen:
-                raise ConfigError(f"key {key.value!r} stands twice, again in line {key.start_mark.line + 1} of {path}")
+                raise ConfigError(f"key {key.value!r} occurs twice, again in line {key.start_mark.line + 1} of {path}")
             seen.add(key.value)
         for each in rest:
             _check_node(each, path, (*above, node), left)

@@ -1,4 +1,4 @@
-"""The help of commands whose options are fields of dataclasses and keywords of constructors."""
+"""The help of commands whose options are dataclass fields and constructor keywords."""
 
 from __future__ import annotations
 
@@ -19,33 +19,37 @@ from disk_kd.teacher.settings import TeacherSettings
 from disk_kd.training.settings import TrainSettings
 
 _WIDTH = 100
-_METHOD_HELP = f"one of {', '.join(METHODS)}, or my_module:MyTask; --method is short for it"
-_HINT_HELP = f"one of {', '.join(HINTS)}, or my_module:MyHint: a loss between features, added to the method's"
-_RECIPE = "RECIPE is a name of `disk-kd list recipes`, a YAML file or a run's config.yaml; options override it."
+_METHOD_HELP = f"Method: one of {', '.join(METHODS)}, or my_module:MyTask. --method NAME is short for it."
+_HINT_HELP = (
+    f"Loss on features, added to the method's loss: one of {', '.join(HINTS)}, or my_module:MyHint. --hint NAME is"
+    " short for it. null adds none."
+)
+_RECIPE = "RECIPE is a name from `disk-kd list recipes`, a YAML file or a run's config.yaml. Options override it."
 _ABOUT = {
-    "train": f"Train a model with cross-entropy: a teacher, or a baseline. {_RECIPE}",
-    "distill": f"Train a student, by default from a teacher. {_RECIPE} --method NAME also chooses whose options"
-    " --help-all shows.",
-    "store-teacher": "Run the teacher of a recipe over all views of its training data and keep the outputs that the"
-    f" method reads, for later runs of distill. {_RECIPE} Give the views with --views V; killed, the same command goes"
-    " on. A sample takes 2 bytes per class and view and 4 more (CIFAR-100: 9 MB a view), with teacher.store_top_k K"
-    " 4 K + 6; feature maps and pooled features 2 bytes per number.",
+    "train": f"Train a model with cross-entropy, such as a teacher or a baseline. {_RECIPE}",
+    "distill": f"Train a student with any method; most methods learn from a teacher. {_RECIPE} --help-all --method"
+    " NAME lists the options of that method.",
+    "store-teacher": "Run the teacher of a recipe over all views of the training data and store the outputs that the"
+    f" method reads. Later runs of distill reuse them. {_RECIPE} --views V sets the number of views. If the command is"
+    " stopped, start it again to go on. A sample takes 2 bytes per class and view plus 4 bytes (CIFAR-100: 9 MB per"
+    " view); with teacher.store_top_k K it takes 4 K + 6 bytes. Feature maps and pooled features take 2 bytes per"
+    " number.",
 }
 _OF_RUN = {
-    "output": "the run directory; default: RUNS/RECIPE/seedN",
-    "runs": "folder of run directories; default: runs",
-    "resume": "go on with the run in its directory, or begin it (also: --resume auto)",
-    "description": "what the run is for",
-    "published": "top-1 that a paper reports, percent",
+    "output": "Run directory (default: RUNS/RECIPE/seedN)",
+    "runs": "Folder of run directories (default: runs)",
+    "resume": "Resume the run in its directory; start it if there is none. --resume auto does the same.",
+    "description": "Description of the run.",
+    "published": "Top-1 accuracy that a paper reports for this recipe, in percent.",
     "import": IMPORT_HELP,
-    "quiet": "print nothing but errors and, at the end, the folder that was made",
-    "log-json": "print the log as lines of JSON, and nothing else (docs/report.md)",
-    "print_config": "print the resolved recipe and do nothing else",
+    "quiet": "Print only errors and, at the end, the folder that was written.",
+    "log-json": "Print only the log, as lines of JSON (docs/report.md).",
+    "print_config": "Print the resolved settings and exit.",
 }
 
 
 def run_help(command: str, arguments: Sequence[str]) -> str:
-    """Every option of train, distill or store-teacher, with those of the method and hint that the arguments name."""
+    """All options of train, distill or store-teacher. The arguments say whose method and hint options are listed."""
     tree = read_arguments(arguments).tree
     method, hint = named("method", tree)[0], named("hint", tree)[0]
     task = find_method(method or ("ce" if command == "train" else DEFAULT_METHOD))
@@ -59,40 +63,46 @@ def run_help(command: str, arguments: Sequence[str]) -> str:
     groups["train"] = options_of(TrainSettings)
     lines = [f"usage: disk-kd {command} [RECIPE] [options]", "", *textwrap.wrap(_ABOUT[command], _WIDTH), ""]
     for group, options in groups.items():
-        lines += [f"{group}:", *(line for name, one in _leaves(options, f"{group}.") for line in _told(name, one)), ""]
-    lines += ["of the run:"]
+        lines += [
+            f"{group}:",
+            *(line for name, one in _leaves(options, f"{group}.") for line in _option_lines(name, one)),
+            "",
+        ]
+    lines += ["run:"]
     lines += [line for name, text in _OF_RUN.items() for line in _entry(f"--{name}", text)]
     return "\n".join(lines)
 
 
 def evaluation_help() -> str:
     """The help of evaluate."""
-    about = "Measure a run's student, a file of weights, or a model whose weights are part of the package."
+    about = "Measure a run's student, a file of weights, or a model whose weights this package contains."
     lines = ["usage: disk-kd evaluate RUN|FILE|MODEL [options]", "", about, ""]
     for name, text in {
-        "split": "test (default), validation or train: what to measure on",
-        "device": "cpu, cuda, ...; default: auto",
-        "json": "print one line of JSON",
-        "model.name": "a model, where the weights do not say theirs",
-        "model.options": "its options, as of a student",
+        "split": "Split to measure on: test, validation or train (default: test)",
+        "device": "Device: cpu, cuda, cuda:1 or mps; auto takes a GPU if there is one (default: auto)",
+        "json": "Print one line of JSON.",
+        "model.name": "Model; needed if the file does not record it.",
+        "model.options": "Keyword arguments of the model, as for student.options.",
         "import": IMPORT_HELP,
     }.items():
         lines += _entry(f"--{name}", text)
-    lines += ["", "data (default: that of the run):"]
-    lines += [line for name, option in _leaves(options_of(DataSettings)) for line in _told(f"data.{name}", option)]
+    lines += ["", "data (defaults: the data of the run):"]
+    lines += [
+        line for name, option in _leaves(options_of(DataSettings)) for line in _option_lines(f"data.{name}", option)
+    ]
     return "\n".join(lines)
 
 
 def settings_help(command: str, about: str, settings: type) -> str:
-    """The help of a command whose options are the fields of a dataclass."""
+    """The help of a command whose options are dataclass fields."""
     lines = [f"usage: disk-kd {command} [options]", "", *textwrap.wrap(about, _WIDTH), ""]
     return "\n".join(
-        [*lines, *(line for name, option in _leaves(options_of(settings)) for line in _told(name, option))]
+        [*lines, *(line for name, option in _leaves(options_of(settings)) for line in _option_lines(name, option))]
     )
 
 
 def _leaves(options: Mapping[str, Option], prefix: str = "") -> Iterator[tuple[str, Option]]:
-    """Options by dotted name, those of a nested dataclass one by one."""
+    """Options by dotted name. The options of a nested dataclass are listed one by one."""
     for name, option in options.items():
         if option.nested is not None and option.kind is option.nested:
             yield from _leaves(options_of(option.nested), f"{prefix}{name}.")
@@ -100,9 +110,9 @@ def _leaves(options: Mapping[str, Option], prefix: str = "") -> Iterator[tuple[s
             yield f"{prefix}{name}", option
 
 
-def _told(name: str, option: Option) -> list[str]:
+def _option_lines(name: str, option: Option) -> list[str]:
     default = "" if option.default is MISSING else f"; default: {_value(option.default)}"
-    return _entry(f"--{name}", f"{option.help.rstrip('.')} ({option.takes}{default})".strip())
+    return _entry(f"--{name}", f"{option.help} ({option.takes}{default})".strip())
 
 
 def _value(default: Any) -> str:

@@ -1,4 +1,4 @@
-"""The logits of a classifier, in whatever form its forward pass gives them. Shapes: B batch, C classes."""
+"""The logits of a classifier, for the various outputs of forward passes. Shapes: B batch, C classes."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from disk_kd.errors import ModelError
 
 
 def logits_of(output: Any, model: nn.Module) -> Tensor:
-    """The logits (B, C) in what a model gave.
+    """The logits (B, C) in the output of a model.
 
     Args:
-        output: a tensor; an object or mapping that holds the logits as `logits`, as Hugging Face's models give; or a
-            tuple or list that begins with one of these, where auxiliary heads or features follow.
-        model: that gave it, for messages.
+        output: a tensor; an object or mapping with `logits`, as Hugging Face models return; or a tuple or list that
+            starts with one of these, as models with auxiliary heads return.
+        model: the model, for messages.
 
     Raises:
-        ModelError: it is something else.
+        ModelError: the output is something else.
     """
     found = output
     if isinstance(found, tuple | list) and not isinstance(getattr(found, "logits", None), Tensor):
@@ -32,15 +32,15 @@ def logits_of(output: Any, model: nn.Module) -> Tensor:
     if isinstance(found, Tensor):
         return found
     raise ModelError(
-        f"{type(unwrap_model(model)).__name__} gives a {type(output).__name__} without logits; let it give a tensor of"
-        " logits, a tuple that begins with one, or one named logits"
+        f"{type(unwrap_model(model)).__name__} returns a {type(output).__name__} without logits; let it return a"
+        " tensor of logits, a tuple that starts with one, or an object with logits"
     )
 
 
 def class_count(model: nn.Module) -> int | None:
-    """The classes of a plain model: as its linear classifier has them, else as it says; None where neither tells.
+    """The number of classes of a plain model: from its linear classifier, else from its attribute; None if unknown.
 
-    What timm's models say stays as it was where `model.fc` is replaced.
+    The attribute of timm's models keeps its value when `model.fc` is replaced, so the classifier comes first.
     """
     plain: Any = model
     head = plain.get_classifier() if hasattr(plain, "get_classifier") else None

@@ -1,4 +1,4 @@
-"""Measure a model on a split: a run's student, a file of weights, or a model that is part of the package."""
+"""Measure a model on a split: a run's student, a file of weights, or a model of this package."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from disk_kd.trained import check_named, normalisation, trained_model
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """What `disk-kd evaluate` measures."""
+    """The settings of `disk-kd evaluate`."""
 
     weights: Path
     data: DataSettings
@@ -37,12 +37,12 @@ class EvaluationConfig:
 
 
 def evaluate_weights(config: EvaluationConfig) -> dict[str, Any]:
-    """Metrics of a run's student, of a file of weights, or of a model that is part of the package, on a split.
+    """Metrics of a run's student, of a file of weights, or of a model of this package, on a split.
 
     Raises:
         CheckpointError: there are no such weights, or they do not fit the model.
-        ModelError: the weights do not say their model, and the config does not either.
-        DataError: the data is missing, has no such split, or other classes than the weights.
+        ModelError: neither the weights nor the config state the model.
+        DataError: the data is missing, has no such split, or has other classes than the weights.
     """
     path = config.weights / STUDENT if config.weights.is_dir() else config.weights
     if not path.exists():
@@ -71,7 +71,7 @@ def evaluate_weights(config: EvaluationConfig) -> dict[str, Any]:
 
 
 def evaluate_split(model: nn.Module, split: AnySplit, device: torch.device, channels_last: bool = False) -> Metrics:
-    """Metrics of a model, which is on the device, on all of a split."""
+    """Metrics of a model on a whole split. The model is on the device."""
     batches = _all_of(split, model, device, channels_last)
     return evaluate(model, batches, device=device, num_classes=len(split.class_names), across_ranks=True)
 
@@ -79,7 +79,7 @@ def evaluate_split(model: nn.Module, split: AnySplit, device: torch.device, chan
 def temperature_scaled(
     model: nn.Module, validation: AnySplit, test: AnySplit, device: torch.device, channels_last: bool = False
 ) -> dict[str, dict[str, float]]:
-    """The temperature with the least NLL on the validation split, and NLL and ECE of both splits at it."""
+    """The temperature with the lowest NLL on the validation split, and NLL and ECE of both splits at it."""
     batches = _all_of(validation, model, device, channels_last)
     temperature, nll, ece = temperature_scaled_nll(*predict(model, batches, device=device, across_ranks=True))
     batches = _all_of(test, model, device, channels_last)
@@ -93,7 +93,7 @@ def temperature_scaled(
 
 
 def _all_of(split: AnySplit, model: nn.Module, device: torch.device, channels_last: bool) -> Iterator[Batch]:
-    """All samples, or this rank's of them, as they are, normalised for the model."""
+    """All samples (or this rank's share), without augmentation, normalised for the model."""
     mean, std = normalisation(model)
     loader = Loader(
         split,

@@ -1,4 +1,4 @@
-"""How this process keeps its memory, and how much it had."""
+"""Memory settings of this process, and its peak memory."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ import sys
 from pathlib import Path
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
-"""Parameters of glibc's mallopt (mallopt(3))."""
+"""Parameters of glibc's mallopt, see mallopt(3)."""
 
 
 def keep_memory() -> bool:
-    """Let glibc reuse freed memory instead of giving it back to the system; for a process that trains on a CPU.
+    """Let glibc reuse freed memory instead of returning it to the system. It speeds up training on a CPU.
 
-    By default an array above 32 MiB is a mapping of its own: made, zeroed page by page and thrown away in every step.
-    Activations are that large, and a teacher at batch 200 spends up to a third of its time on it (docs/performance.md).
+    By default glibc maps each array above 32 MiB separately: the mapping is created, zeroed page by page and released
+    in every step. Activations are that large. A teacher at batch 200 spends up to a third of its time on it
+    (docs/performance.md).
 
     Returns:
-        Whether the system's allocator took the settings: glibc's does.
+        Whether the allocator accepted the settings. glibc's does.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -28,9 +29,9 @@ def keep_memory() -> bool:
 
 
 def peak_host_bytes() -> int:
-    """The most memory that this process has had resident.
+    """Peak resident memory of this process.
 
-    On Linux not by getrusage: there a process starts at the peak of the one that started it.
+    On Linux getrusage is not used, because there a child process starts with the peak of its parent.
     """
     try:
         lines = Path("/proc/self/status").read_text().splitlines()

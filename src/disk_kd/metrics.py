@@ -1,4 +1,4 @@
-"""How good a classifier is, and how honest: accuracy, likelihood, calibration.
+"""Metrics of a classifier: accuracy, likelihood and calibration.
 
 Shape letters: B batch, N samples, C classes, K best classes, M bins of confidence.
 """
@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from scipy.optimize import brentq
 from torch import Tensor, nn
 
 from disk_kd import ranks
@@ -20,7 +21,6 @@ from disk_kd.logits import logits_of
 
 ECE_BINS = 15
 _LOG_TEMPERATURES = (math.log(0.01), math.log(100.0))
-_HALVINGS = 50
 _NO_SAMPLES = "there are no samples to evaluate; give a split that is not empty"
 
 
@@ -29,13 +29,14 @@ class Metrics:
     """Metrics of a classifier on a labelled set.
 
     Args:
-        top1: samples whose label is the most probable class, percent.
-        top5: samples whose label is among the five most probable classes (all, if there are fewer), percent.
-        nll: mean negative log-likelihood of the label, nats.
+        top1: percentage of samples whose label is the most probable class.
+        top5: percentage of samples whose label is among the five most probable classes (all classes, if there are
+            fewer).
+        nll: mean negative log-likelihood of the label, in nats.
         ece: expected calibration error, a fraction of 1: over 15 bins, equally wide in the confidence of the
             most probable class, the sum of (samples in the bin / samples) |accuracy - mean confidence|.
             Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, equation 3.
-        samples: how many there were.
+        samples: number of samples.
     """
 
     top1: float
@@ -59,19 +60,19 @@ def evaluate(
     temperature: float = 1.0,
     across_ranks: bool = False,
 ) -> Metrics:
-    """Metrics of a model over all samples of an epoch, in eval mode; then each module has its old mode again.
+    """Metrics of a model over all samples of an epoch, in eval mode. Afterwards each module has its previous mode.
 
-    Sums over all samples stand on the device, in float64 where it has it, and the host waits once, at the
-    end. A row of logits with NaN counts as wrong and makes the NLL and the ECE NaN.
+    The sums are kept on the device, in float64 if it supports it; the host waits once, at the end. A row of logits with
+    NaN counts as wrong and makes the NLL and the ECE NaN.
 
     Args:
-        model: images (B, ...) to logits (B, C).
-        loader_or_batches: batches (images, targets, ...), or a `disk_kd.data.Loader`, whose epoch 0 it is.
-        device: where the model is.
+        model: maps images (B, ...) to logits (B, C).
+        loader_or_batches: batches (images, targets, ...), or a `disk_kd.data.Loader`, of which epoch 0 is used.
+        device: device of the model.
         num_classes: C.
-        autocast_dtype: precision of the model's pass; None: as the model is.
-        temperature: by which the logits are divided.
-        across_ranks: each process has a part of the samples; the metrics are those of all of them.
+        autocast_dtype: autocast type of the forward pass; None: no autocast.
+        temperature: the logits are divided by it.
+        across_ranks: each process has a part of the samples; the metrics cover all of them.
 
     Raises:
         DataError: there are no samples.
@@ -104,9 +105,9 @@ def predict(
     autocast_dtype: torch.dtype | None = None,
     across_ranks: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Logits (N, C), float32, and targets (N,) of an epoch, on the host: to fit a temperature, to plot.
+    """Logits (N, C), float32, and targets (N,) of an epoch, on the host, for example to fit a temperature.
 
-    Arguments as of `evaluate`.
+    Arguments as for `evaluate`.
 
     Raises:
         DataError: there are no samples.
@@ -130,8 +131,8 @@ def temperature_scaled_nll(logits_NC: Tensor, targets_N: Tensor) -> tuple[float,
 
     min over T in [0.01, 100] of mean_i cross_entropy(z_i / T, y_i)
 
-    In 1/T it is convex, so it has one minimum: where its derivative, mean_i (sum_c p_c z_c - z_y), changes
-    sign; log T is found there by bisection. Source: Guo et al., 2017, section 4.2, who fit it on a
+    The NLL is convex in 1/T, so it has one minimum, where its derivative, mean_i (sum_c p_c z_c - z_y), changes
+    sign; Brent's method on log T finds it. Source: Guo et al., 2017, section 4.2, who fit it on a
     validation set.
 
     Args:
@@ -139,25 +140,30 @@ def temperature_scaled_nll(logits_NC: Tensor, targets_N: Tensor) -> tuple[float,
         targets_N: (N,) class indices.
 
     Returns:
-        Temperature, NLL in nats, ECE as a fraction of 1.
+        Temperature, NLL in nats, and ECE as a fraction.
     """
     logits_NC = logits_NC.to(_sum_dtype(logits_NC.device))
     label_logits_N = logits_NC.gather(1, targets_N[:, None]).squeeze(1)
-    low, high = (logits_NC.new_tensor(end) for end in _LOG_TEMPERATURES)
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        probabilities_NC = (logits_NC / middle.exp()).softmax(1)
-        slope = ((probabilities_NC * logits_NC).sum(1) - label_logits_N).mean()
-        # A rising NLL in 1/T asks for a smaller 1/T, a higher T.
-        low, high = torch.where(slope > 0, middle, low), torch.where(slope > 0, high, middle)
-    temperature = ((low + high) / 2).exp()
+
+    def slope(log_temperature: float) -> float:
+        probabilities_NC = (logits_NC / math.exp(log_temperature)).softmax(1)
+        return float(((probabilities_NC * logits_NC).sum(1) - label_logits_N).mean())
+
+    low, high = _LOG_TEMPERATURES
+    # Where the NLL rises with 1/T, the minimum has a higher T.
+    if not slope(low) > 0:
+        temperature = math.exp(low)
+    elif not slope(high) < 0:
+        temperature = math.exp(high)
+    else:
+        temperature = math.exp(brentq(slope, low, high))
     metrics = _metrics(_sums(logits_NC / temperature, targets_N))
-    return float(temperature), metrics.nll, metrics.ece
+    return temperature, metrics.nll, metrics.ece
 
 
 @contextmanager
 def _eval_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside the block; each module has its own mode again after it."""
+    """Eval mode inside the block. Afterwards each module has its previous mode."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -184,7 +190,7 @@ def _outputs(
 
 
 def _sums(logits_BC: Tensor, targets_B: Tensor) -> Tensor:
-    """Sums over a batch, (M + 1, 3): per bin samples, confidence and hits; last the NLL, top-5 hits and 0."""
+    """Sums over a batch, (M + 1, 3): samples, confidence and hits of each bin; last a row of NLL, top-5 hits and 0."""
     log_p_BC = logits_BC.to(_sum_dtype(logits_BC.device)).log_softmax(1)
     nll_B = -log_p_BC.gather(1, targets_B[:, None]).squeeze(1)
     best_BK = log_p_BC.topk(min(5, log_p_BC.shape[1]), dim=1)
@@ -202,7 +208,7 @@ def _sums(logits_BC: Tensor, targets_B: Tensor) -> Tensor:
 
 
 def _metrics(sums: Tensor) -> Metrics:
-    """Metrics from `_sums`, added up over all batches."""
+    """Metrics from the result of `_sums`, added up over all batches."""
     *per_bin, (nll, top5, _) = sums.tolist()
     samples = round(sum(count for count, _, _ in per_bin))
     return Metrics(
@@ -215,5 +221,5 @@ def _metrics(sums: Tensor) -> Metrics:
 
 
 def _sum_dtype(device: torch.device) -> torch.dtype:
-    """Double precision, but on Apple's devices, which have none."""
+    """Double precision; single precision on Apple's devices, which lack it."""
     return torch.float32 if device.type == "mps" else torch.float64

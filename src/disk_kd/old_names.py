@@ -1,4 +1,4 @@
-"""Names that versions before 0.2 used, when an epoch was called a pass: still read, and translated."""
+"""Option names of versions before 0.2, which called an epoch a pass. They are still read and translated."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _PARTS = ("method", "hint", "train")
 
 
 def new_options(tree: Mapping[str, Any], tell: bool = True) -> dict[str, Any]:
-    """Options of a run with new names in the place of old ones.
+    """Options of a run with old names replaced by new ones.
 
     Args:
-        tree: options by part, as a recipe holds them.
-        tell: whether a warning names those that were renamed.
+        tree: options by part, as in a recipe.
+        tell: whether to warn about renamed options.
     """
     renamed = dict(tree)
     for part in _PARTS:
@@ -47,5 +47,5 @@ def new_options(tree: Mapping[str, Any], tell: bool = True) -> dict[str, Any]:
 
 
 def new_keys(written: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run wrote, with new names in the place of old ones."""
+    """A record that a run wrote, with old names replaced by new ones."""
     return {_KEYS.get(key, key): value for key, value in written.items()}

@@ -1,7 +1,7 @@
-"""Options: fields of dataclasses and keywords of constructors, read from nested mappings and written back.
+"""Options: dataclass fields and constructor keywords, read from nested mappings and written back.
 
-A mapping is what YAML holds. Each value is checked against the type that its field or keyword is declared with; the
-first that does not fit ends in a `ConfigError` that names the option, what it must be, and what came.
+The mappings come from YAML. Each value is checked against the declared type of its field or keyword. The first value
+that does not fit raises a `ConfigError` with the option's name, the expected type and the value.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 
 from disk_kd.errors import ConfigError, nearest, shown
+from disk_kd.files import user_path
 
 Value = TypeVar("Value")
 
@@ -37,7 +38,7 @@ _ALIASES = {
     "dataset": "data.name",
     "model": "student.name",
 }
-"""What other programs call an option."""
+"""Names of options in other programs."""
 _WORDS: dict[Any, str] = {
     bool: "true or false",
     int: "a whole number",
@@ -50,7 +51,7 @@ _WORDS: dict[Any, str] = {
 
 
 def environment(default: Value) -> Value:
-    """A dataclass field that says where and how fast a run computes, or what it writes, but not what it computes."""
+    """A dataclass field that does not change the result of a run: where and how fast it computes, or what it logs."""
     return field(default=default, metadata={_ENVIRONMENT: True})
 
 
@@ -60,18 +61,18 @@ def environment_names(settings: type) -> frozenset[str]:
 
 
 class Raw(str):
-    """The text of a value as it was typed on the command line: its option's type says how to read it."""
+    """The text of a value as typed on the command line. The type of its option determines how it is read."""
 
 
 @dataclass(frozen=True)
 class Option:
-    """A field of a dataclass, or a keyword of a constructor.
+    """A dataclass field or a constructor keyword.
 
     Attributes:
-        name: of the field or keyword.
-        kind: the type it is declared with; `Any` where it is declared with none.
-        default: its value where none is given; `dataclasses.MISSING` where one must be.
-        help: what the docstring says of it.
+        name: name of the field or keyword.
+        kind: its declared type; `Any` if there is none.
+        default: its default; `dataclasses.MISSING` if it is required.
+        help: its description in the docstring.
     """
 
     name: str
@@ -81,23 +82,23 @@ class Option:
 
     @property
     def nested(self) -> type | None:
-        """The dataclass that the option holds, or may hold."""
+        """The dataclass that the option can hold; None if it cannot hold one."""
         return next((kind for kind in _alternatives(self.kind) if isinstance(kind, type) and is_dataclass(kind)), None)
 
     @property
     def takes(self) -> str:
-        """What its value must be, in words."""
+        """The type of its value, in words."""
         return described(self.kind)
 
 
 def options_of(owner: Any, skip: frozenset[str] = frozenset()) -> dict[str, Option]:
     """The options of a dataclass or of a class's constructor, by name and in order.
 
-    A constructor that takes **keywords has those of the next class that it derives from too.
+    If a constructor takes **keywords, the options of its next base class are included.
 
     Args:
         owner: the dataclass or class.
-        skip: names that are no options.
+        skip: keywords that are not options.
     """
     return _options(owner, skip)
 
@@ -111,29 +112,29 @@ def _options(owner: Any, skip: frozenset[str]) -> dict[str, Option]:
             continue
         declared = get_type_hints(kind if is_dataclass(kind) else constructor)
         parameters = list(inspect.signature(constructor).parameters.values())[isinstance(kind, type) :]
-        told = _told(owner)
+        descriptions = _descriptions(owner)
         for one in parameters:
             if one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD) or one.name in skip or one.name in found:
                 continue
             default = MISSING if one.default is one.empty else one.default
             if is_dataclass(kind):
                 default = _field_default(kind, one.name)
-            found[one.name] = Option(one.name, declared.get(one.name, Any), default, told.get(one.name, ""))
+            found[one.name] = Option(one.name, declared.get(one.name, Any), default, descriptions.get(one.name, ""))
         if not any(one.kind is one.VAR_KEYWORD for one in parameters):
             break
     return found
 
 
 def read(settings: type[Value], tree: Mapping[str, Any], name: str = "") -> Value:
-    """A dataclass from a mapping of its options.
+    """A dataclass instance from a mapping of its options.
 
     Args:
         settings: the dataclass.
-        tree: values by option; nested dataclasses are mappings, or instances.
-        name: dotted name of the mapping itself, for messages.
+        tree: values by option. Nested dataclasses are mappings or instances.
+        name: dotted name of the mapping, for messages.
 
     Raises:
-        ConfigError: an unknown option, or a value of the wrong kind or out of range.
+        ConfigError: an unknown option, or a value of the wrong type or out of range.
     """
     return settings(**read_options(settings, tree, name))
 
@@ -141,22 +142,24 @@ def read(settings: type[Value], tree: Mapping[str, Any], name: str = "") -> Valu
 def read_options(
     owner: Callable[..., Any], tree: Any, name: str = "", skip: Collection[str] = frozenset()
 ) -> dict[str, Any]:
-    """The checked values of those options of a dataclass or constructor that a mapping holds.
+    """The checked values of the options of a dataclass or constructor that a mapping sets.
 
     Args:
         owner: the dataclass or class.
         tree: values by option.
-        name: dotted name of the mapping itself, for messages.
-        skip: keywords that are no options.
+        name: dotted name of the mapping, for messages.
+        skip: keywords that are not options.
 
     Raises:
-        ConfigError: an unknown option, a missing one, or a value of the wrong kind.
+        ConfigError: an unknown or missing option, or a value of the wrong type.
     """
     if not isinstance(tree, Mapping):
-        raise ConfigError(f"{name} must be a mapping of options, not {_came(tree)}")
+        raise ConfigError(f"{name} must be a mapping of options, not {_value_text(tree)}")
     known = options_of(owner, frozenset(skip))
     prefix = f"{name}." if name else ""
     for key in tree:
+        if not isinstance(key, str):
+            raise ConfigError(f"the name of an option must be text, not {key!r}")
         if key not in known:
             option = shown(f"{prefix}{key}")
             raise ConfigError(f"unknown option {option}; {nearest_option(option, [prefix + each for each in known])}")
@@ -167,15 +170,15 @@ def read_options(
 
 
 def read_value(kind: Any, value: Any, name: str) -> Any:
-    """One value of an option.
+    """The checked value of one option.
 
     Args:
-        kind: the type that the option is declared with.
-        value: as YAML holds it, as Python holds it, or `Raw`.
+        kind: declared type of the option.
+        value: from YAML, from Python, or `Raw`.
         name: dotted name of the option, for messages.
 
     Raises:
-        ConfigError: it is of another kind, NaN, or a whole number of over 31 bits that is no seed.
+        ConfigError: the value has another type, is NaN, or is an integer of over 31 bits (except seeds).
     """
     alternatives = _alternatives(kind)
     if isinstance(value, Raw):
@@ -189,8 +192,10 @@ def read_value(kind: Any, value: Any, name: str) -> Any:
         alternatives = tuple(each for each in alternatives if each is not settings)
     if not alternatives or not _fits(alternatives, value):
         default = "; leave it out for the default" if value is None else ""
-        raise ConfigError(f"{name} must be {described(kind)}, not {_came(value)}{default}")
+        raise ConfigError(f"{name} must be {described(kind)}, not {_value_text(value)}{default}")
     value = _validated(alternatives, value)
+    if isinstance(value, Path):
+        return user_path(value)
     for number in value if isinstance(value, list | tuple) else [value]:
         if isinstance(number, float) and math.isnan(number):
             raise ConfigError(f"{name} must be a number, not {value}")
@@ -200,13 +205,13 @@ def read_value(kind: Any, value: Any, name: str) -> Any:
 
 
 def described(kind: Any) -> str:
-    """A type in words: what a value of it must be."""
-    words = [_word(each) for each in _alternatives(kind)]
+    """A type in words, for help and messages."""
+    words = [word for each in _alternatives(kind) for word in (("true", "false") if each is bool else (_word(each),))]
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
 
 
 def plain(value: Any) -> Any:
-    """A value as YAML holds it: mappings, lists, text, numbers, true, false and null."""
+    """A value in YAML's types: mappings, lists, text, numbers, true, false and null."""
     if isinstance(value, Raw):
         return loaded(value)
     if is_dataclass(value) and not isinstance(value, type):
@@ -219,7 +224,7 @@ def plain(value: Any) -> Any:
 
 
 def loaded(text: str) -> Any:
-    """What YAML reads in a text; the text itself where it is no YAML. 1e-3 is a number."""
+    """The YAML value of a text; the text itself if it is not YAML. 1e-3 is read as a number."""
     try:
         value = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError):
@@ -228,7 +233,7 @@ def loaded(text: str) -> Any:
 
 
 def dotted(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The leaves of nested options by dotted name, such as "train.lr"; an empty mapping is a leaf."""
+    """The leaves of nested options by dotted name, such as "train.lr". An empty mapping is a leaf."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         inner = isinstance(value, Mapping) and bool(value)
@@ -237,7 +242,7 @@ def dotted(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """The reverse of `dotted`; a later name replaces, or goes into, what an earlier one gave.
+    """The reverse of `dotted`. Later names override or extend earlier ones.
 
     Raises:
         ConfigError: a name has an empty part.
@@ -257,13 +262,13 @@ def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Two trees of options as one: where both have a value, that of `above`."""
+    """Two trees of options merged; values of `above` override values of `below`."""
     both = {key for key in above if _both_mappings(below.get(key), above[key])}
     return {**below, **{key: merged(below[key], value) if key in both else value for key, value in above.items()}}
 
 
 def nearest_option(name: str, valid: Iterable[str]) -> str:
-    """Names the options that a wrong one may stand for: those of the same last word, else the nearest.
+    """The options that a wrong name may mean: those with the same last word, else the nearest.
 
     Returns a phrase such as ``"nearest: train.lr"``.
     """
@@ -278,7 +283,7 @@ def _both_mappings(one: Any, other: Any) -> bool:
 
 
 def _alternatives(kind: Any) -> tuple[Any, ...]:
-    """The types of a union, flat; one type alone otherwise."""
+    """The types of a union, flattened; a single type otherwise."""
     if get_origin(kind) in (Union, types.UnionType):
         return tuple(each for one in get_args(kind) for each in _alternatives(one))
     return (kind,)
@@ -296,22 +301,22 @@ def _word(kind: Any) -> str:
     return _WORDS.get(kind, getattr(kind, "__name__", str(kind)))
 
 
-def _came(value: Any) -> str:
-    """A value that does not fit, in at most 80 characters."""
+def _value_text(value: Any) -> str:
+    """A wrong value as text of at most 80 characters."""
     text = str(value) if isinstance(value, Raw | str) else json.dumps(plain(value), default=str)
     text = shown(text if len(text) <= 80 else text[:79] + "…")
     return repr(text) if isinstance(value, str) else text
 
 
 def _typed(alternatives: tuple[Any, ...], text: Raw, name: str) -> Any:
-    """A value as typed, read as the first of these that it fits: null, what YAML reads in it, the text itself."""
+    """A typed value, read as the first of these that fits: null, its YAML value, the text itself."""
     if type(None) in alternatives and text in _NULL:
         return None
     textual = str in alternatives or Path in alternatives
     others = tuple(each for each in alternatives if each not in (str, Path, type(None)))
     if textual and not others:
         return str(text)
-    value = loaded(text)
+    value = loaded(text) if text else ""
     settings = any(isinstance(each, type) and is_dataclass(each) for each in others)
     if textual and not (settings and isinstance(value, Mapping)) and not _fits(others, value):
         return str(text)
@@ -327,14 +332,14 @@ def _fits(alternatives: tuple[Any, ...], value: Any) -> bool:
 
 
 def _validated(alternatives: tuple[Any, ...], value: Any) -> Any:
-    """The value, checked strictly: 1 is a number but not true, "1" is text; a list serves for a tuple."""
+    """The value after a strict check: 1 is a number but not true, "1" is text. Lists are accepted for tuples."""
     if isinstance(value, str) and str not in alternatives and Path not in alternatives:
         value = _number(value)
     return _adapter(alternatives).validate_json(json.dumps(plain(value)), strict=True)
 
 
 def _number(text: str) -> str | float:
-    """1e-3 as a number, which YAML 1.1 takes for text; other text as it is."""
+    """Numbers such as 1e-3, which YAML 1.1 reads as text, as float; other text unchanged."""
     try:
         return float(text) if text[:1] in "+-.0123456789" else text
     except ValueError:
@@ -345,7 +350,7 @@ def _number(text: str) -> str | float:
 def _adapter(alternatives: tuple[Any, ...]) -> TypeAdapter[Any]:
     try:
         return TypeAdapter(reduce(or_, alternatives))
-    except PydanticSchemaGenerationError:  # a kind that no file can hold; its owner checks it
+    except PydanticSchemaGenerationError:  # a type without a YAML form; its class checks the value
         return TypeAdapter(Any)
 
 
@@ -355,14 +360,14 @@ def _field_default(settings: type, name: str) -> Any:
 
 
 @cache
-def _told(owner: Any) -> dict[str, str]:
-    """What docstrings say of each option: those of the class itself before those that it derives from."""
-    told: dict[str, str] = {}
+def _descriptions(owner: Any) -> dict[str, str]:
+    """The descriptions of options in docstrings. A class's own docstring overrides those of its base classes."""
+    found: dict[str, str] = {}
     for kind in reversed(inspect.getmro(owner) if isinstance(owner, type) else (owner,)):
         for documented in (kind, vars(kind).get("__init__")) if isinstance(kind, type) else (kind,):
             text = getattr(documented, "__doc__", None)
             if text and kind is not object:
-                told |= {
+                found |= {
                     one.arg_name: " ".join((one.description or "").split()) for one in parse_docstring(text).params
                 }
-    return told
+    return found

@@ -1,7 +1,7 @@
-"""What a user brings: methods, hints and models by my_module:name, and modules that register models with timm.
+"""A user's own code: methods, hints and models given as my_module:name, and modules that register models with timm.
 
-Modules are looked for where Python looks, and in the working directory. Only what the user names, on the command line
-or in a recipe, is imported; what a file of weights names never is.
+Modules are searched on Python's path and in the working directory. Only modules that the user names on the command
+line or in a recipe are imported. Modules that a file of weights names are not.
 """
 
 from __future__ import annotations
@@ -18,46 +18,46 @@ from disk_kd.errors import ConfigError, one_line
 
 Base = TypeVar("Base")
 
-IMPORT_HELP = "a module of yours to import first, such as one that registers models with timm; may be given again"
-"""Of the option --import."""
+IMPORT_HELP = "Your own module to import first, for example one that registers models with timm. Repeatable."
+"""Help of the option --import."""
 TIMM_SOURCES = ("hf-hub:", "local-dir:")
-"""What stands before a colon in names of timm's."""
+"""Prefixes with a colon in timm's own model names."""
 _own: set[str] = set()
-"""The modules that were imported because the user named them."""
+"""Modules that were imported because the user named them."""
 
 
-def is_own(name: str) -> bool:
-    """Whether a name is one of a user's own, my_module:name."""
+def is_user_code(name: str) -> bool:
+    """Whether a name refers to a user's own code, my_module:name."""
     return ":" in name and not name.startswith(TIMM_SOURCES)
 
 
 def find_class(name: str, known: Mapping[str, type[Base]], base: type[Base], what: str) -> type[Base]:
-    """The class of that name.
+    """The class with that name.
 
     Args:
         name: one of `known`, or `my_package.my_module:MyClass`, which is imported.
-        known: this package's own.
-        base: what the class must derive from.
-        what: it is, for messages.
+        known: the classes of this package, by name.
+        base: the class that it must derive from.
+        what: kind of class, for messages.
 
     Raises:
-        ConfigError: there is no such name, module or class, or the class is another kind of thing.
+        ConfigError: there is no such name, module or class, or the class derives from something else.
     """
     if name in known:
         return known[name]
-    if not is_own(name):
+    if not is_user_code(name):
         raise ConfigError(f"unknown {what} {name!r}; give one of {', '.join(known)}, or your own: my_module:MyClass")
-    found = find_own(name, what)
+    found = find_user_code(name, what)
     if not (isinstance(found, type) and issubclass(found, base)):
         raise ConfigError(f"the {what} {name!r} must be a class that derives from {base.__name__}")
     return found
 
 
-def find_own(name: str, what: str) -> Any:
-    """What `my_package.my_module:name` stands for; the module is imported.
+def find_user_code(name: str, what: str) -> Any:
+    """The object that `my_package.my_module:name` names. The module is imported.
 
     Raises:
-        ConfigError: there is no such module, importing it fails, or it has no such name.
+        ConfigError: there is no such module, its import fails, or it has no such name.
     """
     module_name, _, attribute = name.partition(":")
     try:
@@ -67,13 +67,13 @@ def find_own(name: str, what: str) -> Any:
 
 
 def import_modules(names: Iterable[str]) -> None:
-    """Import modules for what they do then, such as registering models with timm.
+    """Import modules for their side effects, such as registering models with timm.
 
     Args:
-        names: of modules, or my_module:name, of which the module is imported.
+        names: module names. Of my_module:name the module is imported.
 
     Raises:
-        ConfigError: there is no such module, or importing it fails.
+        ConfigError: there is no such module, or its import fails.
     """
     for name in names:
         try:
@@ -82,8 +82,8 @@ def import_modules(names: Iterable[str]) -> None:
             raise ConfigError(f"cannot import {name!r} ({one_line(error)}); give --import my_module") from error
 
 
-def place_in_own(error: BaseException) -> str | None:
-    """The last line of a user's module that an error came through, as FILE, line N; None: through none."""
+def user_code_location(error: BaseException) -> str | None:
+    """The last line of a user's module in the traceback of an error, as "FILE, line N"; None if there is none."""
     frames = traceback.walk_tb(error.__traceback__)
     places = [(frame.f_code.co_filename, line) for frame, line in frames if frame.f_globals.get("__name__") in _own]
     return "{}, line {}".format(*places[-1]) if places else None

@@ -1,7 +1,7 @@
-"""The processes of a run, as torchrun starts them: which one this is, and what they tell each other.
+"""The processes ("ranks") of a run under torchrun, and the communication between them.
 
-Alone, without torchrun, every function does the obvious thing at no cost. Rank 0 is the main one: it alone decides,
-prints and writes; all ranks read what it wrote, so the hosts share a file system.
+Without torchrun there is one process, and every function returns at once. Rank 0 is the main rank. Only it decides,
+prints and writes. All ranks read its files, so all hosts must share a file system.
 """
 
 from __future__ import annotations
@@ -21,45 +21,45 @@ from disk_kd.errors import ConfigError, RunError
 Result = TypeVar("Result")
 
 _PATIENCE = timedelta(days=1)
-"""How long ranks wait for what the main one alone does, such as reading all data for its fingerprint."""
+"""How long ranks wait for work of the main rank, such as computing the fingerprint of the data."""
 _group: Any = None
-"""For objects and for waiting, over the network of the hosts."""
+"""Process group for objects and for waiting, over the hosts' network."""
 _store: Any = None
-"""Keys and values that all ranks see."""
+"""Store of keys and values for all ranks."""
 _FAILED = "first rank that failed"
 _OF_TORCHRUN = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 def rank() -> int:
-    """Number of this process, from 0."""
+    """Number of this process, counted from 0."""
     return dist.get_rank() if _joined() else _number("RANK", 0) if started_by_torchrun() else 0
 
 
 def size() -> int:
-    """How many processes there are."""
+    """Number of processes."""
     return dist.get_world_size() if _joined() else 1
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def is_main() -> bool:
-    """Whether this process decides, prints and writes."""
+    """Whether this process is the main rank."""
     return rank() == 0
 
 
 def started_by_torchrun() -> bool:
-    """Whether there are other processes to join."""
+    """Whether torchrun started this process."""
     return _number("WORLD_SIZE", 1) > 1
 
 
 def _number(name: str, default: int) -> int:
-    """A variable of the environment that torchrun sets; one that is empty counts as not set.
+    """An environment variable of torchrun as a number; an empty one counts as not set.
 
     Raises:
-        ConfigError: it is no number.
+        ConfigError: it is not a number.
     """
     text = os.environ.get(name) or str(default)
     if not text.isdecimal():
@@ -72,13 +72,13 @@ def joined(device: torch.device) -> Iterator[torch.device]:
     """Join the other processes inside the block, if torchrun started any: NCCL between GPUs, gloo between CPUs.
 
     Args:
-        device: that was asked for; of several GPUs each process on a host takes its own.
+        device: the requested device. Each process of a host takes its own GPU.
 
     Yields:
         The device of this process.
 
     Raises:
-        ConfigError: a host has more processes than GPUs, or not all that torchrun sets is there.
+        ConfigError: a host has more processes than GPUs, or an environment variable of torchrun is missing.
         RunError: another process ended or cannot be reached.
     """
     global _group, _store
@@ -103,16 +103,16 @@ def joined(device: torch.device) -> Iterator[torch.device]:
             raise
         reason = str(error).strip().splitlines()[0]
         raise RunError(f"rank {rank()} lost the others ({reason}); start all again with --resume") from None
-    # After an error nothing is taken down: that would wait for the others.
+    # After an error the group is not destroyed, because that would wait for the other ranks.
     dist.destroy_process_group()
     _group = _store = None
 
 
 def from_main(make: Callable[[], Result]) -> Result:
-    """What `make` gives on the main rank; an error that it raises there is raised on all.
+    """The result of `make` on the main rank, for all ranks. An error on the main rank is raised on all.
 
     Args:
-        make: run on the main rank alone, for as long as it takes; the others wait.
+        make: called on the main rank alone; the other ranks wait.
     """
     if size() == 1:
         return make()
@@ -129,11 +129,11 @@ def from_main(make: Callable[[], Result]) -> Result:
 
 
 @contextmanager
-def told_once() -> Iterator[None]:
-    """Of the ranks that fail in the block, the first raises its error; torchrun then ends those that go on.
+def raised_once() -> Iterator[None]:
+    """Of the ranks that fail in the block, only the first raises its error. torchrun then ends the other ranks.
 
     Raises:
-        SystemExit: another rank failed before, and tells why.
+        SystemExit: another rank failed first and reports its error.
     """
     try:
         yield
@@ -145,7 +145,7 @@ def told_once() -> Iterator[None]:
 
 
 def mean(values: Tensor) -> Tensor:
-    """The mean over the ranks, of tensors of one shape."""
+    """The mean over the ranks of tensors of one shape."""
     return values if size() == 1 else total(values) / size()
 
 
@@ -159,14 +159,14 @@ def total(values: Tensor) -> Tensor:
 
 
 def share_buffers(module: nn.Module) -> None:
-    """Give the main rank's buffers to all: each rank's batch norms see other images."""
+    """Copy the main rank's buffers to all ranks. Batch norms of ranks differ because they see different images."""
     if size() > 1:
         for buffer in module.buffers():
             dist.broadcast(buffer, 0)
 
 
 def gather(values: Result) -> list[Result]:
-    """The values of all ranks, in their order."""
+    """The values of all ranks, in order of rank."""
     if size() == 1:
         return [values]
     boxes: list[Any] = [None] * size()
@@ -175,13 +175,13 @@ def gather(values: Result) -> list[Result]:
 
 
 def post(key: str, value: str) -> None:
-    """Tell all ranks; of several that post one key the first is heard."""
+    """Publish a value under a key for all ranks. If several ranks use the same key, the first counts."""
     if _store is not None:
         _store.compare_set(key, "", value)
 
 
 def posted(key: str) -> str | None:
-    """What a rank posted; None: none did. It does not wait."""
+    """The value that a rank published under a key; None if there is none. It does not wait."""
     if _store is None or not _store.check([key]):
         return None
     return _store.get(key).decode()
@@ -192,7 +192,7 @@ def _joined() -> bool:
 
 
 def _own(device: torch.device) -> torch.device:
-    """The GPU of this process among those of its host."""
+    """The GPU of this process on its host."""
     if device.type != "cuda":
         return device
     local, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()

@@ -1,4 +1,4 @@
-"""One run, from a configuration to a run directory: everything is checked before anything long begins."""
+"""One run, from a configuration to a run directory. All input is checked before the long work starts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from disk_kd.files import save_tensors, write_text
 from disk_kd.measure import evaluate_split, temperature_scaled
 from disk_kd.models import load_state_dict
 from disk_kd.run_folder import DATA, alone_in, check_folder, check_reused, check_same_images, lay_out, write_beginning
-from disk_kd.storing import open_store, settle_store, settle_views
+from disk_kd.storing import decide_store, decide_views, open_store
 from disk_kd.summary import SUMMARY, last_metrics, model_sizes, read_summary, summarise
 from disk_kd.tasks import Phase, StudentTask, plan_epochs
 from disk_kd.teacher import TeacherStore
@@ -50,19 +50,19 @@ from disk_kd.training.tracking import Tracker
 def execute(
     config: RunConfig, console: Console | None = None, load: Callable[[DataSettings], Dataset] = load_data
 ) -> dict[str, Any]:
-    """Do the run that `config` describes.
+    """Train, select and evaluate as `config` describes.
 
     Args:
-        config: of the run.
-        console: where progress goes.
-        load: gives the dataset.
+        config: configuration of the run.
+        console: console for progress.
+        load: function that returns the dataset.
 
     Returns:
-        What `summary.json` holds.
+        The content of `summary.json`.
 
     Raises:
-        DiskKDError: bad input of any kind, before training begins.
-        OSError: the disk is full or not writable; what was written before stays whole.
+        DiskKDError: the input is not valid. It is checked before training starts.
+        OSError: the disk is full or not writable. Files written before are complete.
     """
     with workers_watched(), ranks.joined(pick_device(config.train.device)) as device:
         console = (ranks.is_main() and console) or Console(quiet=True)
@@ -89,16 +89,16 @@ def execute(
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """The parts of a run that has been checked: it can begin.
+    """The parts of a checked run that is ready to start.
 
     Attributes:
-        config: of the run.
-        device: of the run.
-        dataset: of the run.
+        config: configuration of the run.
+        device: device of the run.
+        dataset: dataset of the run.
         task: the method, with its student and teacher.
         plan: the phase of each epoch.
         loader: training batches.
-        splits: what the student is measured on: "validation" and "test", as far as there are such.
+        splits: the splits for evaluation, "validation" and "test", as far as they exist.
         sizes: parameters and multiply-adds of the student.
     """
 
@@ -115,10 +115,10 @@ class PreparedRun:
     def prepare(
         cls, config: RunConfig, device: torch.device, console: Console, load: Callable[[DataSettings], Dataset]
     ) -> PreparedRun:
-        """Load the data, build the models and check all that can be checked before anything long.
+        """Load the data, build the models and check everything before the long work.
 
         Raises:
-            DiskKDError: bad input of any kind.
+            DiskKDError: the input is not valid.
         """
         folder, settings = config.output, config.train
         for part in ("student", "teacher"):
@@ -126,19 +126,21 @@ class PreparedRun:
         dataset = load(config.data)
         if ranks.from_main((folder / CHECKPOINT).exists):
             ranks.from_main(lambda: check_same_images(folder, dataset))
-            if not ranks.from_main((folder / DATA).exists):  # begun by version 0.1: no dataset had a normalisation
+            if not ranks.from_main(
+                (folder / DATA).exists
+            ):  # started by version 0.1, where datasets had no normalisation
                 dataset = replace(dataset, normalisation=None)
         seed_all(settings.seed)
         task = build_task(config, dataset, device, lambda text: console.print(text, markup=False, soft_wrap=True))
         plan = plan_epochs(task.phases, settings.epochs)
         train = place(dataset.train, device)
         views = max(map(plan.count, plan))
-        config = ranks.from_main(lambda: settle_store(settle_views(config), task, train, views, console))
+        config = ranks.from_main(lambda: decide_store(decide_views(config), task, train, views, console))
         loader = train_loader(config, task, train, rank=ranks.rank(), ranks=ranks.size())
         task.set_clock(loader.steps_per_epoch, settings.accumulate)
         sizes = model_sizes(task, dataset)
         _check_batch(task, loader.batch_size // settings.accumulate // ranks.size())
-        for phase in set(plan):  # an optimiser that cannot be made is told before anything long
+        for phase in set(plan):  # an invalid optimiser raises its error before the long work
             make_optimizer(unwrap_model(getattr(task, phase.module)), settings)
         ranks.from_main(lambda: lay_out(folder, task))
         held_out = {"validation": dataset.validation, "test": dataset.test}
@@ -147,17 +149,17 @@ class PreparedRun:
 
     @property
     def steps(self) -> int:
-        """Optimiser steps of the whole run."""
+        """Number of optimiser steps of the whole run."""
         return len(self.plan) * self.loader.steps_per_epoch
 
     def begin(self, console: Console) -> tuple[PreparedRun, TrainStep]:
-        """Make or open the teacher store, compile where it pays, and write what the run is.
+        """Make or open the teacher store, compile if it pays, and write the configuration.
 
         Returns:
             The run with all decisions made, and its training step.
         """
         settings = self.config.train
-        with ranks.told_once():
+        with ranks.raised_once():
             store = open_store(self.config, self.task, self.loader.split, console)
         self.task.begin(first_batches(self.config, self.task, self.loader.split, store))
         if ranks.size() > 1:
@@ -169,9 +171,9 @@ class PreparedRun:
         return run, step
 
     def train(self, step: TrainStep, console: Console, tracker: Tracker | None = None) -> Position:
-        """Train to the end, or go on to it."""
+        """Train or resume until the end."""
         config = self.config
-        _tell_start(console, config, epochs=len(self.plan), steps=self.steps)
+        _show_start(console, config, epochs=len(self.plan), steps=self.steps)
         settings = config.train
         if late := [milestone for milestone in settings.milestones if milestone >= settings.epochs]:
             console.print(
@@ -185,29 +187,35 @@ class PreparedRun:
             config.output,
             plan=self.plan,
             validate=None if validation is None else lambda: self.measure(validation),
-            display=Display(self.steps, title=str(config.output), console=console, epochs=len(self.plan)),
+            display=Display(
+                self.steps,
+                title=str(config.output),
+                console=console,
+                epochs=len(self.plan),
+                quantities=config.quantities,
+            ),
             resume=config.resume,
             tracker=tracker,
         )
 
     def measure(self, split: AnySplit) -> dict[str, float]:
-        """Metrics of the student as it is now."""
+        """Metrics of the current student."""
         model = evaluated(self.task)
-        ranks.share_buffers(model)  # the main rank's model is the one that is saved
+        ranks.share_buffers(model)  # the main rank's model is saved
         return evaluate_split(model, split, self.device, self.config.train.channels_last).as_dict()
 
     def measured(self) -> dict[str, dict[str, float]]:
-        """Metrics of the student as it is now, on each split."""
+        """Metrics of the current student on each split."""
         return {name: self.measure(split) for name, split in self.splits.items()}
 
     def select(self) -> None:
-        """Take the checkpoint that validation chose (`disk_kd.training.selection`); without validation, the last."""
+        """Load the checkpoint that validation chose (`disk_kd.training.selection`); without validation, the last."""
         best = self.config.output / BEST
         if ranks.from_main(best.exists):
             evaluated(self.task).load_state_dict(load_state_dict(best))
 
     def scaled(self) -> dict[str, dict[str, float]]:
-        """The temperature that fits validation best, and NLL and ECE at it; nothing without both splits."""
+        """The temperature that fits validation best, and NLL and ECE at it; empty if a split is missing."""
         if self.splits.keys() != {"validation", "test"}:
             return {}
         channels_last = self.config.train.channels_last
@@ -225,26 +233,26 @@ class PreparedRun:
         """Save the student and write the run's summary.
 
         Args:
-            end: where training ended.
-            last: metrics by split of the last checkpoint.
-            chosen: those of the chosen one, which is saved.
-            scaled: its metrics after temperature scaling.
+            end: position at the end of training.
+            last: metrics of the last checkpoint by split.
+            chosen: metrics of the chosen checkpoint, which is saved.
+            scaled: metrics of the chosen checkpoint after temperature scaling.
 
         Returns:
-            What summary.json holds.
+            The content of summary.json.
         """
         config, dataset, student = self.config, self.dataset, evaluated(self.task)
         folder = config.output
         save_tensors(folder / STUDENT, student.state_dict(), student_metadata(config, dataset, student))
         chosen = {name: metrics | scaled.get(name, {}) for name, metrics in chosen.items()}
         summary = summarise(config, self.task, dataset, end)
-        summary |= self.sizes | {"end": last_metrics(folder), "last": last} | chosen
+        summary |= self.sizes | {"end": last_metrics(folder, config), "last": last} | chosen
         write_text(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
         return summary
 
 
-def _tell_start(console: Console, config: RunConfig, **lengths: int) -> None:
-    """Say that training begins, where events are asked for."""
+def _show_start(console: Console, config: RunConfig, **lengths: int) -> None:
+    """Report the start of training as an event, if the console takes events."""
     if isinstance(console, JsonConsole):
         console.event(
             "start",
@@ -260,11 +268,11 @@ def _tell_start(console: Console, config: RunConfig, **lengths: int) -> None:
 
 
 def store_teacher(config: RunConfig, console: Console | None = None) -> TeacherStore:
-    """Make the teacher's stored outputs that the run of `config` would read, and train nothing; ranks share the views.
+    """Make the teacher store for the run of `config`, without training. Ranks share the views.
 
     Raises:
         ConfigError: the method has no teacher.
-        DiskKDError: as `execute`.
+        DiskKDError: as for `execute`.
     """
     if config.teacher is None:
         raise ConfigError(
@@ -272,20 +280,20 @@ def store_teacher(config: RunConfig, console: Console | None = None) -> TeacherS
         )
     config = recorded_in_files(config).decided({"teacher.store": True})
     console = console or Console(quiet=True)
-    with workers_watched(), ranks.joined(pick_device(config.train.device)) as device, ranks.told_once():
+    with workers_watched(), ranks.joined(pick_device(config.train.device)) as device, ranks.raised_once():
         find_weights(config, "teacher")
         dataset = load_data(config.data)
         task = build_task(config, dataset, device)
         train = place(dataset.train, device)
         plan = plan_epochs(task.phases, config.train.epochs)
-        config = settle_store(config, task, train, max(map(plan.count, plan)), console)
+        config = decide_store(config, task, train, max(map(plan.count, plan)), console)
         store = open_store(config, task, train, console)
     assert store is not None
     return store
 
 
 def _check_batch(task: StudentTask, images: int) -> None:
-    """Batch normalisation has no variance to divide by in a batch of one, and some losses relate a batch's images."""
+    """Check the minimum batch size: batch normalisation and losses on pairs need several images."""
     normalises = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in task.trainable_module.modules())
     for what, least in (("batch normalisation", 1 + normalises), ("the method", task.least_batch)):
         if images < least:

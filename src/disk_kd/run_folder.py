@@ -1,4 +1,4 @@
-"""The run directory: who may write there, what a run that goes on must have in common with what it finds."""
+"""The run directory: its lock, and what a resumed run must have in common with it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 from rich.console import Console
 
 from disk_kd import ranks
-from disk_kd.config import ENVIRONMENT, RunConfig
+from disk_kd.config import RunConfig
 from disk_kd.data import Dataset
 from disk_kd.data.settings import DataSettings
 from disk_kd.errors import DataError, DiskKDError, RunError
@@ -25,17 +24,17 @@ from disk_kd.tasks import StudentTask
 from disk_kd.training import CHECKPOINT
 
 DATA = "data.json"
-"""Fingerprints of the images, as they were when the run began."""
+"""File with the fingerprints of the images at the start of the run."""
 LOCK = Path("last") / "lock"
 
 
 class BusyError(RunError):
-    """Another process does this run."""
+    """Another process works in this run directory."""
 
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Hold the run directory, so that no second process writes there."""
+    """Lock the run directory, so that no second process writes there."""
     if not ranks.is_main():
         yield
         return
@@ -45,46 +44,40 @@ def alone_in(folder: Path) -> Iterator[None]:
                 remove_leftovers(path)
             yield
     except Timeout:
-        raise BusyError(f"another process is at work in {folder}; wait for it, or give another --output") from None
+        raise BusyError(f"another process works in {folder}; wait for it, or give another --output") from None
 
 
 def check_folder(config: RunConfig) -> RunConfig:
-    """A new run needs a new folder, a resumed one the folder of the same configuration.
+    """Check that a new run has a new folder, and a resumed run a folder with the same configuration.
 
     Returns:
-        The configuration, with what an earlier start of the run decided.
+        The configuration with the decisions of an earlier start of the run.
     """
     folder = config.output
     if not folder.exists():
         return config
     if not folder.is_dir():
-        raise RunError(f"the output {folder} is no folder; give --output another name")
-    # A run that died while it laid out its folder left nothing worth keeping.
+        raise RunError(f"the output {folder} is not a folder; give another --output")
+    # A run that died while it created its folder left no data to keep.
     if not any(path.is_file() and path.name != "lock" and path.suffix != ".tmp" for path in folder.rglob("*")):
         return config
     if not config.resume:
-        raise RunError(f"the run directory {folder} exists: give --resume to go on with it, or another --output")
+        raise RunError(f"the run directory {folder} exists; resume it with --resume, or give another --output")
     if not (folder / CONFIG).exists():
         raise RunError(f"{folder} is not a run directory (it has no {CONFIG}); give another --output")
     begun = RunConfig.read(folder)
     before = dotted(begun.to_tree())
     config = config.decided({name: before[name] for name in config.undecided if name in before})
     config = replace(config, shares_views=False)  # a run goes on with the images that it began with
-    if differing := sorted(name for name, value in _flat(config).items() if _flat(begun).get(name, value) != value):
+    if differing := sorted(name for name, value in config.identity.items() if begun.identity.get(name, value) != value):
         raise RunError(
-            f"{folder} was begun with another {', '.join(differing)}; resume it as it is, or give another --output"
+            f"{folder} was started with another {', '.join(differing)}; resume it unchanged, or give another --output"
         )
     return config
 
 
-def _flat(config: RunConfig) -> dict[str, Any]:
-    """The options that a run's result hangs on, by dotted name."""
-    apart = {"output", "description", "published", "import", *ENVIRONMENT}
-    return {name: value for name, value in dotted(config.to_tree()).items() if name not in apart}
-
-
 def write_beginning(config: RunConfig, dataset: Dataset) -> None:
-    """Write what the run is, and of which images, unless version 0.1 began it, which did not say."""
+    """Write the configuration and the fingerprints of the images. Runs started by version 0.1 have no fingerprints."""
     folder = config.output
     write_text(folder / CONFIG, config.to_yaml())
     if (folder / DATA).exists() or not (folder / CHECKPOINT).exists():
@@ -97,10 +90,10 @@ def _fingerprints(dataset: Dataset) -> dict[str, str]:
 
 
 def check_reused(folder: Path, data: DataSettings, load: Callable[[DataSettings], Dataset], console: Console) -> None:
-    """Refuse to reuse a finished run of other images than there are now; images that are gone cannot be compared.
+    """Refuse to reuse a finished run if the images have changed. Missing images are not compared.
 
     Raises:
-        DataError: the images changed.
+        DataError: the images have changed.
     """
     if not (folder / DATA).exists():  # of an earlier version
         return
@@ -113,10 +106,10 @@ def check_reused(folder: Path, data: DataSettings, load: Callable[[DataSettings]
 
 
 def check_same_images(folder: Path, dataset: Dataset) -> None:
-    """Refuse images that changed since the run began, where it says which it began with.
+    """Refuse to resume a run if the images have changed since its start, if it recorded them.
 
     Raises:
-        DataError: they did.
+        DataError: the images have changed.
     """
     if not (folder / DATA).exists():
         return
@@ -124,13 +117,13 @@ def check_same_images(folder: Path, dataset: Dataset) -> None:
     changed = [name for name in now if not isinstance(begun, dict) or begun.get(name) != now[name]]
     if changed:
         raise DataError(
-            f"the {' and '.join(changed)} images changed since {folder} was begun; put them back, or begin anew in"
+            f"the {' and '.join(changed)} images changed since {folder} was started; restore them, or start again in"
             " another --output (compare: another --runs)"
         )
 
 
 def lay_out(folder: Path, task: StudentTask) -> None:
-    """Make the run directory, on a disk that holds checkpoint, its successor, the best and the final weights."""
+    """Create the run directory, if its disk has room for a checkpoint, its successor and the best and final weights."""
     held = sum(t.numel() * t.element_size() for name, t in task.state_dict().items() if not name.startswith("teacher."))
     needed = 8 * held + 2**24
     place = next(path for path in (folder, *folder.absolute().parents) if path.exists())

@@ -1,4 +1,4 @@
-"""When a teacher's outputs are stored, where, and in which store a run reads them."""
+"""Teacher stores of runs: when outputs are stored, where, and which store a run reads."""
 
 from __future__ import annotations
 
@@ -22,37 +22,37 @@ from disk_kd.teacher import TeacherStore, store_bytes, teacher_facts
 from disk_kd.training import Display
 
 AFFORDABLE_BYTES = 2**30
-"""Most bytes of stored teacher outputs that one run makes unasked."""
+"""Maximum bytes of teacher outputs that a run stores by its own decision."""
 
 
-def settle_views(config: RunConfig) -> RunConfig:
-    """Give a run of a comparison, where `data.views` is left open, one view for each of its student epochs.
+def decide_views(config: RunConfig) -> RunConfig:
+    """Give a run of a comparison one view for each student epoch, if `data.views` is null.
 
-    Each epoch still meets a new augmentation. It is the same one in all runs of as many epochs, so that rows with
-    and without a stored teacher see the same images, and can share the teacher's outputs.
+    Each epoch still has a new augmentation. Runs with the same number of epochs share the augmentations. Rows with and
+    without a stored teacher then see the same images, and can share the teacher's outputs.
     """
     if not config.shares_views or config.data.views is not None or _new_each_step(config):
         return config
     return config.decided({"data.views": config.train.epochs})
 
 
-def settle_store(config: RunConfig, task: StudentTask, split: AnySplit, epochs: int, console: Console) -> RunConfig:
-    """Decide whether to store the teacher's outputs, where the config leaves it open.
+def decide_store(config: RunConfig, task: StudentTask, split: AnySplit, epochs: int, console: Console) -> RunConfig:
+    """Decide whether to store the teacher's outputs, if the config leaves it open.
 
-    The decision never changes the images of a run. Without `data.views` each epoch has a new view, stored or not: the
-    outputs are then stored if all epochs take at most `AFFORDABLE_BYTES`. With it, they are stored if views are met
-    again, or were stored before. A comparison shares them among its runs, so there they are stored if they take at
-    most a quarter of the free disk. Half of the free disk is the limit in each case.
+    The decision never changes the images of a run. Without `data.views` each epoch has a new view, with or without a
+    store; outputs are stored if all epochs take at most `AFFORDABLE_BYTES`. With `data.views`, they are stored if views
+    repeat, or if they are stored already. Runs of a comparison share the store, so it may take a quarter of the free
+    disk space. The limit is half of the free disk space in all cases.
 
     Args:
-        config: of the run.
-        task: says which outputs are needed.
+        config: configuration of the run.
+        task: states which outputs are needed.
         split: the training samples.
-        epochs: of the run, in the phase that has the most.
-        console: is told why, where storing would not pay.
+        epochs: number of epochs of the longest phase.
+        console: gets a message if storing does not pay.
 
     Raises:
-        ConfigError: outputs are to be stored of images that never come back, or more than the disk holds.
+        ConfigError: storing is requested but the images never repeat, or the disk has no room.
     """
     if config.teacher is None or task.teacher is None or config.teacher.store is False:
         return config
@@ -81,10 +81,10 @@ def settle_store(config: RunConfig, task: StudentTask, split: AnySplit, epochs: 
 
 
 def _check_room(config: RunConfig, task: StudentTask, split: AnySplit, views: int) -> None:
-    """Refuse to store more views than the disk holds, beside those that are stored already.
+    """Raise an error if the disk has no room for the views that are not stored yet.
 
     Raises:
-        ConfigError: the disk has no room for them.
+        ConfigError: the disk has no room.
     """
     assert task.teacher is not None
     needs, free = task.teacher.needs, _free_bytes(config.runs)
@@ -92,13 +92,13 @@ def _check_room(config: RunConfig, task: StudentTask, split: AnySplit, views: in
     size = share * view_bytes(config, task, split)
     if size > free:
         raise ConfigError(
-            f"{views:,} views of the teacher's outputs take {size / 2**30:,.1f} GiB more, the disk of {config.runs} has"
+            f"{views:,} views of the teacher's outputs need {size / 2**30:,.1f} GiB, the disk of {config.runs} has"
             f" {free / 2**30:,.1f} GiB free; give fewer --views, or --runs on another disk"
         )
 
 
 def _new_each_step(config: RunConfig) -> str | None:
-    """Why no image comes back; None where images do."""
+    """The reason why images never repeat; None if they do."""
     if config.data.mix.on:
         return "data.mix makes new images at each step"
     if config.data.timm.repeats > 1:
@@ -107,18 +107,18 @@ def _new_each_step(config: RunConfig) -> str | None:
 
 
 def open_store(config: RunConfig, task: StudentTask, split: AnySplit, console: Console) -> TeacherStore | None:
-    """The teacher's stored outputs, made where there are none yet; None where the teacher is to run at each step.
+    """The teacher's store, built if it does not exist; None if the teacher runs in each step.
 
     Raises:
-        ConfigError: fewer logits are kept than the method tells apart.
-        CheckpointError, RunError: as `TeacherStore.build`.
+        ConfigError: the store keeps fewer logits than the method needs.
+        CheckpointError, RunError: as for `TeacherStore.build`.
     """
     if config.teacher is None or task.teacher is None or config.teacher.store is not True:
         return None
     views, top_k = config.data.views or 1, config.teacher.store_top_k
     if top_k is not None and top_k < task.top_logits:
         raise ConfigError(
-            f"the method tells the teacher's {task.top_logits} largest logits apart, teacher.store_top_k keeps {top_k};"
+            f"the method needs the teacher's {task.top_logits} largest logits, but teacher.store_top_k keeps {top_k};"
             " raise it, or leave it out to keep all"
         )
     folder = store_folder(config, task, split)
@@ -145,16 +145,16 @@ def open_store(config: RunConfig, task: StudentTask, split: AnySplit, console: C
 
 
 def store_facts(config: RunConfig, split: AnySplit) -> dict[str, Any]:
-    """What stored outputs depend on beside the teacher."""
+    """What stored outputs depend on apart from the teacher."""
     return {
-        "data_sha256": split.fingerprint(),
+        "images_sha256": split.image_fingerprint(),
         "augment": config.data.augment.facts(),
         "view_seed": config.data.view_seed,
     } | ({"timm": asdict(config.data.timm)} if config.data.timm.enabled else {})
 
 
 def store_folder(config: RunConfig, task: StudentTask, split: AnySplit) -> Path:
-    """The folder of the outputs of this teacher, for these samples and augmentations: one for all runs."""
+    """The folder of the outputs for this teacher, these samples and augmentations. All runs share it."""
     assert config.teacher is not None
     assert task.teacher is not None
     facts = {**store_facts(config, split), **teacher_facts(task.teacher), "top_k": config.teacher.store_top_k}
@@ -163,7 +163,7 @@ def store_folder(config: RunConfig, task: StudentTask, split: AnySplit) -> Path:
 
 
 def view_bytes(config: RunConfig, task: StudentTask, split: AnySplit) -> int:
-    """Bytes of one view of the stored outputs that the task needs."""
+    """Bytes of the outputs of one view that the task needs."""
     assert config.teacher is not None
     assert task.teacher is not None
     image = torch.zeros(1, *split.shape, device=task.device)
@@ -173,12 +173,12 @@ def view_bytes(config: RunConfig, task: StudentTask, split: AnySplit) -> int:
         samples=int(split.ids.max()) + 1,
         views=1,
         num_classes=logits,
-        map_size=sum(numbers.values()),  # of all other outputs, which are stored as maps are
+        map_size=sum(numbers.values()),  # for all other outputs
         top_k=config.teacher.store_top_k,
     )
 
 
 def _free_bytes(folder: Path) -> int:
-    """Free bytes of the disk that `folder` is on, or will be on."""
+    """Free bytes of the disk of `folder`, which need not exist yet."""
     place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     return shutil.disk_usage(place).free

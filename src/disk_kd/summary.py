@@ -86,30 +86,38 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
     return new_keys(summary)
 
 
-def last_metrics(folder: Path) -> dict[str, Any]:
-    """The last line of a run's log from a student epoch; losses, budget and help are means over that whole epoch.
+def last_metrics(folder: Path, config: RunConfig) -> dict[str, Any]:
+    """The numbers of a run's last student epoch.
+
+    Losses are means over the epoch. Other quantities are reduced as the method declares it (`Quantity.reduction`).
+
+    Args:
+        folder: of the run.
+        config: of the run.
 
     Raises:
         RunError: the log is damaged.
     """
     try:
-        return _last_metrics(folder)
-    except (KeyError, StopIteration, TypeError, ValueError) as error:
+        return _last_metrics(folder, config)
+    except (AttributeError, KeyError, StopIteration, TypeError, ValueError) as error:
         raise RunError(
             f"{folder / 'metrics.jsonl'} is damaged ({one_line(error)}); begin in another --output"
         ) from None
 
 
-def _last_metrics(folder: Path) -> dict[str, Any]:
+def _last_metrics(folder: Path, config: RunConfig) -> dict[str, Any]:
     logged = [new_keys(json.loads(line)) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     lines = [line for line in logged if line["kind"] == "train"]
-    last = next(line for line in reversed(lines) if line["phase"] != "helper")
+    fixed = config.task_class.fixed_student_phases
+    last = next(line for line in reversed(lines) if line["phase"] not in fixed)
     before = [0, *(line["step"] for line in lines[:-1])]
     # A line is the mean over the steps since the one before, None where that is not finite.
     weighed = [(line, line["step"] - start) for line, start in zip(lines, before, strict=True)]
     weighed = [(line, steps) for line, steps in weighed if line["epoch"] == last["epoch"]]
+    at_end = {quantity.name for quantity in config.quantities if quantity.reduction == "last"}
     means = {}
-    for name in last.keys() - {"kind", "step", "phase", "epoch", "lr", "price"}:
+    for name in last.keys() - {"kind", "step", "phase", "epoch", "lr", *at_end}:
         found = [(line[name], steps) for line, steps in weighed if line.get(name) is not None]
         means[name] = fmean(*zip(*found, strict=True)) if found else None
     return last | means

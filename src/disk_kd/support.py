@@ -1,8 +1,9 @@
-"""What losses, helpers and tasks share: the support, safe logarithms, random bits, checks of arguments.
+"""Shared functions of losses, helpers and tasks: the support, safe logarithms, random bits, checks of arguments.
 
 Legend: B batch, C classes, K the teacher's top classes, M = K + 1 columns (the top K, then the label).
 
-Checks read shapes and Python numbers. Of tensors on an accelerator they read no values, which would stop it each step.
+Checks read shapes and Python numbers. They do not read values of tensors on an accelerator, because the host would
+then wait in each step.
 """
 
 from __future__ import annotations
@@ -33,16 +34,17 @@ def support(
 ) -> tuple[Tensor, Tensor]:
     """Lists the classes that may be helped: some of the teacher's, or all outside the student's, and the label.
 
-    Of a mixed image both labels belong to it: the two largest of those above the row's least, which smoothing gives to
-    all. Among tied logits, any `top_k` that `torch.topk` picks.
+    For a mixed image both labels belong to it: the two largest shares above the row's smallest, which label smoothing
+    gives to all classes. Ties of logits are broken as in `torch.topk`.
 
     Args:
         teacher_logits_BC: (B, C).
-        targets: (B,) int64 class indices, or (B, C) shares of the classes in mixed images.
+        targets: (B,) int64 class indices, or (B, C) label probabilities of mixed images.
         top_k: K, from 0 to C; 0: the label alone.
-        mass: of the teacher's top K those until their probability at `temperature` reaches this, above 0; 1: all K.
+        mass: keep only the first of the teacher's top K whose probabilities at `temperature` reach this sum, above 0;
+            1: all K.
         temperature: T_t > 0.
-        outside_BC: student logits (B, C): the classes outside *their* top K take the place of the teacher's top K.
+        outside_BC: student logits (B, C): the classes outside *their* top K replace the teacher's top K.
 
     Returns:
         index_BM: (B, M) class indices, all of the support; the last column is the label, which also stands in the
@@ -59,7 +61,7 @@ def support(
     if not 0 < mass <= 1:
         raise ConfigError(f"the support's mass must be above 0 and at most 1, got {mass}; try 0.9")
     if outside_BC is not None and mass < 1:
-        raise ConfigError("mass is of the teacher's top K, which a support outside the student's has not; give mass 1")
+        raise ConfigError("mass applies to the teacher's top K, not to a support outside the student's; give mass 1")
     if outside_BC is not None:
         listed_BM = outside_BC.detach().topk(classes - top_k, dim=1, largest=False, sorted=False).indices
     else:
@@ -76,18 +78,18 @@ def support(
 
 
 def _labels(targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Class indices (B, 1), or (B, 2) of shares, and which of them are labels: the first always is."""
+    """Class indices (B, 1), or (B, 2) for label probabilities, and which of them are labels. The first always is."""
     if targets.dim() == 1:
         return targets[:, None], torch.ones_like(targets[:, None], dtype=torch.bool)
     shares_BL, labels_BL = targets.topk(min(2, targets.shape[1]), dim=1)
     first_B1 = labels_BL[:, :1]
-    # What is no label stands for the first, so that the columns name no class outside the support.
+    # Entries without a second label repeat the first, so that the columns name no class outside the support.
     labelled_BL = (shares_BL > targets.amin(1, keepdim=True)) & (labels_BL != first_B1)
     return torch.where(labelled_BL, labels_BL, first_B1), labelled_BL | (labels_BL == first_B1)
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Casts half precision (and integers) to float32; float32 and float64 pass as they are."""
+    """Casts half precision (and integers) to float32. float32 and float64 stay the same."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -104,17 +106,17 @@ LOWEST = -1e30
 
 
 def teacher_log_probabilities(logits_BC: Tensor, temperature: float) -> Tensor:
-    """`log_probabilities` without gradient, finite where the teacher masks classes with logits of minus infinity."""
+    """`log_probabilities` without gradient. Classes masked with logits of minus infinity stay finite."""
     logits_BC = at_least_float32(logits_BC.detach())
     return log_probabilities(logits_BC.clamp(min=LOWEST), temperature)
 
 
 def label_loss(logits_BC: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
-    """The mean cross-entropy of the labelled images, a scalar in float32 at least; 0 where no image has a label.
+    """Mean cross-entropy of the labelled images, a scalar in float32 at least; 0 if no image has a label.
 
     Args:
         logits_BC: (B, C).
-        targets: (B,) class indices, `UNLABELLED` for none; or (B, C) shares of the classes.
+        targets: (B,) class indices, with `UNLABELLED` for none; or (B, C) label probabilities.
         label_smoothing: mass moved from the label to the uniform distribution, in [0, 1).
     """
     ce = F.cross_entropy(logits_BC.float(), targets, label_smoothing=label_smoothing)
@@ -122,7 +124,7 @@ def label_loss(logits_BC: Tensor, targets: Tensor, label_smoothing: float) -> Te
 
 
 def label_cross_entropy(logits_BC: Tensor, targets: Tensor) -> Tensor:
-    """(B,) cross-entropies in nats against class indices (B,), or shares of the classes (B, C)."""
+    """(B,) cross-entropies in nats against class indices (B,) or label probabilities (B, C)."""
     targets = targets.to(logits_BC.dtype) if targets.is_floating_point() else targets
     return F.cross_entropy(logits_BC, targets, reduction="none")
 
@@ -147,20 +149,20 @@ def other_classes(x_BC: Tensor, targets_B: Tensor) -> Tensor:
     """Each row without its label's column, in class order. (B, C) -> (B, C - 1). ConfigError where C is 1."""
     classes = x_BC.shape[1]
     if classes < 2:
-        raise ConfigError(f"a label needs other classes beside it, got {classes} class; give at least 2 classes")
+        raise ConfigError(f"a label needs other classes, got {classes} class; give at least 2 classes")
     index_R = torch.arange(classes - 1, device=x_BC.device)
     return x_BC.gather(1, index_R + (index_R >= targets_B[:, None]))
 
 
 def mix(x: Tensor) -> Tensor:
-    """64 random-looking bits from each int64: steps of `GAMMA` between the inputs make a generator of it."""
+    """64 random-looking bits for each int64. Inputs at steps of `GAMMA` make it a random generator."""
     x = (x ^ shift_right(x, 30)) * _FACTOR_1
     x = (x ^ shift_right(x, 27)) * _FACTOR_2
     return x ^ shift_right(x, 31)
 
 
 def shift_right(x: Tensor, bits: int) -> Tensor:
-    """Logical shift: torch's `>>` on int64 copies the sign bit, which the mask removes."""
+    """Logical right shift. torch's `>>` on int64 copies the sign bit; a mask removes it."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
@@ -169,7 +171,7 @@ def shift_right(x: Tensor, bits: int) -> Tensor:
 # recompute operators that it does not know.
 @torch.library.custom_op("disk_kd::snapshot", mutates_args=())
 def snapshot(buffer: Tensor) -> Tensor:
-    """The value of a buffer that the same forward pass goes on to change: a copy that stays, in compiled code too.
+    """A copy of a buffer that the same forward pass changes later. It keeps its value, also in compiled code.
 
     No gradient flows through it.
     """
@@ -194,7 +196,7 @@ def check_temperatures(student_temperature: float, teacher_temperature: float) -
 
 
 def check_batch(what: str, images: int, least: int) -> None:
-    """Raises ConfigError for a batch of fewer images than `what` can learn from."""
+    """Raises ConfigError if the batch has fewer images than `what` needs."""
     if images < least:
         raise ConfigError(
             f"{what} needs a batch of at least {least} images, got {images}; raise the batch size, or accumulate less"
@@ -209,7 +211,7 @@ def check_shapes(
     *,
     shares: bool = False,
 ) -> None:
-    """Raises ConfigError unless logits are (B, C) both, targets (B,) integers and helper (B,).
+    """Raises ConfigError unless both logits are (B, C), targets are (B,) integers and helper is (B,).
 
     Raises DataError for labels that `check_range` refuses. With `shares`, targets may also be (B, C) floats: the
     classes' shares in mixed images.
@@ -235,12 +237,13 @@ def check_shapes(
 def check_range(labels: Tensor, classes: int, *, what: str = "labels", unlabelled: bool = False) -> None:
     """Raises DataError for labels outside 0 … classes - 1.
 
-    It looks at labels on the CPU alone, and not in compiled code: to read those of an accelerator would stop it.
+    It checks only labels on the CPU, and not in compiled code, because reading labels on an accelerator makes the host
+    wait.
 
     Args:
         labels: integers of any shape.
-        classes: how many there are.
-        what: they are, for the message.
+        classes: number of classes.
+        what: name of the labels, for the message.
         unlabelled: whether `UNLABELLED` is allowed too.
     """
     if labels.device.type == "cpu" and not torch.compiler.is_compiling():
@@ -248,7 +251,7 @@ def check_range(labels: Tensor, classes: int, *, what: str = "labels", unlabelle
 
 
 def require_range(labels: Tensor, classes: int, *, what: str = "labels", unlabelled: bool = False) -> None:
-    """`check_range` on any device, which it waits for."""
+    """`check_range` on any device. The host waits for the device."""
     given = labels[labels != UNLABELLED] if unlabelled else labels
     if not given.numel():
         return
@@ -263,9 +266,9 @@ def check_targets(targets: Tensor, images: int, classes: int | None) -> None:
     """Raises DataError unless targets are (B,) integers or (B, C) shares of the classes.
 
     Args:
-        targets: of a batch.
+        targets: targets of a batch.
         images: B.
-        classes: C; None: not known.
+        classes: C; None: unknown.
     """
     if targets.is_floating_point():
         fits = targets.dim() == 2 and len(targets) == images and classes in (None, targets.shape[1])

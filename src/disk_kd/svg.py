@@ -1,4 +1,4 @@
-"""Figures as SVG files that can be read on a light and on a dark page."""
+"""Figures as SVG files for light and dark pages."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 _DARK = "@media screen and (prefers-color-scheme: dark) { #figure_1 { filter: invert(1) hue-rotate(180deg) } }"
-"""Black becomes white and every hue stays; on paper nothing changes."""
+"""Black becomes white and hues stay; print is unchanged."""
 
 
 def figure_svg(figure: Figure, **style: Any) -> str:
-    """The figure on a transparent ground, which turns its lightness over where the reader's setting is dark.
+    """The figure on a transparent background. Its lightness is inverted if the reader uses a dark theme.
 
     The same figure gives the same text.
 
     Args:
-        figure: drawn in dark colours, as for white paper.
-        style: matplotlib's settings of SVG, without their "svg.": `fonttype="none"` keeps text as text.
+        figure: figure in dark colours, as for white paper.
+        style: matplotlib settings of SVG, without the prefix "svg.": `fonttype="none"` keeps text as text.
     """
     file = BytesIO()
     settings: Any = {"svg.hashsalt": "disk-kd", **{f"svg.{name}": value for name, value in style.items()}}

@@ -10,7 +10,7 @@ from typing import Any
 
 
 def csv_lines(rows: Iterable[Mapping[str, Any]], names: Sequence[str]) -> str:
-    """Rows as CSV; None is left blank. A text that a spreadsheet would run as a formula gets an apostrophe in front."""
+    """Rows as CSV; None is blank. Text that a spreadsheet would run as a formula gets a leading apostrophe."""
     file = io.StringIO()
     writer = csv.DictWriter(file, names, lineterminator="\n")
     writer.writeheader()
@@ -25,11 +25,11 @@ def _no_formula(value: Any) -> Any:
 
 
 def markdown_table(titles: Sequence[str], body: Iterable[Sequence[str]]) -> list[str]:
-    """The lines of a Markdown table; the cells are Markdown already."""
+    """The lines of a Markdown table. The cells are already Markdown."""
     lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
     return lines + ["| " + " | ".join(cells) + " |" for cells in body]
 
 
 def as_markdown(text: str) -> str:
-    """Text in one line whose characters stand for themselves."""
+    """Text in one line with Markdown's special characters escaped."""
     return re.sub(r"([\\|\[\]<>`])", r"\\\1", " ".join(text.split()))

@@ -1,4 +1,4 @@
-"""Models of files of weights: what a file says of its model, and the model that it is for."""
+"""Trained models: what a file of weights records about its model, and the model itself."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from torch import nn
 from disk_kd.config import RunConfig, find_hint
 from disk_kd.data import Dataset
 from disk_kd.errors import ModelError
-from disk_kd.models import ResNet, StagedNet, create_model, load_weights, set_normalisation
+from disk_kd.models import StagedNet, create_model, load_weights, set_normalisation
 from disk_kd.models.about import METADATA
-from disk_kd.plugins import find_own, is_own
+from disk_kd.plugins import find_user_code, is_user_code
 from disk_kd.teacher import normalisation as stated_normalisation
 
 
@@ -29,18 +29,19 @@ def trained_model(
     about: dict[str, Any],
     usual: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
 ) -> nn.Module:
-    """The model that a file of weights is for.
+    """The model of a file of weights.
 
     Args:
-        name, options: of the student.
+        name, options: name and options of the model.
         weights: the file.
-        num_classes, in_chans: of the data.
-        about: what `read_about` says of it: of the normalisation, and of a hint that made another model of the student.
-        usual: `Dataset.normalisation` of the data, for this package's models where another program wrote the file.
+        num_classes, in_chans: number of classes and channels of the data.
+        about: result of `read_about`: the normalisation, and a hint that changed the student's model.
+        usual: `Dataset.normalisation` of the data. It is used for this package's models if another program wrote the
+            file.
 
     Raises:
         ConfigError, ModelError, CheckpointError: the name is unknown, or the weights do not fit.
-        ModelError: nothing tells how its images are normalised.
+        ModelError: the normalisation of its images is unknown.
     """
     sizes: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_chans}
     options, hint = with_recorded(name, options, about), about.get("hint")
@@ -53,39 +54,39 @@ def trained_model(
     if "mean" not in options and "model" not in about:
         take_usual(model, usual)
     if stated_normalisation(model) is None:
-        raise untold(name, "--model.options")
+        raise unknown_normalisation(name, "--model.options")
     return model
 
 
 def check_named(about: dict[str, Any], weights: Path, named: Collection[str]) -> None:
-    """Refuse a file of weights that says it is of a model or hint by my_module:name which the user did not name.
+    """Raise an error if a file of weights refers to user code (my_module:name) that the user did not name.
 
-    Importing a module runs it, and a file may come from anywhere.
+    Importing a module runs its code, and the file may come from a stranger.
 
     Args:
-        about: what `read_about` says of the file.
+        about: result of `read_about`.
         weights: the file.
-        named: what the user, or the run's own configuration, named: my_module:name, or a module, of which what it
-            defines itself is allowed and what it imported is not.
+        named: what the user or the run's configuration named: my_module:name, or a module. Of a module, names that it
+            defines are allowed and names that it imported are not.
 
     Raises:
-        ModelError: the file names another.
+        ModelError: the file refers to other user code.
     """
     hint = about.get("hint") or {}
-    said = (about.get("model"), hint.get("name"), hint.get("teacher", {}).get("name"))
-    for name in (name for name in map(str, said) if is_own(name) and name not in named):
+    recorded = (about.get("model"), hint.get("name"), hint.get("teacher", {}).get("name"))
+    for name in (name for name in map(str, recorded) if is_user_code(name) and name not in named):
         module = name.partition(":")[0]
-        if module not in named or getattr(find_own(name, "model"), "__module__", None) != module:
+        if module not in named or getattr(find_user_code(name, "model"), "__module__", None) != module:
             raise ModelError(
-                f"{weights} says that it is of {name}, and a module is not imported because a file names it; if you"
-                f" know it, give --import {name}"
+                f"{weights} is for {name}. A module is not imported only because a file names it; if you trust it, give"
+                f" --import {name}"
             )
 
 
 def student_metadata(config: RunConfig, dataset: Dataset, student: nn.Module) -> dict[str, str]:
-    """What a file of weights says of itself: enough to build the model, to feed it and to read its outputs.
+    """The metadata of a file of weights: enough to build the model, to prepare its images and to read its outputs.
 
-    One entry, because the order of several in a safetensors file differs from write to write.
+    It is one entry, because the order of several entries in a safetensors file is not fixed.
     """
     return {
         METADATA: json.dumps(
@@ -104,7 +105,7 @@ def student_metadata(config: RunConfig, dataset: Dataset, student: nn.Module) ->
 
 
 def _grafted(config: RunConfig) -> dict[str, Any]:
-    """How the trained model is made of student and teacher, where a hint makes another model of the student."""
+    """How the trained model is made of student and teacher, if a hint changes the student's model."""
     if config.hint is None or config.teacher is None or find_hint(config.hint).keeps_student():
         return {}
     teacher = {"name": config.teacher.name, "options": config.teacher.options}
@@ -112,36 +113,36 @@ def _grafted(config: RunConfig) -> dict[str, Any]:
 
 
 def recorded_options(name: str, about: dict[str, Any]) -> dict[str, Any]:
-    """The options that a file of weights records, if it is of the model of this name.
+    """The options that a file of weights records, if it belongs to the model with this name.
 
     Args:
-        name: of the model that the weights are loaded into.
-        about: what `read_about` says of the file.
+        name: name of the model that loads the weights.
+        about: result of `read_about`.
     """
-    said = about.get("model", "")
-    same = said == name or (not is_own(said + name) and get_arch_name(said) == get_arch_name(name))
+    recorded = about.get("model", "")
+    same = recorded == name or (not is_user_code(recorded + name) and get_arch_name(recorded) == get_arch_name(name))
     return about.get("options", {}) if same else {}
 
 
 def with_recorded(name: str, options: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
-    """Options of a model, with those, and the mean and std, that the file of its weights says, unless they have others.
+    """Options of a model, completed by the options, mean and std that its file of weights records.
 
     Args:
-        name: of the model.
-        options: as a user gives them; timm's `pretrained_cfg_overlay` may hold a mean and std too.
-        about: what `read_about` says of the file.
+        name: name of the model.
+        options: the user's options, which take precedence. timm's `pretrained_cfg_overlay` may hold a mean and std too.
+        about: result of `read_about`.
     """
     overlay = options.get("pretrained_cfg_overlay") or {}
-    told = next((source for source in (overlay, about) if {"mean", "std"} <= source.keys()), {})
-    told = {key: told[key] for key in ("mean", "std") if key in told}
-    return recorded_options(name, about) | told | options
+    stated = next((source for source in (overlay, about) if {"mean", "std"} <= source.keys()), {})
+    stated = {key: stated[key] for key in ("mean", "std") if key in stated}
+    return recorded_options(name, about) | stated | options
 
 
 def normalisation(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of a model's inputs, for values in [0, 1].
+    """Mean and standard deviation of a model's inputs, for pixel values in [0, 1].
 
     Raises:
-        ModelError: its `pretrained_cfg` does not say.
+        ModelError: its `pretrained_cfg` has none.
     """
     stated = stated_normalisation(unwrap_model(model))
     if stated is None:
@@ -152,14 +153,14 @@ def normalisation(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...
 
 
 def take_usual(model: nn.Module, usual: tuple[tuple[float, ...], tuple[float, ...]] | None) -> None:
-    """Normalise the images of one of this package's models as is usual for the data, where that is known."""
-    if usual is not None and isinstance(unwrap_model(model), ResNet | StagedNet):
+    """Use the dataset's usual normalisation, if there is one, for a model of this package."""
+    if usual is not None and isinstance(unwrap_model(model), StagedNet):
         set_normalisation(model, *usual)
 
 
-def untold(name: str, option: str) -> ModelError:
-    """The error for a trained model whose images may be normalised in any way."""
+def unknown_normalisation(name: str, option: str) -> ModelError:
+    """The error for a trained model with unknown normalisation."""
     return ModelError(
-        f"neither {name} nor its weights say how its images were normalised in training; give {option}"
-        " '{mean: [...], std: [...]}', for pixels in [0, 1] and one number a channel"
+        f"neither {name} nor its weights record how images were normalised in training; give {option}"
+        " '{mean: [...], std: [...]}', for pixels in [0, 1] with one number for each channel"
     )

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from disk_kd.bench import BenchSettings
+from disk_kd.bench import BenchSettings, peak, plain, profiling
 from disk_kd.bench.workbench import Workbench
+from processes import forking
 
 CPU = torch.device("cpu")
 
@@ -35,3 +36,11 @@ def settings() -> BenchSettings:
 @pytest.fixture
 def bench(settings: BenchSettings, tmp_path: Path) -> Workbench:
     return Workbench(settings, CPU, tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def _processes_import_nothing_anew(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for those of `test_plain.py`, which start as in use."""
+    modules = [peak, profiling] if request.module.__name__.endswith("test_plain") else [peak, profiling, plain]
+    for module in modules:
+        monkeypatch.setattr(module, "get_context", forking)

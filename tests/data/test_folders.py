@@ -128,7 +128,7 @@ def test_what_is_no_regular_file_is_not_read(tmp_path: Path, kind: str):
     else:
         (folder / "dog" / "9.png").symlink_to("/dev/zero")
     samples = class_samples(folder)
-    with pytest.raises(DataError, match=r"dog/9\.png cannot be read: it is no regular file; replace it"):
+    with pytest.raises(DataError, match=r"dog/9\.png cannot be read: it is not a regular file; replace it"):
         samples.split(Reading())
     with pytest.warns(UserWarning, match=r"left out: .*dog/9\.png"):
         assert len(samples.split(Reading(skip_unreadable=True))) == 6

@@ -73,9 +73,9 @@ def test_batches_are_mixed_and_a_pass_entered_late_goes_on():
         (lambda: Mix(prob=2.0), r"data.mix.prob is a chance in \[0, 1\], got 2.0"),
         (
             lambda: make_loader(batch_size=3),
-            "mixed images stand in pairs: batch_size / 1 is expected to be even, got 3",
+            "images are mixed in pairs: batch_size / 1 must be even, got batch_size 3",
         ),
-        (lambda: make_loader(batch_size=6, ranks=2), "mixed images stand in pairs"),
+        (lambda: make_loader(batch_size=6, ranks=2), "images are mixed in pairs"),
     ],
 )
 def test_what_cannot_be_mixed_is_refused(make, message: str):

@@ -108,9 +108,9 @@ def test_a_stream_is_read_in_order():
     [
         (Stream(), "wds/x train holds no samples"),
         (Stream((1, 4, 0), (1, 5, 0)), r"images differ in size, sample 1 from sample 0; give data.image_size"),
-        (Stream((1, 4, 0.5)), "one whole label an image is expected, sample 0 has 0.5"),
-        (Stream((1, 4, float("inf"))), "one whole label an image is expected, sample 0 has inf"),
-        (Stream((1, 4, [0, 1])), r"one whole label an image is expected, sample 0 has \[0, 1\]"),
+        (Stream((1, 4, 0.5)), "one integer label for each image is expected, sample 0 has 0.5"),
+        (Stream((1, 4, float("inf"))), "one integer label for each image is expected, sample 0 has inf"),
+        (Stream((1, 4, [0, 1])), r"one integer label for each image is expected, sample 0 has \[0, 1\]"),
     ],
 )
 def test_a_stream_that_is_no_classification_set_is_refused(stream: Stream, message: str):

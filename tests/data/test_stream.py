@@ -323,7 +323,7 @@ def test_a_process_that_died_is_told(jpegs: Path):
     done = subprocess.run(
         [sys.executable, "-c", DIES, str(jpegs / "train")], capture_output=True, text=True, timeout=120
     )
-    assert done.stdout.startswith("a process that decodes images ended ("), done.stderr
+    assert done.stdout.startswith("a worker process that decodes images ended ("), done.stderr
     assert done.stdout.endswith("out of memory? lower data.workers\n")
 
 
@@ -439,9 +439,9 @@ def test_when_files_are_streamed(jpegs: Path, monkeypatch: pytest.MonkeyPatch):
         (
             "digits",
             {"stream": True},
-            "the images of digits are no files: leave data.stream and data.timm.enabled as they are",
+            "the images of digits are not files: leave data.stream and data.timm.enabled as they are",
         ),
-        ("digits", {"timm": TimmAugment(enabled=True)}, "the images of digits are no files"),
+        ("digits", {"timm": TimmAugment(enabled=True)}, "the images of digits are not files"),
         ("folder", {"stream": True}, "streamed images need data.image_size"),
         ("folder", {"stream": False, "timm": TimmAugment(enabled=True)}, "data.timm augments streamed files"),
         ("folder", {"crop_pct": 1.5}, r"data.crop_pct is a share of the shorter side in \(0, 1\], got 1.5"),
@@ -530,10 +530,10 @@ def test_shards_that_do_not_fit_are_refused(tmp_path: Path):
     pytest.importorskip("webdataset")
     root = write_web_dataset(tmp_path / "wds")
     write_shard(root / "x-train-1.tar", {"004.jpg": jpeg(4), "004.cls": b"cat", "005.jpg": jpeg(5)})
-    with pytest.raises(DataError, match=r"one whole label an image is expected, sample 3 has 'cat'"):
+    with pytest.raises(DataError, match=r"one integer label for each image is expected, sample 3 has 'cat'"):
         load_dataset("wds/x", root=root, image_size=16)
     write_shard(root / "x-train-1.tar", {"005.jpg": jpeg(5)})
-    with pytest.raises(DataError, match=r"x-train-1.tar:005.jpg has no label beside it, 005.cls"):
+    with pytest.raises(DataError, match=r"x-train-1.tar:005.jpg has no label file 005.cls"):
         load_dataset("wds/x", root=root, image_size=16)
     write_shard(root / "x-train-1.tar", {"005.heic": jpeg(5), "005.cls": b"1"})
     with pytest.raises(DataError, match=r"x-train-1.tar:005.cls has no image beside it; they end in .avif"):
@@ -581,7 +581,7 @@ def test_labels_without_names_are_numbered_from_0(tmp_path: Path):
 @pytest.mark.parametrize(
     ("labels", "held_out", "message"),
     [
-        ([0, 1, 1, 0], [2], "wds/x validation: label 2 is of no training sample; they have 0 … 1"),
+        ([0, 1, 1, 0], [2], "wds/x validation: label 2 does not occur in the training samples; they have 0 … 1"),
         ([0, 1, 1, 0], [1, -1], "wds/x validation: labels of at least 0 are expected, one is -1; remove its sample"),
         ([0, 1, 1, -1], [1], "wds/x train: labels of at least 0 are expected, one is -1; remove its sample"),
     ],

@@ -7,7 +7,7 @@ from loss_cases import assert_finite, numpy_of
 from torch import Tensor
 
 from disk_kd.errors import ConfigError
-from disk_kd.losses.attention_transfer import AttentionTransferLoss, attention_transfer_loss, pool_to_smaller
+from disk_kd.losses.attention_transfer import attention_transfer_loss, pool_to_smaller
 
 Maps = tuple[list[Tensor], list[Tensor]]
 
@@ -49,7 +49,7 @@ def test_agrees_with_slow_loop() -> None:
 
 def test_agrees_with_frozen_numbers() -> None:
     student, teacher = maps()
-    loss = AttentionTransferLoss()(student, teacher)
+    loss = attention_transfer_loss(student, teacher)
     gradients = torch.autograd.grad(loss, student)
     assert loss.item() == pytest.approx(0.058870913641, abs=1e-9)
     assert [g.norm().item() for g in gradients] == pytest.approx([0.00662933964174, 0.0676034695101], abs=1e-9)
@@ -115,11 +115,10 @@ def test_stays_in_float32_under_autocast() -> None:
 def test_compiles_in_one_graph() -> None:
     student, teacher = maps()
     student[1] = golden_map(2, 5, 4, 6, frequency=0.7, requires_grad=True)
-    loss = AttentionTransferLoss()
-    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(student, teacher), loss(student, teacher))
+    compiled = torch.compile(attention_transfer_loss, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(student, teacher), attention_transfer_loss(student, teacher))
     gradients = torch.autograd.grad(compiled(student, teacher), student)
-    torch.testing.assert_close(gradients, torch.autograd.grad(loss(student, teacher), student))
+    torch.testing.assert_close(gradients, torch.autograd.grad(attention_transfer_loss(student, teacher), student))
 
 
 def test_refuses_unpaired_maps() -> None:

@@ -19,7 +19,7 @@ from loss_cases import (
 )
 
 from disk_kd.errors import ConfigError
-from disk_kd.losses import ScaffoldedKL, kd_loss, scaffolded_kl
+from disk_kd.losses import kd_loss, scaffolded_kl
 
 TEMPERATURES = {"student_temperature": 3.0, "teacher_temperature": 2.0}
 SETTINGS = {"top_k": 3, **TEMPERATURES}
@@ -45,7 +45,7 @@ def test_agrees_with_slow_loop() -> None:
 @pytest.mark.parametrize("settings", [{"top_k": 5, "mass": 0.6}, {"top_k": 2, "outside_student": True}, {"top_k": 0}])
 def test_other_supports_agree_with_slow_loop(settings: dict[str, Any]) -> None:
     student_BC, teacher_BC, targets_B, helper_B = random_inputs()
-    found = ScaffoldedKL(**TEMPERATURES, **settings)(student_BC, teacher_BC, targets_B, helper_B)
+    found = scaffolded_kl(student_BC, teacher_BC, targets_B, helper_B, **TEMPERATURES, **settings)
     total, sizes = 0.0, set()
     for student, teacher, target, g in zip(*numpy_of(student_BC, teacher_BC, targets_B, helper_B), strict=True):
         q, t = softmax_row(student, 3.0), softmax_row(teacher, 2.0)
@@ -69,9 +69,9 @@ def test_other_supports_agree_with_slow_loop(settings: dict[str, Any]) -> None:
 @pytest.mark.parametrize("case", OWN)
 def test_agrees_with_frozen_numbers(case: dict[str, Any]) -> None:
     inputs = golden_inputs(case)
-    loss = ScaffoldedKL(
-        top_k=case["top_k"], student_temperature=case["T_student"], teacher_temperature=case["T_teacher"]
-    )(*inputs)
+    loss = scaffolded_kl(
+        *inputs, top_k=case["top_k"], student_temperature=case["T_student"], teacher_temperature=case["T_teacher"]
+    )
     gradient_BC, gradient_B = torch.autograd.grad(loss, (inputs[0], inputs[3]))
     frozen = case["scaffolded_kl"]
     assert loss.item() == pytest.approx(frozen["loss"], abs=1e-9)

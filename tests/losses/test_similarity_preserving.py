@@ -7,7 +7,7 @@ from loss_cases import assert_finite, numpy_of
 from torch import Tensor
 
 from disk_kd.errors import ConfigError
-from disk_kd.losses.similarity_preserving import SimilarityPreservingLoss, similarity_preserving_loss
+from disk_kd.losses.similarity_preserving import similarity_preserving_loss
 
 
 def inputs(batch: int = 4) -> tuple[Tensor, Tensor]:
@@ -39,7 +39,7 @@ def test_agrees_with_slow_loop() -> None:
 
 def test_agrees_with_frozen_numbers() -> None:
     student, teacher = inputs()
-    loss = SimilarityPreservingLoss()(student, teacher)
+    loss = similarity_preserving_loss(student, teacher)
     (gradient,) = torch.autograd.grad(loss, student)
     assert loss.item() == pytest.approx(0.0177468569728, abs=1e-9)
     assert gradient.norm().item() == pytest.approx(0.00747870299119, abs=1e-9)
@@ -103,11 +103,10 @@ def test_stays_in_float32_under_autocast() -> None:
 
 def test_compiles_in_one_graph() -> None:
     student, teacher = inputs()
-    loss = SimilarityPreservingLoss()
-    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(student, teacher), loss(student, teacher))
+    compiled = torch.compile(similarity_preserving_loss, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(student, teacher), similarity_preserving_loss(student, teacher))
     gradient = torch.autograd.grad(compiled(student, teacher), student)
-    torch.testing.assert_close(gradient, torch.autograd.grad(loss(student, teacher), student))
+    torch.testing.assert_close(gradient, torch.autograd.grad(similarity_preserving_loss(student, teacher), student))
 
 
 def test_refuses_other_batches() -> None:

@@ -17,7 +17,7 @@ from loss_cases import (
 
 from disk_kd.errors import ConfigError
 from disk_kd.losses import kd_loss
-from disk_kd.losses.skd import SKDLoss, skd_loss
+from disk_kd.losses.skd import skd_loss
 
 SETTINGS = {"instance_weight": 1.5, "direction_weight": 0.7, "temperature": 3.0, "tikhonov": 0.1}
 RELEASE = {"instance_weight": 1.0, "direction_weight": 1.0, "temperature": 4.0, "tikhonov": 0.1}
@@ -82,7 +82,7 @@ def test_agrees_with_frozen_numbers(
     case: dict[str, int], settings: dict[str, float], frozen_loss: float, frozen_norm: float, frozen_row: list[float]
 ) -> None:
     student_BC, teacher_BC, *_ = golden_inputs(case)
-    loss = SKDLoss(**settings)(student_BC, teacher_BC)
+    loss = skd_loss(student_BC, teacher_BC, **settings)
     (gradient_BC,) = torch.autograd.grad(loss, student_BC)
     assert loss.item() == pytest.approx(frozen_loss, abs=1e-9)
     assert gradient_BC.norm().item() == pytest.approx(frozen_norm, abs=1e-9)

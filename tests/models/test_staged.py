@@ -178,7 +178,7 @@ def test_forward_intermediates_stops_early():
 
 
 def test_forward_intermediates_refuses_other_layouts():
-    with pytest.raises(ModelError, match="must be 'NCHW' for a convolutional network, not 'NLC'"):
+    with pytest.raises(ModelError, match="must be 'NCHW' for a StagedNet, not 'NLC'"):
         small().forward_intermediates(images(), output_fmt="NLC")
 
 

@@ -97,13 +97,13 @@ def test_a_name_before_every_key_is_taken_off(tmp_path, prefix):
 def test_a_name_before_the_models_keys_alone_is_told(tmp_path):
     weights = {f"model.{key}": value for key, value in small().state_dict().items()}
     torch.save({**weights, "criterion.weight": torch.ones(3)}, tmp_path / "w")
-    with pytest.raises(CheckpointError, match=r"the model's keys begin with 'model.' in the file, other keys stand"):
+    with pytest.raises(CheckpointError, match=r"the model's keys start with 'model.' in the file, but other keys do not"):
         load_weights(small(), tmp_path / "w")
 
 
 def test_an_entry_that_is_no_tensor_is_named(tmp_path):
     torch.save({**small().state_dict(), "epoch": 5}, tmp_path / "w.pth")
-    with pytest.raises(CheckpointError, match=r"w.pth holds 'epoch' among its weights, which is no tensor; save"):
+    with pytest.raises(CheckpointError, match=r"w.pth holds 'epoch' among its weights, which is not a tensor; save"):
         load_state_dict(tmp_path / "w.pth")
 
 
@@ -207,7 +207,8 @@ def test_damaged_files(tmp_path, suffix, damage):
             "text": b"version https://git-lfs.github.com/spec/v1\n",
         }[damage]
     )
-    with pytest.raises(CheckpointError, match=rf"w\{suffix} is no .* file or is damaged .*copy or download") as caught:
+    message = rf"w\{suffix} is not a .* file or is damaged .*copy or download"
+    with pytest.raises(CheckpointError, match=message) as caught:
         load_state_dict(path)
     assert "\n" not in str(caught.value)
 
@@ -264,7 +265,7 @@ def test_metadata(tmp_path):
     save_state_dict(path, {"a": torch.ones(1)})
     assert read_metadata(path) == {}
     torch.save({"a": torch.ones(1)}, tmp_path / "w.pth")
-    with pytest.raises(CheckpointError, match=r"w\.pth is no safetensors file or is damaged"):
+    with pytest.raises(CheckpointError, match=r"w\.pth is not a safetensors file or is damaged"):
         read_metadata(tmp_path / "w.pth")
 
 
@@ -322,7 +323,7 @@ def test_weights_of_another_width_name_the_first_shape(tmp_path):
     model = timm.create_model("cifar_resnet10_s", num_classes=100)
     with pytest.raises(
         CheckpointError,
-        match=r"'layer2.0.conv1.weight' is \[8, 8, 3, 3\], not \[16, 8, 3.*these weights are of cifar_resnet10_xxs$",
+        match=r"'layer2.0.conv1.weight' is \[8, 8, 3, 3\], not \[16, 8, 3.*these weights are for cifar_resnet10_xxs$",
     ):
         load_weights(model, tmp_path / "w.pth")
 

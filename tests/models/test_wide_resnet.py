@@ -111,6 +111,6 @@ def test_weights_of_the_other_form_are_told_in_one_line(tmp_path, ours, theirs):
     path = tmp_path / "w.pth"
     torch.save(timm.create_model(f"cifar_wrn_40_2{theirs}", num_classes=7).state_dict(), path)
     model = timm.create_model(f"cifar_wrn_40_2{ours}", num_classes=100)
-    with pytest.raises(CheckpointError, match=rf"these weights are of cifar_wrn_40_2{theirs}$") as caught:
+    with pytest.raises(CheckpointError, match=rf"these weights are for cifar_wrn_40_2{theirs}$") as caught:
         load_weights(model, path)
     assert "\n" not in str(caught.value)

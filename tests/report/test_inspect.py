@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ from disk_kd.cli import main
 from disk_kd.data import load_dataset
 from disk_kd.errors import ConfigError, ModelError
 from disk_kd.helpers import exact_helper
-from disk_kd.report import HelperSettings, Outputs, Run, csv_text, found_faults, inspect_run
+from disk_kd.report import Outputs, Run, csv_text, found_faults, inspect_run, report
+from disk_kd.tasks import default_help
+from disk_kd.tasks.disk_help import ExactHelp
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -24,7 +27,7 @@ def test_the_examples_are_written_the_most_helped_first(
 ) -> None:
     output = tmp_path / "x.csv"
     assert main(["inspect", str(runs / "disk" / "seed0"), f"--output={output}", "--device=cpu"]) == 0
-    assert f"Written: {output}, 120 examples; the helper has price" in capsys.readouterr().out
+    assert f"Written: {output}, 120 examples; the exact helper of DiSK: price" in capsys.readouterr().out
     rows = read(output)
     assert list(rows[0]) == [
         *("rank", "index", "path", "label", "teacher_guess", "student_guess", "teacher_p_label", "teacher_p_guess"),
@@ -77,11 +80,52 @@ def test_augmented_views_are_those_of_training(runs: Path, tiny: list[str], tmp_
 def test_other_methods_and_prices(runs: Path) -> None:
     disk, kd = Run.read(runs / "disk" / "seed0"), Run.read(runs / "kd" / "seed0")
     at_end = (disk.summary or {})["end"]["price"]
-    assert HelperSettings.of(disk, 10) == HelperSettings(10, 2.0, 2.0, 5.0, price=at_end)
-    assert HelperSettings.of(kd, 10) == HelperSettings(10, 2.0, 2.0, 5.0, price=0.0)
-    assert HelperSettings.of(kd, 4, price=0.3) == HelperSettings(4, 2.0, 2.0, 5.0, price=0.3)
-    free, dear = (inspect_run(kd, Outputs("cpu"), price=price).help for price in (0.0, 50.0))
-    assert free.mean() > dear.mean()
+    outputs = Outputs("cpu")
+    ours, cheap, free, dear = (
+        inspect_run(run, outputs, price=price, most=60)
+        for run, price in ((disk, None), (disk, 0.3), (kd, None), (kd, 50.0))
+    )
+    assert ours.helper == ExactHelp(10, 2.0, 2.0, 5.0, price=at_end)
+    assert cheap.helper == ExactHelp(10, 2.0, 2.0, 5.0, price=0.3)
+    assert free.helper == ExactHelp(10, 2.0, 2.0, 5.0, price=0.0)
+    assert default_help(4).top_k == 4
+    assert free.help.mean() > dear.help.mean()
+
+
+OWN_HELP = """
+from disk_kd.tasks import KDTask
+
+
+class Doubt:
+    name, settings = "my doubt", "no settings"
+
+    def __call__(self, student_BC, teacher_BC, targets_B):
+        return 1 - student_BC.softmax(1).amax(1)
+
+
+class Doubting(KDTask):
+    def example_help(self, logged, price=None):
+        return Doubt()
+"""
+
+
+def test_another_method_can_help_examples(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "doubting.py").write_text(OWN_HELP)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    folder = shutil.copytree(runs / "kd" / "seed0", tmp_path / "own")
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(text.replace("  name: kd\n", "  name: doubting:Doubting\n"))
+    assert main(["inspect", str(folder), "--limit=40", "--device=cpu"]) == 0
+    assert "40 examples; my doubt: no settings" in capsys.readouterr().out
+    rows = read(folder / "inspect.csv")
+    doubts = [1 - float(row["student_p_guess"]) for row in rows]
+    assert [float(row["mean_g"]) for row in rows] == pytest.approx(doubts, abs=1e-4)
+    text = report([folder], device="cpu").read_text()
+    assert "The examples most helped" in text
+    assert "Help is computed by my doubt for own" in text
 
 
 def test_a_limit_spaces_evenly(runs: Path) -> None:

@@ -85,6 +85,7 @@ def test_area_is_scikit_learns_with_ties() -> None:
     wrong = torch.rand(200, generator=torch.Generator().manual_seed(3)) < 0.2
     assert area_under_curve(scores, wrong) == pytest.approx(roc_auc_score(wrong, scores))
     assert math.isnan(area_under_curve(scores, torch.zeros(200, dtype=torch.bool)))
+    assert area_under_curve(scores.where(scores < 8, torch.inf), wrong) == area_under_curve(scores, wrong)
 
 
 def test_precision_of_the_first() -> None:

@@ -235,12 +235,14 @@ def test_the_page_is_whole_and_reads_well(which: str, request: pytest.FixtureReq
 
 
 def test_all_parts_are_there(single: str) -> None:
-    for title in ("Budget asked and used", "Price of help", "Mean g", "Share helped", "Loss, validation"):
+    for title in ("Budget used", "Price of help", "Mean g", "Share helped", "Loss, validation"):
         assert f"<strong>{title}</strong>" in single
     for title in ("Reliability", "Risk and coverage", "Accuracy per class", "Top-1 against multiply-adds"):
         assert f"<strong>{title}</strong>" in single
     assert "Agreement with the teacher" in single
     assert "Confusions that disk loses" in single
+    assert "What the methods log" in single
+    assert "<dt>help</dt>" in single
     assert "Training images, the most helped first" in single
     assert "helper: exact" in single
     assert "Left out" not in single
@@ -261,9 +263,9 @@ def test_one_run_has_its_report_beside_it(runs: Path, tmp_path: Path, capsys: py
     assert main(["report", str(tmp_path / "run"), "--device=cpu"]) == 0
     assert f"Written: {tmp_path / 'run' / 'report.html'}" in capsys.readouterr().out
     text = (tmp_path / "run" / "report.html").read_text()
-    assert "Budget: help" not in text
+    assert "What the methods log" not in text
     assert "The examples most helped" not in text
-    assert "<dt>g</dt>" not in text
+    assert "<dt>help</dt>" not in text
     assert "Left out: run was trained without a teacher, and no run of this report has one." in text
 
 
@@ -357,7 +359,7 @@ def test_an_unfinished_run_shows_what_is_there(runs: Path, tmp_path: Path) -> No
     (run / "metrics.jsonl").write_text(lines[: len(lines) // 2])
     text = report([run], device="cpu").read_text()
     assert "run is not finished: 6 of 12 student epochs are done" in text
-    assert "<strong>Budget asked and used</strong>" in text
+    assert "<strong>Budget used</strong>" in text
     assert text.count("Left out: no run is finished.") == 4
 
 

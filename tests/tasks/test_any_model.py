@@ -82,7 +82,7 @@ def test_the_logits_are_found_in_every_form() -> None:
     for form in FORMS.values():
         assert logits_of(form(logits), nn.Identity()) is logits
     for other in ({"out": logits}, (), None, SimpleNamespace(logits=None), [[]]):
-        with pytest.raises(ModelError, match=r"Linear gives a .* without logits; let it give a tensor of logits"):
+        with pytest.raises(ModelError, match=r"Linear returns a .* without logits; let it return a tensor of logits"):
             logits_of(other, nn.Linear(1, 1))
 
 

@@ -409,7 +409,7 @@ def test_the_released_fill_asks_for_whole_rows_of_the_teacher() -> None:
         ({"fill": "zero"}, "fill and against are of the released forms"),
         ({"support": "all", "top_k": 5}, "support all takes all 12 classes, not 5"),
         ({"support": "all", "variant": "paper"}, "are of the normalised form, not of paper"),
-        ({"support": "outside-student", "support_mass": 0.5}, "support_mass is of the teacher's top K"),
+        ({"support": "outside-student", "support_mass": 0.5}, "support_mass applies to the teacher's top K"),
         ({"support_mass": 0.0}, "support_mass must be above 0 and at most 1, not 0"),
         ({"budget_unit": "nats"}, "unknown budget_unit 'nats'; valid: ce, help, examples"),
         ({"variant": "paper", "budget_unit": "help"}, "are of the normalised form, not of paper"),

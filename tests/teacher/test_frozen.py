@@ -298,7 +298,7 @@ def test_precision_holds_under_the_autocast_of_a_step(model: nn.Module) -> None:
 
 
 def test_an_unknown_precision_is_refused(model: nn.Module) -> None:
-    with pytest.raises(ConfigError, match="a teacher has no precision 'fp23'; nearest: fp32"):
+    with pytest.raises(ConfigError, match="unknown teacher precision 'fp23'; nearest: fp32"):
         Teacher.of(model, model, precision="fp23")
 
 

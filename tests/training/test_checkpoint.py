@@ -46,7 +46,7 @@ def test_a_file_cut_short_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "c.safetensors"
     save_checkpoint(path, {"weights": torch.ones(1000)})
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match="not a whole checkpoint"):
+    with pytest.raises(CheckpointError, match="not a complete checkpoint"):
         load_checkpoint(path)
 
 
@@ -55,7 +55,7 @@ def test_a_foreign_file_and_a_missing_one_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no checkpoint at"):
         load_checkpoint(path)
     path.write_bytes(b"\x80\x04cos\nsystem\n.")
-    with pytest.raises(CheckpointError, match="not a whole checkpoint"):
+    with pytest.raises(CheckpointError, match="not a complete checkpoint"):
         load_checkpoint(path)
 
 

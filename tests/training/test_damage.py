@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from disk_kd.cli import main
+from disk_kd.report.reading import Run
 from disk_kd.training.checkpoint import counted, load_checkpoint, save_checkpoint
 
 CHECKPOINT = Path("last") / "checkpoint.safetensors"
@@ -84,7 +85,7 @@ def test_a_checkpoint_that_was_edited_is_told(
     for contents, metadata in edits:
         save_file(contents, path, metadata)
         assert main(arguments(broken, tiny)) == 2
-        assert "is not a whole checkpoint of disk-kd" in capsys.readouterr().err
+        assert "is not a complete checkpoint of disk-kd" in capsys.readouterr().err
 
 
 EDITS: dict[str, Any] = {
@@ -152,3 +153,4 @@ def test_a_damaged_log_is_told(
     log.write_text(content.ljust(log.stat().st_size))
     assert main(arguments(broken, tiny)) == 2
     assert "metrics.jsonl is damaged" in capsys.readouterr().err
+    assert all(line["kind"] for line in Run.read(broken).lines), "a report leaves out what is no line of a log"

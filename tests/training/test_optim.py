@@ -128,7 +128,7 @@ def test_layer_decay_slows_the_first_layers() -> None:
 
 
 def test_optimisers_that_cannot_be_used_are_named() -> None:
-    with pytest.raises(ConfigError, match="adahessian takes second derivatives; give another, as sgd"):
+    with pytest.raises(ConfigError, match="adahessian needs second derivatives; give another, such as sgd"):
         make_optimizer(torch.nn.Linear(1, 1), TrainSettings(optimizer="adahessian"))
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match=r"fusedadam cannot be used here: .*; give another"):
@@ -150,7 +150,7 @@ def test_momentum_begins_with_zero_where_the_first_step_is_skipped() -> None:
     [
         ({"schedule": "multistep"}, "multistep needs train.milestones"),
         ({"schedule": "multistep", "milestones": (0, 3)}, r"epochs from 1 on, not \[0, 3\]"),
-        ({"schedule": "cosine", "milestones": (3,)}, "milestones are of the schedule multistep, not of cosine; give"),
+        ({"schedule": "cosine", "milestones": (3,)}, "milestones need the schedule multistep, not cosine; give"),
         ({"momentum": 1.0}, "train.momentum must be below 1, not 1.0"),
         (
             {"optimizer": "sgd", "momentum": 0.0},
@@ -163,7 +163,7 @@ def test_momentum_begins_with_zero_where_the_first_step_is_skipped() -> None:
         ({"cooldown_epochs": -1}, "cooldown_epochs must be at least 0, not -1"),
         (
             {"cooldown_epochs": 1, "schedule": "constant"},
-            "cooldown_epochs is of the schedules cosine, .* not of constant",
+            "cooldown_epochs needs the schedule cosine, .* not constant",
         ),
     ],
 )

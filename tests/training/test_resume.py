@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from disk_kd.cli import main
+from processes import Command
 
 METHODS = {
     "ce": ["--train.ema_decay=0.9", "--train.channels_last=true"],
@@ -55,12 +54,9 @@ def test_killed_in_mid_pass_and_resumed(case: str, teacher: Path, tiny: Sequence
     assert main(command(case, teacher, tiny, whole)) == 0
 
     arguments = command(case, teacher, tiny, broken)
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([sys.executable, "-m", "disk_kd", *arguments], env=environment)
-    log = broken / "metrics.jsonl"
-    while process.poll() is None and not (log.exists() and log.read_bytes().count(b"\n") >= 4):
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
+    process, log = Command(arguments), broken / "metrics.jsonl"
+    process.wait_until(lambda: log.exists() and log.read_bytes().count(b"\n") >= 4)
+    process.send(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
     assert not (broken / "student.safetensors").exists()
 
@@ -116,7 +112,7 @@ def test_a_run_does_not_go_on_with_other_images(
     assert main(arguments) == 0
     assert main(arguments) == 0
     write_photos(photos, 21)
-    message = f"the training and validation images changed since {run} was begun; put them back, or begin anew"
+    message = f"the training and validation images changed since {run} was started; restore them, or begin anew"
     assert main(arguments) == 2
     assert message in capsys.readouterr().err
     (run / "student.safetensors").unlink()  # so that the run is not finished
@@ -159,7 +155,7 @@ def test_damaged_files_of_a_run_are_named(
     assert main(arguments) == 0
     for name, text, message in (
         ("summary.json", "{", "summary.json is damaged; delete it, and --resume writes it again"),
-        ("config.yaml", "- 3", "config.yaml holds no options; give another --output"),
+        ("config.yaml", "- 3", "config.yaml must be a mapping of options, not list"),
     ):
         whole = (run / name).read_bytes()
         (run / name).write_text(text)
@@ -172,4 +168,4 @@ def test_damaged_files_of_a_run_are_named(
     (run / "summary.json").unlink()
     (run / "metrics.jsonl").write_bytes(b"")
     assert main(arguments) == 2
-    assert "metrics.jsonl has lost lines since the checkpoint; put it back" in capsys.readouterr().err
+    assert "metrics.jsonl has lost lines since the checkpoint; restore it" in capsys.readouterr().err

@@ -177,7 +177,7 @@ def test_what_the_user_says_of_the_new_schedule_stays(tmp_path: Path) -> None:
     train = settings_of(tmp_path / "cosine.yaml", "--train.schedule=multistep", "--train.milestones=[10]")
     assert (train.milestones, train.cycles, train.min_lr, train.cooldown_epochs) == ((10,), 1, 0.0, 0.0)
     (tmp_path / "multistep.yaml").write_text(MULTISTEP)
-    with pytest.raises(ConfigError, match=r"train\.milestones are of the schedule multistep, not of cosine"):
+    with pytest.raises(ConfigError, match=r"train\.milestones need the schedule multistep, not cosine"):
         settings_of(tmp_path / "multistep.yaml", "--train.schedule=cosine", "--train.milestones=[10]")
     with pytest.raises(ConfigError, match=r"schedule multistep needs train\.milestones"):
         settings_of(tmp_path / "cosine.yaml", "--train.schedule=multistep")

@@ -1,4 +1,4 @@
-"""Our cases: what an epoch of each method costs, and what bounds it."""
+"""Our benchmark cases: an epoch of each method, and its lower bound."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LOGITS = frozenset({"logits"})
 
 
 def bound(bench: Workbench) -> Run:
-    """Forward and backward of the student on one fixed batch: eager, contiguous, float32, no data work, no update."""
+    """Forward and backward pass of the student on one fixed batch: eager, contiguous, float32, no data, no update."""
     student, batch, steps = bench.student(channels_last=False), fixed_batch(bench), bench.loader.steps_per_epoch
     images = batch.images.contiguous()
 
@@ -41,7 +41,7 @@ def bound(bench: Workbench) -> Run:
 
 
 def ceiling(bench: Workbench) -> Run:
-    """The same forward and backward as our loop runs them: channels_last, compiled, in the precision asked for."""
+    """The same passes as our loop runs them: channels_last, compiled, in the precision of the settings."""
     task, batch, steps = CETask(bench.student()), fixed_batch(bench), bench.loader.steps_per_epoch
     step = TrainStep(task, bench.train)
 
@@ -55,13 +55,13 @@ def ceiling(bench: Workbench) -> Run:
 
 
 def epochs(bench: Workbench, task: StudentTask, store: TeacherStore | None = None, steps: int | None = None) -> Run:
-    """One epoch of each phase of a task, as the training loop does it.
+    """One epoch of each phase of a task, as in the training loop.
 
     Args:
-        bench: gives loader and settings.
-        task: what is trained.
-        store: stored teacher outputs; None: the teacher runs at each step.
-        steps: of an epoch, at most; None: the whole epoch.
+        bench: the workbench with loader and settings.
+        task: the task to train.
+        store: stored teacher outputs; None: the teacher runs in each step.
+        steps: maximum number of steps of an epoch; None: all.
     """
     step, meter, numbers = TrainStep(task, bench.train, store=store), Meter(), itertools.count()
     modules = {phase: getattr(task, phase.module) for phase in task.phases}
@@ -87,19 +87,19 @@ def ce(bench: Workbench, **options: Any) -> Run:
 
 
 def kd(bench: Workbench, teacher: str, stored: bool, **options: Any) -> Run:
-    """KD, with the teacher stored or at each step."""
+    """KD, with a stored teacher or one that runs in each step."""
     task = KDTask(bench.student(), bench.teacher(teacher))
     return epochs(bench, task, bench.store(teacher, LOGITS) if stored else None, **options)
 
 
 def disk(bench: Workbench, teacher: str, stored: bool, **options: Any) -> Run:
-    """DiSK with the exact helper, with the teacher stored or at each step."""
+    """DiSK with the exact helper, with a stored teacher or one that runs in each step."""
     task = DiSKTask(bench.student(), bench.teacher(teacher))
     return epochs(bench, task, bench.store(teacher, LOGITS) if stored else None, **options)
 
 
 def disk_network(bench: Workbench, teacher: str) -> Run:
-    """DiSK with a helper network: an epoch of the student and an epoch of the helper, with the teacher stored."""
+    """DiSK with a helper network: an epoch of the student and an epoch of the helper, with a stored teacher."""
     task = DiSKTask(bench.student(), bench.teacher(teacher), helper="teacher-map")
     return epochs(bench, task, bench.store(teacher, task.needs))
 
@@ -121,7 +121,7 @@ def helper_alone(bench: Workbench) -> Run:
 
 
 def store_view(bench: Workbench, teacher: str) -> Run:
-    """The making of a teacher store, one image under one view counted as one."""
+    """Building a teacher store. One image under one view counts as one image."""
 
     def run() -> int:
         folder = Path(mkdtemp(dir=bench.folder))
@@ -139,7 +139,7 @@ ALONE: dict[str, tuple[str, Callable[..., Run]]] = {
     "ce": ("CE", ce),
     "helper": ("exact helper alone", helper_alone),
 }
-"""Title and maker of the cases without a teacher."""
+"""Title and function of the cases without a teacher."""
 
 TAUGHT: dict[str, tuple[str, Callable[..., Run]]] = {
     "kd_stored": ("KD, stored teacher", partial(kd, stored=True)),
@@ -150,11 +150,11 @@ TAUGHT: dict[str, tuple[str, Callable[..., Run]]] = {
     "teacher": ("teacher alone, one fixed batch", teacher_alone),
     "store": ("storing one view", store_view),
 }
-"""Title and maker of the cases that depend on the teacher."""
+"""Title and function of the cases that depend on the teacher."""
 
 
 def make_case(bench: Workbench, key: str, teacher: str) -> Case:
-    """The case of that key; `teacher` is used where it matters."""
+    """The case with that key. `teacher` is used if the case needs it."""
     if key in ALONE:
         title, make = ALONE[key]
         return Case(key, title, make(bench))
@@ -163,7 +163,7 @@ def make_case(bench: Workbench, key: str, teacher: str) -> Case:
 
 
 def our_cases(bench: Workbench) -> list[Case]:
-    """All our cases but the bound, which runs in a plain process; those with a teacher for each teacher."""
+    """All our cases except the bound, which runs in a plain process. Cases with a teacher run for each teacher."""
     teachers = bench.settings.teachers
     alone = [make_case(bench, key, teachers[0]) for key in ALONE if key != "bound"]
     return alone + [make_case(bench, key, teacher) for teacher in teachers for key in TAUGHT]
@@ -187,7 +187,7 @@ def repeated(call: Callable[[], object], bench: Workbench) -> Run:
 
 
 def compiled(bench: Workbench, function: Callable[..., Any]) -> Callable[..., Tensor | dict[str, Tensor]]:
-    """The function, compiled as a training step is where the settings say so."""
+    """The function, compiled like a training step if the settings say so."""
     if not bench.settings.compile:
         return function
     return torch.compile(function, dynamic=False, mode=bench.settings.compile_mode)

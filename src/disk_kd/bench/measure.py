@@ -1,4 +1,4 @@
-"""Timing of cases side by side, in one process."""
+"""Timing of cases in turn, in one process."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import torch
 
 @dataclass(frozen=True)
 class Case:
-    """Something to be timed.
+    """A case to time.
 
     Attributes:
-        key: what others know it by.
-        title: what a person reads.
-        run: one repetition; returns the images that went through, a method's by its student alone.
-        teacher: the teacher's name, where the cost depends on it.
-        x: the value of what is swept, in a sweep.
+        key: key of the case.
+        title: title for tables.
+        run: one repetition. Returns the number of processed images; of a method, those of its student.
+        teacher: name of the teacher, if the cost depends on it.
+        x: value of the swept setting, in a sweep.
     """
 
     key: str
@@ -31,7 +31,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Rate:
-    """What the repetitions of a case gave, in images a second."""
+    """The speeds of a case's repetitions, in images per second."""
 
     key: str
     title: str
@@ -41,7 +41,7 @@ class Rate:
 
     @property
     def median(self) -> float:
-        """The value that counts."""
+        """The median, which counts."""
         return statistics.median(self.images_per_s)
 
     @property
@@ -62,16 +62,16 @@ def time_cases(
     progress: Callable[[int, int], None] | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[Rate]:
-    """Run every case once in each repetition, so that a slow moment of the machine falls on all of them.
+    """Run every case once in each repetition, so that slow moments of the machine affect all cases.
 
-    A first repetition, not counted, warms up: it compiles, and starts worker processes.
+    The first repetition is a warm-up and does not count: it compiles and starts worker processes.
 
     Args:
-        cases: in the order they run.
-        repetitions: how many count.
-        device: waited for at both ends of each measurement.
-        progress: called after each run with the runs done and the runs in all.
-        clock: seconds.
+        cases: the cases, in order.
+        repetitions: number of repetitions that count.
+        device: device to wait for before and after each measurement.
+        progress: called after each run with the number of finished runs and of all runs.
+        clock: returns seconds.
 
     Returns:
         A rate for each case.
@@ -94,6 +94,6 @@ def time_cases(
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait until the device has done what it was given."""
+    """Wait until the device has finished its work."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)

@@ -1,4 +1,4 @@
-"""Peak memory of a training run, in a process of its own."""
+"""Peak memory of a training run, measured in its own process."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from disk_kd.memory import keep_memory, peak_host_bytes
 
 CASES = ("ce", "kd_online", "disk_stored")
 _IMAGES = 10_000
-"""Enough to enter the loader's second group, when two groups are in memory: the peak."""
+"""Number of steps until two groups of the loader are in memory, which is the peak."""
 
 
 @dataclass(frozen=True)
 class Peak:
-    """Greatest memory of a process.
+    """Peak memory of a process.
 
     Attributes:
-        key: of the case.
-        teacher: its teacher's name, if it has one.
-        host_bytes: resident at most, with Python, the libraries, and mapped files.
-        device_bytes: of tensors on the accelerator; None on a CPU.
+        key: key of the case.
+        teacher: name of its teacher, if it has one.
+        host_bytes: peak resident memory, with Python, the libraries, and mapped files.
+        device_bytes: peak of tensors on the accelerator; None on a CPU.
     """
 
     key: str
@@ -43,9 +43,9 @@ class Peak:
 
 
 def peak_memory(key: str, settings: BenchSettings) -> Peak:
-    """Train with `settings.memory_samples` images in memory for as long as it takes to reach the peak.
+    """Train with `settings.memory_samples` images in memory until the peak is reached.
 
-    A teacher store is made in the same process.
+    A teacher store is built in the same process.
 
     Raises:
         RunError: the process died.
@@ -55,12 +55,14 @@ def peak_memory(key: str, settings: BenchSettings) -> Peak:
         try:
             host_bytes, device_bytes = pool.submit(_train, key, settings).result()
         except BrokenProcessPool:
-            raise RunError(f"memory of {key}: its process died, of too little memory perhaps; set memory off") from None
+            raise RunError(
+                f"memory of {key}: its process died, perhaps for lack of memory; give --memory false"
+            ) from None
     return Peak(key, settings.teachers[0] if key in TAUGHT else None, host_bytes, device_bytes)
 
 
 def _train(key: str, settings: BenchSettings) -> tuple[int, int | None]:
-    """Runs in the process of its own."""
+    """Runs in the separate process."""
     keep_memory()
     device = pick_device(settings.device)
     steps = math.ceil(_IMAGES / settings.batch_size)

@@ -1,7 +1,7 @@
-"""The same training as others do it: images decoded and augmented one by one in worker processes, eager steps.
+"""The same training with other tools: images are decoded and augmented one by one in worker processes; steps are eager.
 
-All have our operations (crop, flip, AutoAugment, a painted square) in torchvision's form, and plain SGD with momentum.
-Models are contiguous and not compiled.
+All use our operations (crop, flip, AutoAugment, cutout) in torchvision's form, and plain SGD with momentum. Models are
+contiguous and not compiled.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ SGD: dict[str, Any] = {"lr": 1e-3, "momentum": 0.9, "weight_decay": 5e-4}
 
 
 class PILImages(Dataset[tuple[Any, int]]):
-    """Images as torchvision's CIFAR100 keeps them: one array, made a PIL image at each access.
+    """Images as in torchvision's CIFAR100: one array, from which each access makes a PIL image.
 
     Args:
         images_NCHW: uint8.
         targets: labels.
-        transform: of a PIL image.
+        transform: transform of a PIL image.
     """
 
     def __init__(self, images_NCHW: Tensor, targets: Tensor, transform: Callable[[Image.Image], Tensor]) -> None:
@@ -50,10 +50,10 @@ class PILImages(Dataset[tuple[Any, int]]):
 
 
 class Peers:
-    """The cases of others.
+    """The cases of other tools.
 
     Args:
-        bench: the workbench that our cases share.
+        bench: the workbench of our cases.
     """
 
     def __init__(self, bench: Workbench) -> None:
@@ -65,7 +65,7 @@ class Peers:
         self._dataset = dataset
 
     def cases(self) -> list[Case]:
-        """Cross-entropy, then for each teacher timm's task in both kinds of loader, and torchdistill if installed."""
+        """Cross-entropy; then for each teacher timm's task with both kinds of loader, and torchdistill if installed."""
         cases = [Case("plain_ce", "plain PyTorch, CE, DataLoader", self._cross_entropy())]
         for name in self.bench.settings.teachers:
             cases.append(Case("timm", "timm LogitDistillationTask, DataLoader", self._timm(name, self._loader), name))
@@ -143,7 +143,7 @@ class _PassesOfOurs:
 
 
 def geometric(augment: Augment, size: int) -> list[Callable[[Any], Any]]:
-    """Our crop, flip and AutoAugment in torchvision's form, of PIL images; torchvision's pixels for every policy."""
+    """Our crop, flip and AutoAugment in torchvision's form, for PIL images. Every policy has torchvision's pixels."""
     steps: list[Callable[[Any], Any]] = []
     if augment.crop_padding:
         steps.append(transforms.RandomCrop(size, padding=augment.crop_padding, fill=augment.crop_fill))
@@ -157,7 +157,7 @@ def geometric(augment: Augment, size: int) -> list[Callable[[Any], Any]]:
 def training_transform(
     augment: Augment, size: int, mean: Sequence[float], std: Sequence[float]
 ) -> Callable[[Image.Image], Tensor]:
-    """Our augmentation of an image in torchvision's form; the square of cutout is whole, in the mean colour."""
+    """Our augmentation of an image in torchvision's form. The cutout square is always whole, in the mean colour."""
     share = (augment.cutout / size) ** 2
     erase = transforms.RandomErasing(p=1.0, scale=(share, share), ratio=(1.0, 1.0))
     return transforms.Compose(
@@ -171,7 +171,7 @@ def training_transform(
 
 
 def close_workers(loader: DataLoader) -> None:
-    """End the worker processes that a loader keeps."""
+    """End the worker processes of a loader."""
     workers: Any = loader._iterator
     if workers is not None and loader.num_workers:
         workers._shutdown_workers()
@@ -181,7 +181,7 @@ def close_workers(loader: DataLoader) -> None:
 def torchdistill_box(
     teacher: nn.Module, student: nn.Module, dataset: Dataset[Any], config: dict[str, Any], device: torch.device
 ) -> Any:
-    """torchdistill's box of teacher, student, data and what its YAML says."""
+    """torchdistill's box with teacher, student and data, as configured."""
     from torchdistill.core.distillation import DistillationBox  # type: ignore[import, unused-ignore]
 
     return DistillationBox(
@@ -190,7 +190,7 @@ def torchdistill_box(
 
 
 def torchdistill_epoch(box: Any, device: torch.device, before_step: Callable[[], None] = lambda: None) -> int:
-    """An epoch as in torchdistill's example of image classification, `train_one_epoch`; returns the images seen."""
+    """An epoch as in torchdistill's image classification example, `train_one_epoch`. Returns the number of images."""
     from torchdistill.misc.log import MetricLogger, SmoothedValue  # type: ignore[import, unused-ignore]
 
     box.pre_epoch_process()
@@ -211,7 +211,7 @@ def torchdistill_epoch(box: Any, device: torch.device, before_step: Callable[[],
 def torchdistill_config(
     loading: dict[str, Any], *, temperature: float, alpha: float, beta: float, epochs: int
 ) -> dict[str, Any]:
-    """What a YAML file of torchdistill's would say: alpha CE + beta T^2 KL, with plain SGD."""
+    """The content of a torchdistill YAML file: alpha CE + beta T^2 KL, with plain SGD."""
     place = {
         "student_module_path": ".",
         "student_module_io": "output",
@@ -235,5 +235,5 @@ def torchdistill_config(
 
 
 def torchdistill_installed() -> bool:
-    """Whether its case can run."""
+    """Whether torchdistill is installed."""
     return find_spec("torchdistill") is not None

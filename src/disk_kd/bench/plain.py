@@ -1,4 +1,4 @@
-"""The bound and the peers in processes of their own: PyTorch as it comes, without our settings of the allocator."""
+"""The bound and the peers in separate processes with PyTorch's defaults, without our settings of the allocator."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from disk_kd.errors import RunError
 
 
 class PlainProcess:
-    """A process that holds cases and runs a repetition of one when it is asked, so that they interleave with ours.
+    """A process with cases. It runs a repetition of one on request, so that they interleave with ours.
 
     Args:
-        settings: of the benchmark.
-        what: the bound alone, since the allocator's habits depend on what a process did before, or the peers' cases.
+        settings: settings of the benchmark.
+        what: the bound alone, because the allocator depends on earlier work of the process; or the peers' cases.
 
     Raises:
         RunError: the process died.
@@ -39,7 +39,7 @@ class PlainProcess:
         self._about: list[tuple[str, str, str | None]] = self._receive()
 
     def cases(self) -> list[Case]:
-        """The process's cases."""
+        """The cases of the process."""
         numbered = enumerate(self._about)
         return [Case(key, title, partial(self._run, number), teacher) for number, (key, title, teacher) in numbered]
 
@@ -59,11 +59,11 @@ class PlainProcess:
         try:
             return self._connection.recv()
         except EOFError:
-            raise RunError("a process of the benchmark died; its error stands above") from None
+            raise RunError("a process of the benchmark died; its error is printed above") from None
 
 
 def _serve(connection: Connection, settings: BenchSettings, what: str) -> None:
-    """What the process does until it gets None for the number of a case."""
+    """The work of the process, until it gets None as the number of a case."""
     device = pick_device(settings.device)
     with TemporaryDirectory() as folder:
         bench = Workbench(settings, device, Path(folder))

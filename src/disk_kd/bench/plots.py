@@ -16,28 +16,28 @@ from disk_kd.svg import figure_svg
 LABELS = {"batch_size": "batch size (images)", "classes": "classes", "samples": "training images"}
 """Axis of each sweep."""
 _NOT_BARS = ("helper", "store")
-"""No epochs of a model: the helper alone is so fast that it would press the others together."""
+"""Cases left out of the figure: the helper alone is so fast that it would compress the scale."""
 
 
 _COLOURS = {"one fixed batch": "tab:gray", "ours": "tab:blue", "another library": "tab:orange"}
 _FIXED = ("bound", "bound_kept", "ceiling", "teacher")
-"""No epochs over the data."""
+"""Cases that are not epochs over the data."""
 
 
 def svg(drawing: Figure) -> bytes:
-    """The figure as an SVG whose text stays text."""
+    """The figure as an SVG with text as text."""
     return figure_svg(drawing, fonttype="none").encode()
 
 
 def _whose(key: str) -> str:
-    """Whose epoch a case is; `_COLOURS` has a colour for each."""
+    """The tool that a case belongs to; `_COLOURS` has a colour for each."""
     if key in _FIXED:
         return "one fixed batch"
     return "ours" if key in ALONE or key in TAUGHT else "another library"
 
 
 def figure(rates: Sequence[Rate], points: Sequence[Point]) -> Figure:
-    """Epochs as bars, and each sweep as a panel of lines."""
+    """Epochs as bars, and a panel of lines for each sweep."""
     sweeps = [name for name in LABELS if any(point.sweep == name for point in points)]
     bars = [rate for rate in rates if rate.key not in _NOT_BARS]
     heights = [1 + 0.3 * len(bars), *([4.5] if sweeps else [])]
@@ -54,7 +54,7 @@ def figure(rates: Sequence[Rate], points: Sequence[Point]) -> Figure:
 
 
 def _bars(axes: Axes, rates: Sequence[Rate]) -> None:
-    """Images a second, a colour for whose they are; the whiskers reach from the slowest to the fastest repetition."""
+    """Images per second, with a colour for each tool. Whiskers reach from the slowest to the fastest repetition."""
     names = [rate.title if rate.teacher is None else f"{rate.title} ({rate.teacher})" for rate in rates]
     medians = [rate.median for rate in rates]
     whiskers = [
@@ -77,7 +77,7 @@ def _bars(axes: Axes, rates: Sequence[Rate]) -> None:
 
 
 def _lines(axes: Axes, name: str, points: Sequence[Point]) -> None:
-    """Microseconds an image, a line for each case."""
+    """Microseconds per image, a line for each case."""
     keys = dict.fromkeys((*KEYS, *KEYS_OF_SAMPLES))
     for place, key in enumerate(keys):
         line = [point for point in points if point.rate.key == key]

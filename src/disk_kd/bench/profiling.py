@@ -1,4 +1,4 @@
-"""Where the time of a step goes, by torch's profiler."""
+"""The time of a step by operator, from torch's profiler."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _ROWS = 8
 
 
 def profiles(settings: BenchSettings) -> str:
-    """Markdown: for some cases the operators that take most time in an epoch, after one epoch to warm up.
+    """Markdown tables of the operators that take the most time in an epoch of some cases, after a warm-up epoch.
 
-    In a process of its own, where the profiler finds nothing but the case.
+    It runs in a separate process, where the profiler sees only the case.
 
     Raises:
         RunError: the process died.
@@ -35,7 +35,7 @@ def profiles(settings: BenchSettings) -> str:
         try:
             return pool.submit(_profiles, settings).result()
         except BrokenProcessPool:
-            raise RunError("the profiler's process died; set profile off") from None
+            raise RunError("the profiler's process died; give --profile false") from None
 
 
 def _profiles(settings: BenchSettings) -> str:
@@ -55,7 +55,7 @@ def _sections(bench: Workbench, teacher: str) -> str:
 
 
 def _shares(run: Callable[[], int], device: torch.device) -> list[tuple[str, float]]:
-    """Operators and their share of the time that the profiler saw, largest first."""
+    """Operators and their share of the profiled time, largest first."""
     on_device = device.type == "cuda"
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_device
     with profile(activities=activities) as seen:
@@ -73,5 +73,5 @@ def _table(shares: list[tuple[str, float]]) -> list[str]:
 
 
 def _short(name: str) -> str:
-    """Compiled graphs are named by a hash."""
+    """The name of an operator, shortened: compiled graphs have a hash as name."""
     return "compiled graph (fused pointwise and reductions)" if "CompiledFxGraph" in name else name

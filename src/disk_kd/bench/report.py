@@ -1,4 +1,4 @@
-"""The tables of a benchmark: for a terminal, as Markdown, as CSV."""
+"""The tables of a benchmark: for a terminal, as Markdown and as CSV."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from disk_kd.tables import csv_lines, markdown_table
 COLUMNS = ("case", "images/s", "range", "/ bound", "/ our CE", "host GiB", "device GiB")
 LEGEND = (
     "Median and range of {repetitions} interleaved epochs of every case; / bound and / our CE are ratios of medians."
-    " The bound and the peers run in processes of PyTorch as it comes, eager, contiguous, float32; ours in one that"
-    " keeps freed memory. The images are noise; all epochs, the peers' too, crop, flip, augment, paint a square and"
-    " update by SGD with momentum. Images are the student's; the helper network's case is an epoch of the student and one"
-    " of the helper. Peak memory is of a process of its own with {memory_samples:,} training images in memory, the"
-    " making of the teacher store included."
+    " The bound and the peers run in processes with PyTorch's defaults: eager, contiguous, float32. Our process keeps"
+    " freed memory. The images are noise. All epochs, also the peers', use crop, flip, AutoAugment, cutout and SGD with"
+    " momentum. Images are counted for the student; the case with a helper network is an epoch of the student and one"
+    " of the helper. Peak memory is measured in a separate process with {memory_samples:,} training images in memory,"
+    " including the build of the teacher store."
 )
 
 
 @dataclass(frozen=True)
 class Results:
-    """All that a benchmark measured.
+    """The results of a benchmark.
 
     Attributes:
-        settings: what was asked for.
+        settings: settings of the benchmark.
         environment: hardware and versions.
-        rates: of the epochs.
-        peaks: memory of some of the cases.
-        store_bytes: of one view of stored logits, by teacher.
-        targets: those that apply.
-        points: of the sweeps.
-        profile: where the time of a step goes, as Markdown; empty where that was not asked for.
+        rates: speeds of the epochs.
+        peaks: peak memory of some of the cases.
+        store_bytes: bytes of one view of stored logits, by teacher.
+        targets: the targets that apply.
+        points: measurements of the sweeps.
+        profile: time by operator, as Markdown; empty if profiling is off.
     """
 
     settings: BenchSettings
@@ -97,12 +97,12 @@ def sweep_rows(points: Sequence[Point]) -> list[dict[str, Any]]:
 
 
 def csv_text(table: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as CSV; what is None is left blank."""
+    """Rows as CSV; None is blank."""
     return csv_lines(table, list(table[0]))
 
 
 def title(results: Results) -> str:
-    """What was measured on what, in a line."""
+    """One line on what was measured and on which machine."""
     s, where = results.settings, results.environment
     models = f"{s.student} from {', '.join(s.teachers)}"
     sizes = f"{s.classes:,} classes, 3x{s.image_size}x{s.image_size}, batch {s.batch_size}, {s.precision}"

@@ -1,4 +1,4 @@
-"""The benchmark from end to end."""
+"""Runs a benchmark and writes its results."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from disk_kd.summary import environment
 
 
 def bench(settings: BenchSettings, console: Console) -> None:
-    """Measure what `settings` ask for, print the tables, and write them to `settings.output`.
+    """Measure what `settings` describes, print the tables, and write them to `settings.output`.
 
     Raises:
         ConfigError: there is no such device.
-        ModelError: a model's name is unknown, or it does not take such images.
-        RunError: the output folder cannot be made, or a process ran out of memory.
+        ModelError: a model's name is unknown, or it does not accept such images.
+        RunError: the output folder cannot be created, or a process ran out of memory.
     """
     device = pick_device(settings.device)
     check_models(settings)
@@ -115,7 +115,7 @@ def _peaks(settings: BenchSettings, console: Console) -> list[Peak]:
 
 @contextmanager
 def _progress(what: str, console: Console) -> Iterator[Callable[[int, int], None]]:
-    """A bar that is drawn between measurements alone: one that moves by itself would take time from them."""
+    """A progress bar that is drawn between measurements only; a moving bar would take time from them."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
     with Progress(
         *columns, console=console, transient=True, auto_refresh=False, disable=not console.is_terminal
@@ -125,7 +125,7 @@ def _progress(what: str, console: Console) -> Iterator[Callable[[int, int], None
 
 
 def _environment(device: torch.device, peers: bool) -> dict[str, Any]:
-    """Hardware and versions, torchdistill's too where it was timed."""
+    """Hardware and versions, including torchdistill's if it was timed."""
     facts = environment(device)
     if peers and torchdistill_installed():
         facts["versions"] |= {"torchdistill": version("torchdistill")}
@@ -133,15 +133,15 @@ def _environment(device: torch.device, peers: bool) -> dict[str, Any]:
 
 
 def _many_graphs() -> AbstractContextManager[None]:
-    """All cases share one training step's code: let each have its graph, and fail rather than run one eagerly."""
+    """All cases share the code of one training step: allow a graph for each, and fail instead of running eagerly."""
     return torch._dynamo.config.patch(recompile_limit=64, fail_on_recompile_limit_hit=True)
 
 
 def _compiles(device: torch.device, console: Console) -> bool:
-    """Whether torch.compile works here; says so where it does not."""
+    """Whether torch.compile works here. Prints a message if it does not."""
     try:
         torch.compile(lambda x: x.sin() + 1)(torch.zeros(8, device=device))
-    except Exception as error:  # whatever a compiler dies of
+    except Exception as error:  # a compiler can fail with any error
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         _say(console, f"warning: torch.compile does not work here ({reason}); our steps run eagerly")
         return False

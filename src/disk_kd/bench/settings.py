@@ -1,4 +1,4 @@
-"""What a benchmark measures."""
+"""Settings of a benchmark."""
 
 from __future__ import annotations
 
@@ -13,34 +13,37 @@ from disk_kd.models import create_model, multiply_adds
 
 @dataclass(frozen=True)
 class BenchSettings:
-    """Models, sizes and parts of a benchmark. The images are noise: no weights, no dataset.
+    """Models, sizes and parts of a benchmark. The images are noise, so it needs no weights and no dataset.
 
     Args:
-        student: a timm model.
-        teachers: timm models; what depends on the teacher is repeated for each. Sweeps and memory take the first.
-        classes: of the models and the labels.
-        image_size: side of the images in pixels.
-        samples: training images in a timed epoch.
-        batch_size: images in one optimiser step.
-        auto_augment: AutoAugment's CIFAR-10 policy beside crop, flip and cutout, as in the method's protocol.
-        repetitions: timed epochs of every case, interleaved, after one to warm up; their median counts.
-        peers: also time a plain PyTorch loop, timm's distillation task and torchdistill (where it is installed).
-        workers: worker processes of the peers' DataLoader; null: one a core.
-        memory: also measure peak memory, each case in a process of its own.
-        memory_samples: training images in memory there.
-        profile: also list the operators that take most time.
-        sweeps: also time against batch size, classes and dataset size, without compilation.
-        sweep_batch_sizes: batch sizes of the first sweep.
-        sweep_classes: numbers of classes of the second.
-        sweep_samples: dataset sizes of the third.
-        compile: compile our steps; the bound and the peers always run eagerly, as their users run them.
-        compile_mode: of torch.compile; reduce-overhead replays CUDA graphs.
-        precision: of our steps and our teacher: fp32, or autocast to bf16 or fp16. The bound and the peers have fp32.
-        device: cpu, cuda, cuda:1, mps; auto takes the accelerator when there is one.
-        output: folder for the tables, figure, profile and environment; null: print only.
+        student: Name of a timm model.
+        teachers: Names of timm models. Cases with a teacher run once for each; sweeps and memory use the first.
+        classes: Number of classes.
+        image_size: Image side in pixels.
+        samples: Number of training images in a timed epoch.
+        batch_size: Number of images in an optimiser step.
+        auto_augment: Use AutoAugment's CIFAR-10 policy in addition to crop, flip and cutout, as the DiSK paper does.
+        repetitions: Number of timed epochs of each case, after one warm-up epoch. Cases are interleaved; the median
+            counts.
+        peers: Also time a plain PyTorch loop, timm's distillation task and, if installed, torchdistill.
+        workers: Number of worker processes of the peers' DataLoader. null uses one for each core.
+        memory: Also measure peak memory, each case in its own process.
+        memory_samples: Number of training images in memory for that measurement.
+        profile: Also list the operators that take the most time.
+        sweeps: Also vary the batch size, the number of classes and the dataset size, without compilation.
+        sweep_batch_sizes: Batch sizes of the first sweep.
+        sweep_classes: Numbers of classes of the second sweep.
+        sweep_samples: Dataset sizes of the third sweep, in images.
+        compile: Compile our training steps. The lower bound and the peers always run without compilation, as most users
+            run them.
+        compile_mode: Mode of torch.compile. reduce-overhead uses CUDA graphs.
+        precision: Precision of our training steps and our teacher: fp32, or autocast to bf16 or fp16. The lower bound
+            and the peers use fp32.
+        device: Device: cpu, cuda, cuda:1 or mps. auto takes the accelerator if there is one.
+        output: Folder for tables, figure, profile and environment. null only prints them.
 
     Raises:
-        ConfigError: a value out of its range.
+        ConfigError: a value is out of range.
     """
 
     student: str = "cifar_resnet10_s"
@@ -83,10 +86,10 @@ class BenchSettings:
 
 
 def check_models(settings: BenchSettings) -> None:
-    """Build every model once and show it an image.
+    """Build every model once and run it on one image.
 
     Raises:
-        ModelError: a name is unknown, or a model does not take such images.
+        ModelError: a name is unknown, or a model does not accept such images.
     """
     for name in (settings.student, *settings.teachers):
         model = create_model(name, num_classes=settings.classes)

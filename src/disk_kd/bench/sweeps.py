@@ -15,7 +15,7 @@ from disk_kd.bench.settings import BenchSettings
 from disk_kd.bench.workbench import Workbench
 
 REPETITIONS = 3
-"""Timed ones, at most."""
+"""Maximum number of timed steps."""
 KEYS = ("ce", "kd_stored", "disk_stored", "helper")
 KEYS_OF_SAMPLES = ("ce", "kd_stored", "disk_stored", "store")
 
@@ -26,8 +26,8 @@ class Point:
 
     Attributes:
         sweep: "batch_size", "classes" or "samples".
-        rate: of the case at one value x.
-        bytes_per_view: of the stored outputs of all images under one view, where the case stores them.
+        rate: speed of the case at one value x.
+        bytes_per_view: bytes of the stored outputs of all images under one view, if the case stores them.
     """
 
     sweep: str
@@ -36,7 +36,7 @@ class Point:
 
     @property
     def us_per_image(self) -> float:
-        """Microseconds."""
+        """Microseconds per image."""
         return 1e6 / self.rate.median
 
 
@@ -47,14 +47,14 @@ def sweep(
     folder: Path,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Point]:
-    """Time our cases for every value of one sweep, all interleaved, with the first teacher.
+    """Time our cases for every value of one sweep, interleaved, with the first teacher.
 
     Args:
         name: "batch_size", "classes" or "samples".
-        settings: its values of that sweep, and of all else.
-        device: where it runs.
-        folder: for stored outputs.
-        progress: as of `time_cases`.
+        settings: values of the sweep, and all other settings.
+        device: device of the measurement.
+        folder: folder for stored outputs.
+        progress: as for `time_cases`.
     """
     values = {
         "batch_size": settings.sweep_batch_sizes,
@@ -75,7 +75,9 @@ def sweep(
 
 
 def _point(settings: BenchSettings, name: str, value: int) -> BenchSettings:
-    """One value of a sweep, without compilation, which would take a minute for each; samples for at least a batch."""
+    """One value of a sweep. It is not compiled, which would take a minute each; there are samples for at least one
+    batch.
+    """
     enough = {"samples": max(settings.samples, value)} if name == "batch_size" else {}
     changed: dict[str, Any] = {**enough, name: value}
     return replace(settings, compile=False, memory=False, sweeps=False, **changed)

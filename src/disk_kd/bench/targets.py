@@ -1,4 +1,4 @@
-"""What the project wants of its speed, and whether a measurement has it."""
+"""The speed targets of the project, and whether a measurement meets them."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from disk_kd.bench.settings import BenchSettings
 GIB = 2**30
 CIFAR100 = {"memory_samples": 50_000, "image_size": 32, "classes": 100}
 TIMES_TIMM = {"cifar_resnet10_l": 5.0, "cifar_resnet18": 25.0}
-"""How many times faster than timm's task in a DataLoader, with cifar_resnet10_s as student, on a CPU."""
+"""Speed relative to timm's task in a DataLoader, with cifar_resnet10_s as student, on a CPU."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A number that is to be reached.
+    """A number to reach.
 
     Attributes:
-        what: is measured.
-        value: measured.
-        limit: wanted.
-        at_least: whether the value may exceed the limit, or fall short of it.
-        unit: of both.
+        what: what is measured.
+        value: measured value.
+        limit: target.
+        at_least: whether the value must be at least, rather than at most, the limit.
+        unit: unit of both.
     """
 
     what: str
@@ -35,7 +35,7 @@ class Target:
 
     @property
     def met(self) -> bool:
-        """Whether it is reached."""
+        """Whether the target is met."""
         return self.value >= self.limit if self.at_least else self.value <= self.limit
 
 

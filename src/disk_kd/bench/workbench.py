@@ -1,4 +1,4 @@
-"""What the cases of one setting share: made images, models, stored teacher outputs."""
+"""Shared parts of the cases of one setting: random images, models, stored teacher outputs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from disk_kd.training import TrainSettings
 
 
 def made_split(samples: int, size: int, classes: int) -> Split:
-    """Noise of that size, with random labels."""
+    """Random images of that size with random labels."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (samples, 3, size, size), dtype=torch.uint8, generator=generator)
     targets = torch.randint(classes, (samples,), generator=generator)
@@ -28,13 +28,13 @@ def made_split(samples: int, size: int, classes: int) -> Split:
 
 
 class Workbench:
-    """Makes what cases need, as a run would make it.
+    """Makes the parts of cases, as a run would make them.
 
     Args:
-        settings: of the benchmark.
-        device: where it runs.
-        folder: for stored teacher outputs.
-        views: augmented views of each image; epoch p meets view p modulo `views`.
+        settings: settings of the benchmark.
+        device: device of the benchmark.
+        folder: folder for stored teacher outputs.
+        views: number of augmented views of each image. Epoch p uses view p modulo `views`.
     """
 
     def __init__(self, settings: BenchSettings, device: torch.device, folder: Path, views: int = 2) -> None:
@@ -54,14 +54,14 @@ class Workbench:
 
     @property
     def train(self) -> TrainSettings:
-        """How our steps run."""
+        """The settings of our training steps."""
         s = self.settings
         return TrainSettings(
             batch_size=s.batch_size, lr=1e-3, precision=s.precision, compile=s.compile, compile_mode=s.compile_mode
         )
 
     def batches(self, **changes: Any) -> Loader:
-        """A loader of ours."""
+        """Our loader."""
         options: dict[str, Any] = {
             "batch_size": self.settings.batch_size,
             "mean": self.mean,
@@ -78,13 +78,13 @@ class Workbench:
         return self.model(self.settings.student, channels_last).train()
 
     def model(self, name: str, channels_last: bool = True) -> nn.Module:
-        """A model as our loop holds it, or as other loops do."""
+        """A model in the form that our loop uses, or that other loops use."""
         layout = torch.channels_last if channels_last else torch.contiguous_format
         model = create_model(name, num_classes=self.settings.classes)
         return model.to(self.device).to(memory_format=layout)
 
     def plain_teacher(self, name: str) -> nn.Module:
-        """The teacher as other loops hold it."""
+        """The teacher in the form that other loops use."""
         torch.manual_seed(1)
         return self.model(name, channels_last=False).eval().requires_grad_(False)
 
@@ -99,7 +99,7 @@ class Workbench:
         return store
 
     def stored(self, folder: Path, name: str, needs: Collection[str] = frozenset({"logits"})) -> TeacherStore:
-        """The teacher's outputs for all views, made in `folder` where they are not there yet."""
+        """The teacher's outputs for all views, built in `folder` if they are missing."""
         teacher = Teacher.of(self.teacher(name), self.student(), needs)
         loader = self.batches(batch_size=inference_batch(self.device), shuffle=False, drop_last=False)
         return TeacherStore.build(folder, teacher, loader, views=self.views, samples=self.settings.samples, manifest={})

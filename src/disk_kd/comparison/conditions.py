@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from disk_kd.config import ENVIRONMENT, RunConfig
+from disk_kd.config import RunConfig, identity
 from disk_kd.files import read_yaml
 from disk_kd.options import dotted
 from disk_kd.recipe import CONFIG
@@ -24,7 +24,7 @@ _SEED = re.compile(r"^(  seed|output): .*$", re.MULTILINE)
 _SPLITS = ("training", "validation", "test")
 
 
-def settled(folder: Path) -> Conditions:
+def resolved_conditions(folder: Path) -> Conditions:
     """What a run directory says of its run: the configuration after all decisions, not the one that was asked for.
 
     Args:
@@ -71,7 +71,8 @@ def _conditions_of(text: _Text) -> Conditions:
 def conditions(config: RunConfig) -> Conditions:
     """The options of a run that the rows of a fair table share."""
     parts = {name: asdict(part) for name in ("data", "student", "teacher", "train") if (part := getattr(config, name))}
-    found = {name: value for name, value in dotted(parts).items() if name not in {"train.seed", *ENVIRONMENT}}
+    found = identity(dotted(parts))
+    del found["train.seed"]
     for name in ("student.weights", "teacher.weights"):
         if found.get(name):
             found[name] = _SEED_FOLDER.sub("seed*", found[name])

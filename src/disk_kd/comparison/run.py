@@ -8,8 +8,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from itertools import chain
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -22,7 +22,7 @@ from rich.console import Console
 
 from disk_kd import ranks
 from disk_kd.build import load_data
-from disk_kd.comparison.conditions import conditions_text, settled
+from disk_kd.comparison.conditions import conditions_text, resolved_conditions
 from disk_kd.comparison.experiment import Experiment, Row
 from disk_kd.comparison.gain import differences, interval
 from disk_kd.comparison.placement import gpu_of, placed
@@ -39,10 +39,13 @@ from disk_kd.plugins import import_modules
 from disk_kd.run import execute
 from disk_kd.run_folder import LOCK, BusyError
 from disk_kd.summary import SUMMARY
+from disk_kd.tasks import Quantity
 from disk_kd.training import Display, JsonConsole, check_logger
 
 Outcomes = dict[Cell, dict[str, Any] | str]
 """The summary of each run, or why there is none."""
+Measure = Callable[[Any, str], Any]
+"""Reads a number of a run's summary, on a split; None where there is none."""
 Reporter = Callable[[Mapping[str, Sequence[Path]], str | None, Path, str], None]
 """Writes a report of the finished runs of each row, beside a baseline if there is one, to a file; the text tells what
 the rows differ in."""
@@ -110,14 +113,17 @@ def compare(
     rows = [_row(row, cells[row], pool.outcomes) for row in experiment.rows]
     for row, about in zip(experiment.rows, rows, strict=True):
         about |= {"chosen": row in chosen, "tried": len(experiment.groups[row.group])}
+    quantities = _compared_quantities(cells[row][0].config for row in experiment.rows)
     _against_baseline(experiment, rows, {row: cells[row] for row in chosen}, pool.outcomes)
     if not any(row["n"] for row in rows):  # the tables of a comparison before this one stay
         raise RunError(f"no run of the comparison succeeded; {rows[0]['recipe']}: {rows[0]['failed']}")
     finished = {row.group: _finished(cells[row], pool.outcomes) for row in chosen}
     starts = {row.group: row.start for row in chosen if row.start is not None}
-    differing = conditions_text({row: list(map(settled, folders)) for row, folders in finished.items()}, starts)
-    written = _write(rows, differing, runs / name)
-    _tell(rows, differing, console)
+    differing = conditions_text(
+        {row: list(map(resolved_conditions, folders)) for row, folders in finished.items()}, starts
+    )
+    written = _write(rows, differing, runs / name, quantities)
+    _tell(rows, differing, console, quantities)
     if report is not None:
         written += _reported(report, finished, experiment.baseline, differing, Path(f"{runs / name}.html"), console)
     if isinstance(console, JsonConsole):
@@ -162,27 +168,41 @@ def _check(configs: Iterable[RunConfig]) -> None:
         if name == "digits" or "/" in name:  # what has no root, and timm's readers, which look for themselves
             continue
         if name not in DATASETS:
-            raise ConfigError(f"data.name {name!r} is no dataset; {nearest(name.lower(), DATASETS)}")
+            raise ConfigError(f"data.name {name!r} is not a dataset; {nearest(name.lower(), DATASETS)}")
         if root is None:
             raise DataError(f"{name} needs data.root, the folder of its data")
         if not root.is_dir() and not config.data.download:
             raise DataError(f"{name}: there is no folder data.root {root}")
 
 
-def _write(rows: list[dict[str, Any]], differing: str, path: Path) -> list[Path]:
+def _compared_quantities(configs: Iterable[RunConfig]) -> list[Quantity]:
+    """What the methods of a comparison log and have columns for; of two of one name the first, with both units."""
+    found: dict[str, Quantity] = {}
+    for quantity in (quantity for config in configs for quantity in config.quantities if quantity.column):
+        before = found.setdefault(quantity.name, quantity)
+        if quantity.unit not in before.unit.split(" or "):
+            found[quantity.name] = replace(before, unit=f"{before.unit} or {quantity.unit}")
+    return list(found.values())
+
+
+def _write(rows: list[dict[str, Any]], differing: str, path: Path, quantities: Sequence[Quantity]) -> list[Path]:
     """The tables on disk."""
     chosen = [row for row in rows if row["chosen"]]
-    texts = {".md": markdown(chosen, differing), ".csv": csv_text(rows), ".tex": latex(chosen)}
+    texts = {
+        ".md": markdown(chosen, differing, quantities),
+        ".csv": csv_text(rows),
+        ".tex": latex(chosen, quantities),
+    }
     for suffix, text in texts.items():
         write_text(Path(f"{path}{suffix}"), text)
     return [Path(f"{path}{suffix}") for suffix in texts]
 
 
-def _tell(rows: list[dict[str, Any]], differing: str, console: Console) -> None:
+def _tell(rows: list[dict[str, Any]], differing: str, console: Console, quantities: Sequence[Quantity]) -> None:
     """The table on the terminal, and what the rows differ in."""
     if isinstance(console, JsonConsole):
         return
-    console.print(table([row for row in rows if row["chosen"]]))
+    console.print(table([row for row in rows if row["chosen"]], quantities))
     _say(console, differing)
     for row in rows:
         if row["failed"]:
@@ -384,7 +404,7 @@ def _row(row: Row, cells: Sequence[Cell], outcomes: Outcomes) -> dict[str, Any]:
         return about
     first = finished[0]
     about["split"] = split = "test" if "test" in first else "validation"
-    for name, read in _MEASURES.items():
+    for name, read in _measures(cells[0].config.quantities).items():
         values = [read(summary, split) for summary in finished]
         if None not in values:
             about[name] = statistics.fmean(values)
@@ -410,7 +430,7 @@ def _against_baseline(
         if not _same_images(*pair, about["split"]):
             continue
         for name in ("top1", "nll"):
-            ours, theirs = ({s: _MEASURES[name](one, about["split"]) for s, one in of.items()} for of in pair)
+            ours, theirs = ({s: _METRICS[name](one, about["split"]) for s, one in of.items()} for of in pair)
             if paired := differences(ours, theirs):
                 about[f"{name}_gain"], about[f"{name}_gain_95"] = interval(paired)
 
@@ -433,7 +453,18 @@ _CONDITIONS = (
     "published",
 )
 
-_MEASURES: dict[str, Any] = {
+
+def _measures(quantities: Iterable[Quantity]) -> dict[str, Measure]:
+    """Columns of the table and how they are read from a summary: metrics, the method's quantities, costs."""
+    at_end = {quantity.name: partial(_at_end, quantity.name) for quantity in quantities if quantity.column}
+    return {**_METRICS, **at_end, **_COSTS}
+
+
+def _at_end(name: str, summary: dict[str, Any], split: str) -> float | None:
+    return summary["end"].get(name)
+
+
+_METRICS: dict[str, Measure] = {
     "top1": lambda summary, split: summary[split]["top1"],
     "top1_last": lambda summary, split: summary["last"][split]["top1"],
     "top1_validation": lambda summary, split: summary.get("validation", {}).get("top1"),
@@ -442,8 +473,8 @@ _MEASURES: dict[str, Any] = {
     "temperature": lambda summary, split: summary[split].get("temperature"),
     "nll_scaled": lambda summary, split: summary[split].get("nll_scaled"),
     "ece_scaled": lambda summary, split: summary[split].get("ece_scaled"),
-    "budget": lambda summary, split: summary["end"].get("budget"),
-    "budget_used": lambda summary, split: summary["end"].get("budget_used"),
+}
+_COSTS: dict[str, Measure] = {
     "images_per_s": lambda summary, split: summary["images_per_s"],
     "train_s": lambda summary, split: summary["train_s"],
 }

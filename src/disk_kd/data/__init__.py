@@ -1,4 +1,4 @@
-"""A dataset by name, and batches of it already on the device."""
+"""Datasets by name, and their batches on the device."""
 
 from disk_kd.data.augment import Augment, augment
 from disk_kd.data.dataset import AnySplit, Dataset

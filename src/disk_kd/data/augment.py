@@ -1,8 +1,8 @@
 """Augmentation of a batch of uint8 images on its own device: crop, flip, AutoAugment, cutout.
 
-The result is a function of (image, seed): neither the batch, its order nor any global random state
-enters. The order is that of the DiSK paper's CIFAR runs. PCA lighting, whose shifts are no whole grey levels, is
-left to whoever makes floats of the images (`lighting_shift`).
+The result depends only on the image and its seed, not on the batch, its order or global random states. The order of
+the steps is that of the DiSK paper's CIFAR runs. PCA lighting shifts pixels by fractions of a grey level, so it is
+applied later, to float images (`lighting_shift`).
 
 Shapes: B images, C channels, H rows, W columns.
 """
@@ -26,32 +26,32 @@ from disk_kd.errors import ConfigError, nearest
 AutoAugmentName = Literal["none", "cifar10", "cifar10-released"]
 _POLICIES: dict[str, Policy] = {"cifar10": CIFAR10, "cifar10-released": CIFAR10_PILLOW}
 
-# Each draw keeps its slot, so that switching one step off does not change the others.
+# Each draw has a fixed slot, so that switching one step off does not change the others.
 _CROP_Y, _CROP_X, _FLIP, _CUTOUT_Y, _CUTOUT_X, _AUTO_AUGMENT = range(6)
 _LIGHTING = _AUTO_AUGMENT + SLOTS
 
-_TOLD_IF_SET = ("cutout_fill", "lighting")
+_RECORDED_IF_SET = ("cutout_fill", "lighting")
 
 
 @dataclass(frozen=True)
 class Augment:
-    """What is done to a training image; the defaults do nothing.
+    """Augmentation of a training image. The defaults change nothing.
 
     Attributes:
-        crop_padding: pixels added on each side before a random crop of the image's own size.
-        crop_fill: grey level 0 … 255 of those pixels.
-        flip: mirror left to right half of the time.
-        auto_augment: the policy's name: cifar10 has torchvision's pixels, cifar10-released those of the DiSK authors'
-            release, which are Pillow's.
-        cutout: side in pixels of the square that is painted over; its centre is uniform over the
-            image, the rest of it that falls outside is lost (DeVries and Taylor, arXiv 1708.04552).
-        cutout_fill: what it is painted with: the mean colour, which normalises to zero, or a grey level 0 … 255; the
-            DiSK authors' release paints it black, 0.
-        lighting: standard deviation of PCA lighting of colour images, 0.1 in its paper; 0: none. It falls on all
-            pixels, also on those that were filled or painted.
+        crop_padding: Pixels added on each side before a random crop back to the image's size. 0 turns the crop off.
+        crop_fill: Grey level of the added pixels, from 0 to 255.
+        flip: Mirror the image horizontally with probability 0.5.
+        auto_augment: AutoAugment policy. cifar10 computes the same pixels as torchvision; cifar10-released computes
+            those of the DiSK authors' release, which uses Pillow.
+        cutout: Side in pixels of a square that is painted over (cutout; DeVries and Taylor, arXiv 1708.04552). The
+            centre of the square is uniform over the image; parts outside the image are cut off. 0 turns cutout off.
+        cutout_fill: Fill of the cutout square: mean (the mean colour, 0 after normalisation) or a grey level from 0 to
+            255. The DiSK authors' release uses 0 (black).
+        lighting: Standard deviation of PCA lighting of colour images; the paper that introduced it uses 0.1. It changes
+            all pixels, also filled and painted ones. 0 turns it off.
 
     Raises:
-        ConfigError: for a value out of range.
+        ConfigError: a value is out of range.
     """
 
     crop_padding: int = 0
@@ -77,26 +77,26 @@ class Augment:
             raise ConfigError(f"augment.auto_augment names a policy, got {self.auto_augment!r}; {valid}")
 
     def facts(self) -> dict[str, Any]:
-        """The settings by name, as stored teacher outputs tell them.
+        """The settings by name, as a teacher store records them.
 
-        Those of `_TOLD_IF_SET` are left out at their defaults, so that stores that do not tell them stay valid.
+        The settings in `_RECORDED_IF_SET` are left out at their defaults. Stores from before these settings stay valid.
         """
         settings = asdict(self).items()
-        return {name: value for name, value in settings if name not in _TOLD_IF_SET or value != getattr(Augment, name)}
+        return {key: value for key, value in settings if key not in _RECORDED_IF_SET or value != getattr(Augment, key)}
 
 
 def augment(images: Tensor, seeds: Tensor, settings: Augment, mean_C: Tensor | None = None) -> Tensor:
-    """Augments each image by its own seed, in everything but `settings.lighting`.
+    """Augments each image by its own seed. All settings apply except `settings.lighting`.
 
     Args:
-        images: uint8 (B, C, H, W), with 1 or 3 channels for AutoAugment.
-        seeds: int64 (B,) of `sample_seeds`, on the same device.
-        settings: which steps, and how strong.
-        mean_C: uint8 (C,), the mean colour, for cutout; `settings.crop_fill` without it. The loader gives the
-            mean it normalises by: the square is then 0 to half a grey level.
+        images: uint8 (B, C, H, W). AutoAugment needs 1 or 3 channels.
+        seeds: int64 (B,) from `sample_seeds`, on the same device.
+        settings: the augmentation.
+        mean_C: uint8 (C,), the mean colour, used to fill cutout; None: `settings.crop_fill`. The loader gives the mean
+            that it normalises by, so that the square is 0 to within half a grey level.
 
     Returns:
-        uint8 (B, C, H, W); the images themselves when no step is on.
+        uint8 (B, C, H, W). The same tensor if no augmentation is on.
     """
     if settings.crop_padding or settings.flip:
         images = _crop_and_flip(images, seeds, settings)
@@ -108,7 +108,7 @@ def augment(images: Tensor, seeds: Tensor, settings: Augment, mean_C: Tensor | N
 
 
 def lighting_shift(seeds: Tensor, settings: Augment) -> Tensor:
-    """What lighting adds to red, green and blue in [0, 1] of each image: float64 (B, 3)."""
+    """The shift that lighting adds to the red, green and blue of each image, in units of [0, 1]: float64 (B, 3)."""
     return lighting(seeds, settings.lighting, _LIGHTING)
 
 

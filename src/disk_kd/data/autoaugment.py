@@ -57,18 +57,18 @@ CIFAR10_POLICY = (
 FILL = 128
 
 Operation = Callable[[Tensor, Tensor], Tensor]
-"""uint8 images (B, C, H, W) and int64 levels (B,) to new images."""
+"""Maps uint8 images (B, C, H, W) and int64 levels (B,) to new images."""
 Blend = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Images, what they are blended with, and levels to new images."""
+"""Maps images, the images to blend with, and levels to new images."""
 
 
 @dataclass(frozen=True, eq=False)
 class Policy:
-    """How the sub-policies of `CIFAR10_POLICY` become pixels.
+    """How the sub-policies of `CIFAR10_POLICY` are applied to pixels.
 
     Attributes:
-        operations: by name.
-        signed: names of those whose level is negative half of the time.
+        operations: functions by name.
+        signed: names of the operations whose level is negative half of the time.
     """
 
     operations: Mapping[str, Operation]
@@ -76,7 +76,7 @@ class Policy:
 
 
 def per_image(values_B: Tensor) -> Tensor:
-    """One value an image, (B, 1, 1, 1)."""
+    """One value for each image, as (B, 1, 1, 1)."""
     return values_B.view(-1, 1, 1, 1)
 
 
@@ -113,7 +113,7 @@ def shear_y(images: Tensor, level_B: Tensor) -> Tensor:
 
 
 def rotate(images: Tensor, level_B: Tensor) -> Tensor:
-    """Turns about the centre by 30 level/9 degrees, counter-clockwise for positive levels."""
+    """Rotates about the centre by 30 level/9 degrees, counter-clockwise for positive levels."""
     height, width = images.shape[-2:]
     angles = [math.radians(30 * level / 9) for level in range(-9, 10)]
     table = torch.tensor([[math.cos(a), math.sin(a)] for a in angles], device=images.device)
@@ -141,24 +141,24 @@ def _gray(images: Tensor) -> Tensor:
 
 
 def brightness(images: Tensor, level_B: Tensor) -> Tensor:
-    """Blend with black."""
+    """Blends with black."""
     level = per_image(level_B).float()
     return images.float().mul_(10 + level).mul_(0.1).clamp_(0, 255).to(torch.uint8)
 
 
 def color(images: Tensor, level_B: Tensor, gray: Callable[[Tensor], Tensor] = _gray, blend: Blend = _blend) -> Tensor:
-    """Blend with the grey image; grey images stay as they are."""
+    """Blends with the grey image. Grey images are unchanged."""
     return images if images.shape[1] == 1 else blend(images, gray(images), level_B)
 
 
 def contrast(images: Tensor, level_B: Tensor) -> Tensor:
-    """Blend with the mean of the grey image."""
+    """Blends with the mean of the grey image."""
     mean = _gray(images).mean((1, 2, 3), keepdim=True, dtype=torch.float64).float()
     return _blend(images, mean, level_B)
 
 
 def sharpness(images: Tensor, level_B: Tensor, blend: Blend = _blend) -> Tensor:
-    """Blend with the image smoothed by [1 1 1; 1 5 1; 1 1 1] / 13; the outermost pixels stay."""
+    """Blends with the image smoothed by [1 1 1; 1 5 1; 1 1 1] / 13. The outermost pixels are unchanged."""
     if min(images.shape[-2:]) < 3:
         return images
     whole = images.short()
@@ -213,7 +213,7 @@ SLOTS = 5  # draws of one image: the sub-policy, then for each operation whether
 
 @cache
 def _tables(policy: Policy, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(25, 2) each: number of the operation, its probability, its level, whether the level has a sign."""
+    """(25, 2) each: index of the operation, its probability, its level, whether the level has a sign."""
     names = list(policy.operations)
     operation = [[names.index(name) for name, _, _ in pair] for pair in CIFAR10_POLICY]
     probability = [[chance for _, chance, _ in pair] for pair in CIFAR10_POLICY]
@@ -226,7 +226,7 @@ def _tables(policy: Policy, device: torch.device) -> tuple[Tensor, Tensor, Tenso
 
 
 def _apply(images: Tensor, operation_B: Tensor, level_B: Tensor, operations: Mapping[str, Operation]) -> Tensor:
-    """Applies to each image its operation; the number after the last operation leaves it as it is."""
+    """Applies its operation to each image. The index after the last operation means no operation."""
     counts = operation_B.bincount(minlength=len(operations) + 1).tolist()
     order = operation_B.argsort()
     *groups, untouched = order.split(counts)
@@ -238,13 +238,13 @@ def _apply(images: Tensor, operation_B: Tensor, level_B: Tensor, operations: Map
 
 
 def auto_augment(images: Tensor, seeds: Tensor, first_slot: int, policy: Policy = CIFAR10) -> Tensor:
-    """Applies to each image a sub-policy of CIFAR-10 drawn from its seed.
+    """Applies to each image a sub-policy of CIFAR-10, drawn from its seed.
 
     Args:
         images: uint8 (B, C, H, W) with 1 or 3 channels.
-        seeds: int64 (B,) of `sample_seeds`.
-        first_slot: the first of the `SLOTS` draws taken from each seed.
-        policy: whose pixels the operations give.
+        seeds: int64 (B,) from `sample_seeds`.
+        first_slot: first of the `SLOTS` draws from each seed.
+        policy: implementation of the operations.
 
     Returns:
         uint8 (B, C, H, W).

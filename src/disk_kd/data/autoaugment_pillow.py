@@ -47,7 +47,7 @@ def _shift(level_B: Tensor, size: int) -> Tensor:
 def shear_y(images: Tensor, level_B: Tensor) -> Tensor:
     """Shears along y about the left upper corner by 0.3 level/9 pixels a pixel, bicubic (a = -1).
 
-    Whole columns move, so that the interpolation is that of four rows v1 … v4 at a distance d in [0, 1) from v2:
+    Columns move as a whole. The interpolation uses four rows v1 … v4 and the distance d in [0, 1) from v2:
         v2 + d (v3 - v1 + d (2 (v1 - v2) + v3 - v4 + d (v2 - v1 + v4 - v3))).
     """
     height = images.shape[-2]
@@ -77,7 +77,7 @@ def _fixed_rotation(level: int, height: int, width: int) -> list[int]:
 
 
 def rotate(images: Tensor, level_B: Tensor) -> Tensor:
-    """Turns about the centre by 30 level/9 degrees, counter-clockwise for positive levels; nearest neighbour."""
+    """Rotates about the centre by 30 level/9 degrees, counter-clockwise for positive levels; nearest neighbour."""
     height, width = images.shape[-2:]
     table = [_fixed_rotation(level, height, width) for level in range(-9, 10)]
     a0, a1, a2, a3, a4, a5 = torch.tensor(table, device=images.device)[level_B + 9].T.reshape(6, -1, 1, 1)
@@ -101,12 +101,12 @@ def _gray(images: Tensor) -> Tensor:
 
 
 def brightness(images: Tensor, level_B: Tensor) -> Tensor:
-    """Blend with black."""
+    """Blends with black."""
     return _blend(images, images.new_zeros((), dtype=torch.float32), level_B)
 
 
 def contrast(images: Tensor, level_B: Tensor) -> Tensor:
-    """Blend with the mean of the grey image, to the nearest whole number."""
+    """Blends with the mean of the grey image, rounded to a whole number."""
     gray = _gray(images)
     pixels = gray[0].numel()
     doubled = 2 * gray.long().sum((1, 2, 3), keepdim=True)
@@ -114,7 +114,7 @@ def contrast(images: Tensor, level_B: Tensor) -> Tensor:
 
 
 def autocontrast(images: Tensor, level_B: Tensor) -> Tensor:
-    """Stretches each channel to 0 … 255; a channel of one grey level stays."""
+    """Stretches each channel to 0 … 255. A channel with a single grey level is unchanged."""
     scales = torch.tensor([1.0] + [255 / span for span in range(1, 256)], dtype=torch.float64, device=images.device)
     lowest, highest = (extreme.long() for extreme in images.flatten(2).aminmax(dim=2))
     scale = scales[highest - lowest][..., None, None]

@@ -1,4 +1,4 @@
-"""The splits of a dataset, in memory or read as they are needed."""
+"""The splits of a dataset, in memory or streamed."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ AnySplit = Split | StreamedSplit
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """The splits of a dataset, with the same classes and square images of one size.
+    """The splits of a dataset. They have the same classes and square images of one size.
 
     Attributes:
-        name: the name it was loaded by.
-        train, validation, test: `validation` selects, `test` is read once, at the end.
-        normalisation: mean and standard deviation of each channel, for values in [0, 1], that models for these images
-            usually take; None where the data does not say.
+        name: name of the dataset.
+        train, validation, test: `validation` selects the checkpoint; `test` is read once, at the end.
+        normalisation: usual mean and standard deviation of each channel for models of these images, for values in [0,
+            1]; None: unknown.
 
     Raises:
-        DataError: when the splits differ in classes or image size, or images are not square.
+        DataError: the splits differ in classes or image size, or images are not square.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Dataset:
                 raise DataError(f"{self.name}: {part} images are {got}, train {expected}; give data.image_size")
 
     def fingerprint(self) -> str:
-        """SHA-256 over the fingerprints of the splits: what a run that is resumed or reused compares."""
+        """SHA-256 over the fingerprints of the splits. Resumed and reused runs compare it."""
         parts = [None if split is None else split.fingerprint() for split in (self.train, self.validation, self.test)]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -59,17 +59,17 @@ class Dataset:
 
     @property
     def shown_names(self) -> tuple[str, ...]:
-        """What to call each label to a person, in label order."""
+        """The display name of each label, in label order."""
         return self.train.shown_names
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are."""
+        """Number of classes."""
         return len(self.train.class_names)
 
     @property
     def in_chans(self) -> int:
-        """Channels of an image."""
+        """Number of channels of an image."""
         return self.train.shape[0]
 
     @property

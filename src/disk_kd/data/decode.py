@@ -1,4 +1,4 @@
-"""Image files to uint8 tensors of one size.
+"""Decoding of image files to uint8 tensors of one size.
 
 Shapes: N images, C channels, S side in pixels.
 """
@@ -36,7 +36,7 @@ _FORMATS = {
     "WEBP": (".webp",),
 }
 ENDINGS = tuple(ending for endings in _FORMATS.values() for ending in endings)
-"""Of the names of image files, in small letters. A file may be of any of the formats, whatever its ending says."""
+"""Endings of image files, in lower case. The content of a file may have any of the formats."""
 
 MEND = "replace it, or give data.skip_unreadable=true"
 
@@ -45,13 +45,13 @@ Mode = Literal["RGB", "L"]
 
 @dataclass(frozen=True)
 class Reading:
-    """How image files become pixels.
+    """Settings for decoding image files.
 
     Attributes:
-        image_size: the side they are brought to; None: as they are.
-        crop_pct: share of the shorter side that is seen, the rest being cut off around it; in (0, 1].
-        skip_unreadable: leave out images that cannot be read, and warn; False: refuse them.
-        grey_bits: bits that the values of grey images of more than 8 bits use, as of `open_picture`.
+        image_size: side of the decoded images; None: as in the files.
+        crop_pct: fraction of the shorter side that the centre crop keeps, in (0, 1].
+        skip_unreadable: skip unreadable images with a warning; False: raise an error.
+        grey_bits: number of bits that grey images of more than 8 bits use, as for `open_picture`.
     """
 
     image_size: int | None = None
@@ -61,10 +61,10 @@ class Reading:
 
 
 def check_memory(count: int, channels: int, side: int) -> None:
-    """Refuses images that would not fit.
+    """Check that images fit into memory.
 
     Raises:
-        DataError: when `count` uint8 images need more than the memory now available.
+        DataError: `count` uint8 images need more than the available memory.
     """
     needed_bytes, free_bytes = count * channels * side * side, psutil.virtual_memory().available
     if needed_bytes > free_bytes:
@@ -77,17 +77,17 @@ def check_memory(count: int, channels: int, side: int) -> None:
 def open_picture(
     source: IO[bytes] | Image.Image, name: str, mode: Mode = "RGB", grey_bits: int | None = None
 ) -> Image.Image:
-    """Decodes one image, EXIF orientation applied.
+    """Decodes one image and applies its EXIF orientation.
 
     Args:
         source: an open file or a PIL image.
-        name: what to call it in an error.
+        name: name of the image in errors.
         mode: colour or grey.
-        grey_bits: bits b that the values of a grey image of more than 8 bits use: a value v becomes
-            round(255 v / (2^b - 1)). Images of 8 bits stay as they are. None: such images are refused.
+        grey_bits: number b of bits that grey images of more than 8 bits use. A value v becomes round(255 v / (2^b -
+            1)). Images of 8 bits are unchanged. None: images of more than 8 bits are refused.
 
     Raises:
-        DataError: when it cannot be decoded, or its grey values do not fit into `grey_bits`.
+        DataError: the image cannot be decoded, or its grey values need more than `grey_bits`.
     """
     try:
         image = source if isinstance(source, Image.Image) else Image.open(source, formats=_formats())
@@ -102,7 +102,7 @@ def open_picture(
 
 
 def _of_8_bits(image: Image.Image, grey_bits: int | None) -> Image.Image:
-    """A grey image of more than 8 bits, upright and scaled."""
+    """A grey image of more than 8 bits, rotated upright and scaled to 8 bits."""
     if image.mode.startswith("F"):
         raise ValueError(f"its pixels are of mode {image.mode}, whole numbers are expected")
     if grey_bits is None:
@@ -119,13 +119,13 @@ def _of_8_bits(image: Image.Image, grey_bits: int | None) -> Image.Image:
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """Those of `_FORMATS` that this Pillow has; others, such as EPS, would start programs."""
+    """The formats of `_FORMATS` that this Pillow supports. Others, such as EPS, would start programs."""
     Image.init()
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
 def centre_crop(image: Image.Image, image_size: int, crop_pct: float = 1.0) -> Image.Image:
-    """The square at the centre whose side is `crop_pct` of the shorter side, brought to `image_size` (bicubic)."""
+    """The centred square with side `crop_pct` times the shorter side, resized to `image_size` (bicubic)."""
     if crop_pct == 1 and image.size == (image_size, image_size):
         return image
     # Pillow's bleed is a share of each side that is cut off at each end.
@@ -139,17 +139,17 @@ def to_pixels(
     mode: Mode = "RGB",
     grey_bits: int | None = None,
 ) -> np.ndarray:
-    """Decodes one image: EXIF orientation applied, scaled and centre-cropped to a square.
+    """Decodes one image, applies its EXIF orientation, scales it and crops it to a centred square.
 
     Args:
-        source, name, mode, grey_bits: as of `open_picture`.
-        image_size: the side; the shorter side is scaled to it (bicubic, antialiased). None leaves the size.
+        source, name, mode, grey_bits: as for `open_picture`.
+        image_size: the side. The shorter side is scaled to it (bicubic, antialiased). None keeps the size.
 
     Returns:
         uint8 (C, H, W).
 
     Raises:
-        DataError: when it cannot be decoded.
+        DataError: the image cannot be decoded.
     """
     image = open_picture(source, name, mode, grey_bits)
     if image_size is not None:
@@ -158,7 +158,7 @@ def to_pixels(
 
 
 def as_array(image: Image.Image) -> np.ndarray:
-    """The pixels, uint8 (C, H, W), contiguous."""
+    """The pixels as contiguous uint8 (C, H, W)."""
     pixels = np.asarray(image)
     return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
@@ -173,17 +173,16 @@ def load_images(
     """Decodes the images `ids` in threads.
 
     Args:
-        read: an image's number to its file's bytes; called from several threads.
-        names: each image's path, for errors.
+        read: maps the number of an image to the bytes of its file. It is called from several threads.
+        names: path of each image, for errors.
         ids: int64 (N,), N >= 1.
-        reading: how images are brought to one size, and what becomes of those that cannot be read.
+        reading: how images are decoded, and what happens to unreadable ones.
 
     Returns:
-        uint8 (n, 3, H, W), and the int64 (n,) of `ids` that they are: all, but for unreadable ones that may be left
-        out.
+        uint8 (n, 3, H, W), and the int64 (n,) of `ids` that they belong to. Unreadable images may be missing.
 
     Raises:
-        DataError: when an image cannot be read, sizes differ without `reading.image_size`, or memory is short.
+        DataError: an image cannot be read, sizes differ without `reading.image_size`, or memory is short.
     """
     numbers, size = ids.tolist(), reading.image_size
 
@@ -231,10 +230,10 @@ def load_images(
 def read_picture(
     read: Callable[[int], bytes], names: Sequence[str], number: int, grey_bits: int | None = None
 ) -> Image.Image:
-    """One image, decoded, of any size. Arguments as of `load_images` and `open_picture`.
+    """One decoded image of any size. Arguments as for `load_images` and `open_picture`.
 
     Raises:
-        DataError: when it cannot be read.
+        DataError: the image cannot be read.
     """
     try:
         content = read(number)

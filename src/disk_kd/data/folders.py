@@ -1,7 +1,7 @@
-"""Class folders, tars of class folders, and Tiny-ImageNet's own layout.
+"""Class folders, tar files of class folders, and Tiny-ImageNet's own layout.
 
-A class is a folder; labels follow the alphabetical order of the classes, samples that of their paths, so
-a folder and a tar of it are the same dataset.
+A class is a folder. Labels follow the alphabetical order of the classes, and samples the order of their paths, so a
+folder and a tar of it are the same dataset.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ _ARCHIVES = (".zip", ".tgz", ".tar.gz", ".tar.xz", ".tar.bz2", ".tar.zst", ".7z"
 
 
 def folder_parts(root: Path) -> Parts:
-    """`train`, `val` and `test` of a root: folders of class folders, or tars of them; other spellings are told.
+    """`train`, `val` and `test` of a root: folders of class folders, or tars of them. Other names give a warning.
 
     Raises:
-        DataError: when there is no training split, a split is given twice, or a folder may be one or the other split.
+        DataError: there is no training split, a split exists twice, or a folder could be either split.
     """
     try:
         beside = [path for path in sorted(root.iterdir()) if not is_hidden(path.name)]
@@ -58,7 +58,7 @@ def folder_parts(root: Path) -> Parts:
     for path in beside:
         if path.name.lower().endswith(_ARCHIVES) and _split_of(path) in missing:
             raise DataError(f"{path} is not read: unpack it, pack it as an uncompressed tar, or move it")
-    _tell_unread(root, found[""], bool(missing))
+    _warn_unread(root, found[""], bool(missing))
     read = {name: class_samples(paths[0]) for name, paths in found.items() if name and paths}
     for name, paths in found.items():
         if name and paths and _last_word(paths[0]) not in _EXPECTED:
@@ -67,7 +67,7 @@ def folder_parts(root: Path) -> Parts:
 
 
 def _last_word(path: Path) -> str:
-    """What the name of a folder, or of an archive after its last hyphen, says of its split."""
+    """The part of a folder's or archive's name that may name its split: after the last hyphen."""
     return path.name if path.is_dir() else path.name.partition(".")[0].rpartition("-")[2]
 
 
@@ -77,8 +77,8 @@ def _split_of(path: Path) -> str:
     return next((name for name, spellings in _SPELLINGS.items() if word in spellings), "")
 
 
-def _tell_unread(root: Path, others: list[Path], missing: bool) -> None:
-    """Tells of folders and tars that are no split; one that may be the split that is missing is refused."""
+def _warn_unread(root: Path, others: list[Path], missing: bool) -> None:
+    """Warn about folders and tars that are no split; raise an error if one may be the missing split."""
     for path in others:
         if missing and _last_word(path).lower() in _EITHER:
             raise DataError(f"{path} may be for validation or for test; rename it to val or test, or move it")
@@ -89,7 +89,7 @@ def _tell_unread(root: Path, others: list[Path], missing: bool) -> None:
 
 @dataclass(frozen=True)
 class FolderFiles:
-    """Files of a folder by their place in a list of names."""
+    """Files of a folder by their position in a list of names."""
 
     folder: Path
     names: tuple[str, ...]
@@ -97,32 +97,32 @@ class FolderFiles:
     def __call__(self, number: int) -> bytes:
         with open(self.folder / self.names[number], "rb", opener=_open_at_once) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise OSError("it is no regular file")
+                raise OSError("it is not a regular file")
             return file.read()
 
     def stamp(self, number: int) -> str:
-        """Bytes of the file, and when they were written."""
+        """Size and modification time of the file."""
         about = os.stat(os.path.join(self.folder, self.names[number]))  # Path would take longer than the disk
         return f"{about.st_size} {about.st_mtime_ns}"
 
 
 def _open_at_once(path: str, flags: int) -> int:
-    """Without this flag the opening of a pipe waits for a writer."""
+    """Open without waiting: opening a pipe would wait for a writer."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def class_samples(path: Path) -> Samples:
-    """The images of a folder, or plain tar, of class folders. Hidden files and folders are left out.
+    """The images in a folder, or plain tar, of class folders. Hidden files and folders are left out.
 
     Raises:
-        DataError: for a tar or folder that cannot be read, no class folders, a single one around the others, or a
-            class without images.
+        DataError: a tar or folder cannot be read, there are no class folders, a single folder contains all others, or a
+            class has no images.
     """
     return _tar_samples(path) if path.is_file() else _folder_samples(path)
 
 
 def is_image(name: str) -> bool:
-    """Whether a file's name has the ending of an image."""
+    """Whether a file name has the ending of an image."""
     return name.lower().endswith(ENDINGS)
 
 
@@ -139,7 +139,7 @@ def _folder_samples(path: Path) -> Samples:
 
 
 def _walk(top: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Folders, the folders in each, and its files; links are followed, unless they would lead round in circles."""
+    """Folders, the folders in each, and its files. Links are followed, except those to a parent folder."""
     for folder, inner, names in os.walk(top, onerror=_refuse, followlinks=True):
         inner[:] = [name for name in inner if not is_hidden(name)]
         for link in (os.path.join(folder, name) for name in inner):
@@ -166,7 +166,7 @@ def _tar_samples(path: Path) -> Samples:
 
 
 def _sorted(where: str, folders: Iterable[str], files: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Names of images named class/…/file in order, and their classes; `where` goes before a name in messages."""
+    """Names of images class/…/file in order, and their classes. `where` is the prefix of names in messages."""
     names = sorted((n for n in files if "/" in n and is_image(n)), key=lambda name: (name.split("/")[0], name))
     if not names:
         raise DataError(f"{where[:-1]} is expected to hold class folders with images, it holds none")
@@ -181,16 +181,16 @@ def _sorted(where: str, folders: Iterable[str], files: Sequence[str]) -> tuple[l
             f"{where[:-1]} has one class folder, {names[0].split('/')[0]}, which holds the folders {listed}; "
             "if these are the classes, move them one level up"
         )
-    tell_passed_over(where, set(files) - set(names))
+    warn_skipped(where, set(files) - set(names))
     return names, of_class
 
 
-def tell_passed_over(where: str, names: Iterable[str]) -> None:
-    """Warns of files that were not taken for images, except for notes that often lie beside images."""
+def warn_skipped(where: str, names: Iterable[str]) -> None:
+    """Warn about skipped files that are not images, except for usual notes beside images."""
     others = sorted(name for name in names if not name.lower().endswith(_BESIDE_IMAGES))
     if others:
         warnings.warn(
-            f"left out: files of {shown(where[:-1])} that are no images in class folders ({len(others)}, such as "
+            f"left out: files of {shown(where[:-1])} that are not images in class folders ({len(others)}, such as "
             f"{shown(others[0])}); images end in {' '.join(ENDINGS)}",
             stacklevel=2,
         )
@@ -199,7 +199,7 @@ def tell_passed_over(where: str, names: Iterable[str]) -> None:
 def _listed(
     where: str, names: Iterable[str], of_class: list[str], files: Files, classes: tuple[str, ...] | None = None
 ) -> Samples:
-    """Samples of the classes that they have, unless `classes` are given."""
+    """Samples with the classes that occur, or with `classes` if given."""
     classes = classes or tuple(sorted(set(of_class)))
     number = {name: label for label, name in enumerate(classes)}
     paths = tuple(shown(f"{where}{name}") for name in names)
@@ -207,13 +207,13 @@ def _listed(
 
 
 def tiny_imagenet_parts(root: Path) -> Parts:
-    """Tiny-ImageNet-200 as its archive unpacks, or with its `val` sorted into class folders.
+    """Tiny-ImageNet-200 in its original layout, or with its `val` sorted into class folders.
 
-    Its labelled `val` is the test split: the archive's test images have no labels. The words of the archive's
-    `words.txt` are what people call the classes, where that file is there.
+    Its labelled `val` is the test split, because the archive's test images have no labels. The display names of the
+    classes come from the archive's `words.txt`, if it exists.
 
     Raises:
-        DataError: when the layout is another, or an annotation names an unknown class.
+        DataError: the layout is different, or an annotation names an unknown class.
     """
     inner = root / "tiny-imagenet-200"
     base = inner if inner.is_dir() else root
@@ -233,7 +233,7 @@ def tiny_imagenet_parts(root: Path) -> Parts:
     if unknown := sorted(set(of_class) - set(train.class_names)):
         raise DataError(f"{annotations} names class {unknown[0]}, which has no folder in train")
     images = base / "val" / "images"
-    tell_passed_over(f"{images}/", {path.name for path in images.iterdir() if not is_hidden(path.name)} - set(names))
+    warn_skipped(f"{images}/", {path.name for path in images.iterdir() if not is_hidden(path.name)} - set(names))
     test = _listed(f"{images}/", names, of_class, FolderFiles(images, tuple(names)), train.class_names)
     return Parts(train, None, replace(test, class_words=words))
 
@@ -241,7 +241,7 @@ def tiny_imagenet_parts(root: Path) -> Parts:
 def _words(path: Path, class_names: tuple[str, ...]) -> tuple[str, ...] | None:
     """The words of each class, from lines "n01443537<TAB>goldfish, Carassius auratus"; None without the file.
 
-    A class that has no line is called by its name. Words that several classes have are followed by the name.
+    A class without a line is shown by its name. If several classes have the same words, the name is added.
     """
     if not path.is_file():
         return None

@@ -1,4 +1,4 @@
-"""Do a teacher and a dataset mean the same by a label?"""
+"""Checks that the labels of a teacher and of a dataset mean the same classes."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from disk_kd.errors import DataError
 
 
 def check_labels(dataset_names: Sequence[str], teacher_names: Sequence[str]) -> None:
-    """Refuses a teacher whose labels mean other classes than the dataset's.
+    """Raise an error if the teacher's labels mean other classes than the dataset's.
 
     Args:
         dataset_names, teacher_names: the name of each label, in label order.
 
     Raises:
-        DataError: naming the first label that differs, or the numbers of classes.
+        DataError: a label or the number of classes differs. The message names the first difference.
     """
     if len(dataset_names) != len(teacher_names):
         counts = f"{len(dataset_names)} classes, the teacher was trained on {len(teacher_names)}"

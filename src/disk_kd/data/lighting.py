@@ -1,4 +1,4 @@
-"""PCA lighting: each image's colours shifted along the principal components of ImageNet's.
+"""PCA lighting: the colours of each image are shifted along the principal components of ImageNet's colours.
 
 Krizhevsky, Sutskever, Hinton: "ImageNet Classification with Deep Convolutional Neural Networks", NeurIPS 2012,
 section 4.1. The shift of channel c is
@@ -23,7 +23,7 @@ from disk_kd.data.seeds import integers
 
 _LAMBDA = (0.2175, 0.0188, 0.0045)
 _P = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
-"""A row a channel: red, green, blue; a column an eigenvector."""
+"""Rows are the channels red, green and blue; columns are eigenvectors."""
 _QUANTILES = 2**16
 
 
@@ -38,16 +38,16 @@ def _normal_quantiles(device: torch.device) -> Tensor:
 def lighting(seeds: Tensor, sigma: float, first_slot: int) -> Tensor:
     """The shift of each image's colours.
 
-    The normal numbers are looked up among 65,536 quantiles, so that they do not depend on how a device or a batch
-    rounds a logarithm; none is beyond 4.4 sigma.
+    The normal numbers come from a table of 65,536 quantiles, so they do not depend on the rounding of a device. None is
+    beyond 4.4 sigma.
 
     Args:
-        seeds: int64 (B,) of `sample_seeds`.
+        seeds: int64 (B,) from `sample_seeds`.
         sigma: standard deviation of alpha; 0.1 in the paper.
-        first_slot: the first of the three draws taken from each seed.
+        first_slot: first of the three draws from each seed.
 
     Returns:
-        float64 (B, 3), to be added to red, green and blue in [0, 1].
+        float64 (B, 3), to add to red, green and blue in [0, 1].
     """
     quantiles = _normal_quantiles(seeds.device)
     shift = torch.zeros(len(seeds), 3, dtype=torch.float64, device=seeds.device)

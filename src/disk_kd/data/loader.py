@@ -1,8 +1,8 @@
-"""Batches of a split, shuffled, augmented and normalised on the device that they are wanted on.
+"""Batches of a split: shuffled, augmented and normalised, on the device.
 
-Work is done in groups of many batches ahead of the steps: a few large kernels instead of many small ones,
-and no wait for the host. A split that stays on another device is brought group by group, in the background. A streamed
-split comes batch by batch.
+Images are prepared in groups of many batches, ahead of the steps: with a few large kernels instead of many small
+ones, and without waiting for the host. A split on another device is copied group by group in the background. A
+streamed split is read batch by batch.
 
 Shapes: B samples of a batch, C channels, H rows, W columns.
 """
@@ -30,13 +30,13 @@ _GROUP_BYTES = 256 * 2**20
 
 
 class Batch(NamedTuple):
-    """What a training step gets.
+    """A training batch.
 
     Attributes:
         images: float32 (B, C, H, W), normalised.
-        targets: int64 (B,); of mixed images float32 (B, K), each class's share.
-        ids: int64 (B,): the samples' numbers in their original split.
-        view: which augmented view of the samples the images are.
+        targets: int64 (B,); for mixed images float32 (B, K) label probabilities.
+        ids: int64 (B,): numbers of the samples in their original split.
+        view: number of the images' augmented view.
     """
 
     images: Tensor
@@ -46,37 +46,37 @@ class Batch(NamedTuple):
 
 
 class Loader:
-    """Epochs over a split; any step of any epoch can be entered directly.
+    """Epochs over a split. Iteration can start at any step of any epoch.
 
-    A batch is a function of (split, settings, seed, epoch, step). No global random state is read or changed.
-    Nor does the number of processes enter: together they get the batches that one alone would get.
+    A batch depends only on the split, the settings, the seed, the epoch and the step. Global random states are not
+    used. The batches do not depend on the number of processes: together these get the batches that one process would
+    get.
 
     Args:
         split: the samples, in memory or streamed.
-        batch_size: samples a step; the whole split when it is smaller and `drop_last` is set.
-        mean, std: of each channel, for pixels in [0, 1]; three values are averaged for grey images.
-        augment: what is done to an image, after timm's augmentation of a streamed split; None for nothing at all.
-            The mean colour that cutout may paint is `mean`, to half a grey level. Lighting is added in float32, to
-            the normalised image.
-        mix: what is done to pairs of images of a batch, or of this rank's part of it.
-        seed: of the order, and of the augmentation unless `augment_seed` is given.
-        augment_seed: of the augmentation, so that runs of several seeds meet the same views.
-        views: how many different augmented views there are; epoch p shows view p modulo `views`. None shows a
-            new one in every epoch.
-        shuffle: draw a new order for every epoch, instead of the split's own.
-        drop_last: leave out the samples of the last, smaller batch.
-        stand_in: when augmented, read the next file in the place of one that cannot be read and may be left out, so
-            that batches keep their size; False leaves it out, as without augmentation.
+        batch_size: samples in a step. If `drop_last` is set and the split is smaller, the whole split.
+        mean, std: normalisation of each channel, for pixels in [0, 1]. Three values are averaged for grey images.
+        augment: augmentation, applied after timm's augmentation of a streamed split; None: none. Cutout with the mean
+            colour uses `mean`, to within half a grey level. Lighting is added in float32 to the normalised image.
+        mix: mixing of pairs of images of a batch, or of this rank's part of it.
+        seed: seed of the order, and of the augmentation unless `augment_seed` is given.
+        augment_seed: seed of the augmentation. Runs with different seeds can then share the same views.
+        views: number of different augmented views. Epoch p has view p modulo `views`. None: a new view in every epoch.
+        shuffle: use a new random order in every epoch, instead of the split's order.
+        drop_last: drop the last batch if it is smaller.
+        stand_in: with augmentation, replace an unreadable file that may be skipped by the next file, so that batches
+            keep their size; False skips it, as without augmentation.
         channels_last: memory format of the images.
-        group: samples prepared at a time, at most; None: 2,048 on a CPU, whose caches are small, else 8,192, or fewer
-            where they would take more than 256 MiB.
-        rank, ranks: of several processes each gets its part of every batch; `batch_size` is that of all together.
-        device: where the batches are wanted. None: where the split is. From another device its samples, as bytes,
-            are gathered one group ahead by a thread, into pinned memory for CUDA; the batches are the same.
+        group: maximum number of samples prepared at a time; None: 2,048 on a CPU, whose caches are small; else 8,192,
+            or fewer if they would take more than 256 MiB.
+        rank, ranks: number of this process and of all processes. Each gets its part of every batch; `batch_size` is the
+            size of the full batch.
+        device: device of the batches; None: device of the split. Samples on another device are gathered as bytes, one
+            group ahead, by a thread (for CUDA into pinned memory). The batches are the same.
 
     Raises:
-        ConfigError: for sizes below one, or a mean, std, lighting, padding or cutout that does not fit the images.
-        DataError: for an empty split.
+        ConfigError: a size is below one, or a mean, std, lighting, padding or cutout does not fit the images.
+        DataError: the split is empty.
     """
 
     def __init__(
@@ -106,18 +106,16 @@ class Loader:
             if value < 1:
                 raise ConfigError(f"{name} is expected to be at least 1, got {value}")
         self.split = split
-        # A tensor knows its device's number, which "cuda" leaves out.
+        # The device of a tensor has an index; "cuda" has none.
         self.device = split.device if device is None else torch.empty(0, device=device).device
         self.prefetches = self.device != split.device
         self.batch_size = min(batch_size, len(split))
         if drop_last and self.batch_size % ranks:
-            raise ConfigError(
-                f"batch_size {self.batch_size} is expected to be divisible by {ranks}, one part a process"
-            )
+            raise ConfigError(f"batch_size {self.batch_size} must be divisible by the number of processes, {ranks}")
         self.mix = mix if mix is not None and mix.on else None
         if self.mix is not None and (not drop_last or self.batch_size // ranks % 2):
             raise ConfigError(
-                f"mixed images stand in pairs: batch_size / {ranks} is expected to be even, got {self.batch_size}"
+                f"images are mixed in pairs: batch_size / {ranks} must be even, got batch_size {self.batch_size}"
             )
         self.rank, self.ranks = rank, ranks
         self.augment = augment
@@ -156,12 +154,12 @@ class Loader:
         return tensor.mean(0, keepdim=True) if channels == 1 else tensor
 
     def batches(self, epoch: int, start: int = 0, view: int | None = None) -> Iterator[Batch]:
-        """The batches of an epoch from step `start` on, the same as those of a whole epoch.
+        """The batches of an epoch from step `start` on, the same as in a full epoch.
 
         Args:
-            epoch: which epoch, from 0; decides the order.
-            start: steps to leave out; only the group that holds the first wanted batch is computed for them.
-            view: which augmentation, from 0, modulo `views`; None: as the epoch.
+            epoch: number of the epoch, from 0. It determines the order.
+            start: number of steps to skip. Only the group with the first batch is computed for them.
+            view: number of the augmentation, from 0, modulo `views`; None: the epoch.
         """
         view = epoch if view is None else view
         view = view if self.views is None else view % self.views
@@ -182,7 +180,7 @@ class Loader:
                 yield Batch(images, targets, ids, view)
 
     def _own_rows(self, order: Tensor, first: int) -> Tensor:
-        """This process's rows of a group's batches."""
+        """This process's rows of the batches of a group."""
         rows = order[first * self.batch_size :][: self._group_steps * self.batch_size]
         return rows if self.ranks == 1 else torch.cat([self._own_part(batch) for batch in rows.split(self.batch_size)])
 
@@ -190,7 +188,7 @@ class Loader:
         return batch.tensor_split(self.ranks)[self.rank]
 
     def _order(self, epoch: int) -> Tensor:
-        """Rows in the order of an epoch; of a stream that repeats them: row * repeats + repetition."""
+        """Rows in the order of an epoch; for a stream with repeats: row * repeats + repetition."""
         count, device = len(self.split), self.split.device
         order = torch.arange(count, device=device)
         repeats = 1 if self._stream is None else self._stream.repeats
@@ -201,7 +199,7 @@ class Loader:
         return drawn if repeats == 1 else drawn[order // repeats] * repeats + order % repeats
 
     def _groups(self, rows: Iterable[Tensor], view: int) -> Iterator[Parts]:
-        """Images, targets and ids at the rows of each group, on the loader's device."""
+        """Images, targets and ids of the rows of each group, on the loader's device."""
         if isinstance(self.split, Split):
             if self.prefetches:
                 yield from prefetch(self.split, rows, self.device)
@@ -215,7 +213,7 @@ class Loader:
             yield images, targets, ids
 
     def _prepare(self, parts: Parts, view: int) -> Parts:
-        """The same with the images augmented and normalised."""
+        """The same with augmented and normalised images."""
         images, targets, ids = parts
         shift = self._shift
         if self.augment is not None:

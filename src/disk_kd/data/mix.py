@@ -1,4 +1,4 @@
-"""Mixup and cutmix: images of a batch mixed in pairs, and their labels in the same proportion.
+"""Mixup and cutmix: pairs of images of a batch are mixed, and their labels in the same proportion.
 
 Shapes: B images, C channels, H rows, W columns; K classes.
 """
@@ -18,14 +18,14 @@ from disk_kd.errors import ConfigError
 
 @dataclass(frozen=True)
 class Mix:
-    """timm's `Mixup`; nothing is mixed by default.
+    """timm's `Mixup`. By default nothing is mixed.
 
     Attributes:
-        mixup: alpha of mixup's Beta distribution; 0: none.
-        cutmix: alpha of cutmix's; 0: none.
-        prob: chance that a batch (or image, or pair) is mixed.
-        switch_prob: chance of cutmix where both are on.
-        mode: draw once for a batch, a pair of images or each image (elem).
+        mixup: Alpha of the Beta distribution of mixup. 0 turns mixup off.
+        cutmix: Alpha of the Beta distribution of cutmix. 0 turns cutmix off.
+        prob: Probability that a batch is mixed (with `mode` pair or elem: that a pair or an image is mixed).
+        switch_prob: Probability of cutmix instead of mixup, if both are on.
+        mode: Draw the mixing once for each batch, for each pair of images, or for each image (elem).
 
     Raises:
         ConfigError: a value is out of range.
@@ -47,22 +47,22 @@ class Mix:
 
     @property
     def on(self) -> bool:
-        """Whether anything is mixed at all."""
+        """Whether anything is mixed."""
         return (self.mixup > 0 or self.cutmix > 0) and self.prob > 0
 
 
 def mix(images: Tensor, targets: Tensor, settings: Mix, classes: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Mixes each image with the one that stands as far from the batch's other end.
+    """Mixes the i-th image of the batch with the i-th image from its end.
 
     Args:
         images: float (B, C, H, W), changed in place; B is even.
         targets: int64 (B,).
-        settings: what is mixed.
+        settings: the mixing.
         classes: K.
-        seed: of the draws.
+        seed: seed of the random draws.
 
     Returns:
-        The images, and float32 (B, K): each label's share, rows of sum 1.
+        The images, and float32 (B, K) label probabilities; each row sums to 1.
     """
     mixup = Mixup(
         mixup_alpha=settings.mixup,

@@ -1,4 +1,4 @@
-"""Groups of samples brought from the host to an accelerator while it is at work on the last.
+"""Groups of samples copied from the host to an accelerator while it works on the previous group.
 
 Shapes: n samples of a group, C channels, H rows, W columns.
 """
@@ -20,11 +20,11 @@ Parts = tuple[Tensor, Tensor, Tensor]
 
 
 def gather(split: Split, rows: Tensor, pinned: bool = False) -> Parts:
-    """The samples at some positions, on the split's device.
+    """The samples at the given positions, on the split's device.
 
     Args:
         rows: int64 (n,), on the split's device.
-        pinned: put them into pinned memory, from which an accelerator copies by itself.
+        pinned: copy them to pinned memory, from which an accelerator can copy asynchronously.
     """
     images, targets, ids = (_select(part, rows, pinned) for part in (split.images, split.targets, split.ids))
     return images, targets, ids
@@ -34,11 +34,11 @@ def prefetch(split: Split, groups: Iterable[Tensor], device: torch.device) -> It
     """The samples of each group on another device, gathered in the background.
 
     Args:
-        groups: positions in the split, int64 (n,), of each group.
-        device: where the samples are wanted.
+        groups: positions in the split, int64 (n,), for each group.
+        device: target device.
 
     Raises:
-        Exception: whatever gathering raised, at the group it was raised for.
+        Exception: any error of gathering, raised at its group.
     """
     pinned = device.type == "cuda" and split.images.device.type == "cpu"
     for parts in one_ahead(gather(split, rows, pinned) for rows in groups):
@@ -47,9 +47,9 @@ def prefetch(split: Split, groups: Iterable[Tensor], device: torch.device) -> It
 
 
 def one_ahead(items: Iterable[Item]) -> Iterator[Item]:
-    """The items in their order, each made by a thread while the one before it is used.
+    """The items in order. A thread makes each item while the previous one is used.
 
-    An exception comes out where its item would have. The thread ends with the iterator, also one left early.
+    An exception is raised at its item. The thread ends with the iterator, also if the iterator is left early.
     """
     source = iter(items)
     end: Any = object()

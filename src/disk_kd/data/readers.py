@@ -1,7 +1,7 @@
 """timm's dataset readers: `torch/…`, `hfds/…`, `wds/…`, and `hfids/…` and `tfds/…`, which are read into memory.
 
-Shards of a WebDataset are indexed once, so that any sample of them can be read at any time.
-Hugging Face's readers fetch what their cache lacks whether or not a download was asked for.
+Shards of a WebDataset are indexed once, so that any sample can be read at any time. Hugging Face's readers download
+what their cache lacks, also without `download`.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ READERS = {
 def reader_parts(
     name: str, root: str | None, image_size: int | None, download: bool, grey_bits: int | None = None
 ) -> Parts:
-    """Reads the splits of a timm dataset name.
+    """The splits of a timm dataset name.
 
-    `torch/…` sets have one held-out split, their test split. The other readers are asked for `train`,
-    `validation` and `test`; when only one of the last two is there with labels it is the test split.
+    `torch/…` datasets have one held-out split, the test split. From other readers `train`, `validation` and `test` are
+    read. If only one of the last two exists with labels, it is the test split.
 
     Raises:
-        DataError: when the reader's package or data are missing, or an image or label is not usable.
+        DataError: the reader's package or data is missing, or an image or label is not usable.
     """
     prefix = name.split("/")[0].lower()
     module, packages = READERS[prefix]
@@ -75,13 +75,15 @@ def reader_parts(
 
 
 def _numbered(name: str, splits: dict[str, Samples]) -> tuple[tuple[str, ...], dict[str, Samples]]:
-    """Classes named by the labels of the training samples, and the splits with labels from 0 on, none left out."""
+    """Class names from the labels of the training samples, and the splits with labels numbered from 0 without gaps."""
     labels = splits["train"].targets.unique()
     if int(labels[-1]) != len(labels) - 1:
         warnings.warn(f"{name} has {len(labels)} labels, {_range(labels)}; they are numbered from 0 on", stacklevel=2)
     for part, samples in splits.items():
         if other := sorted(set(samples.targets.tolist()) - set(labels.tolist())):
-            raise DataError(f"{name} {part}: label {other[0]} is of no training sample; they have {_range(labels)}")
+            raise DataError(
+                f"{name} {part}: label {other[0]} does not occur in the training samples; they have {_range(labels)}"
+            )
     numbered = {
         part: replace(samples, targets=torch.searchsorted(labels, samples.targets)) for part, samples in splits.items()
     }
@@ -93,7 +95,7 @@ def _range(labels: Tensor) -> str:
 
 
 def _samples(where: str, prefix: str, dataset: Any, image_size: int | None, grey_bits: int | None) -> Samples:
-    """A split, whose classes have no names yet."""
+    """A split whose classes have no names yet."""
     if prefix == "hfds":
         return _rows(where, dataset.reader)
     if prefix == "wds":
@@ -119,7 +121,7 @@ class _RowFiles:
         return content
 
     def stamp(self, number: int) -> str:
-        """Of the whole table, which says when its content changes."""
+        """A stamp of the whole table, which changes with its content."""
         return str(self.reader.dataset._fingerprint)
 
 
@@ -133,13 +135,13 @@ def _rows(where: str, reader: Any) -> Samples:
 
 
 def _shards(where: str, shards: list[Path]) -> Samples:
-    """Plain tars of WebDataset: KEY.cls beside the image KEY.jpg, KEY.png and so on, of files on this machine."""
+    """Plain tars of a WebDataset on this machine: KEY.cls beside the image KEY.jpg, KEY.png and so on."""
     images: list[tuple[Path, int, int]] = []
     paths: list[str] = []
     targets: list[int] = []
     for shard in shards:
         if not shard.is_file():
-            raise DataError(f"{where}: the shard {shard} is no file; copy the shards to a local folder")
+            raise DataError(f"{where}: the shard {shard} is not a file; copy the shards to a local folder")
         members = {name: member for name, member in tar_members(shard).items() if member.isfile()}
         labels = {name.removesuffix(".cls"): member for name, member in members.items() if name.endswith(".cls")}
         label_files = TarFiles((shard, m.offset_data, m.size) for m in labels.values())
@@ -149,7 +151,7 @@ def _shards(where: str, shards: list[Path]) -> Samples:
                 continue
             key = image.rpartition(".")[0]
             if key not in label_of:
-                raise DataError(f"{where}: {shard}:{image} has no label beside it, {key}.cls")
+                raise DataError(f"{where}: {shard}:{image} has no label file {key}.cls")
             labels.pop(key, None)
             targets.append(_label(where, len(targets), label_of[key].decode("ascii", "replace").strip()))
             images.append((shard, member.offset_data, member.size))
@@ -169,27 +171,29 @@ def _label(where: str, number: int, label: Any) -> int:
             raise ValueError
         return whole
     except (TypeError, ValueError, OverflowError) as error:
-        raise DataError(f"{where}: one whole label an image is expected, sample {number} has {label!r}") from error
+        raise DataError(
+            f"{where}: one integer label for each image is expected, sample {number} has {label!r}"
+        ) from error
 
 
 def _arrange(splits: dict[str, Samples]) -> Parts:
-    """A held-out split that is alone is the test split, so that what selects never also reports."""
+    """Use a single held-out split as the test split, so that no split is used for both selection and testing."""
     if "test" not in splits:
         return Parts(splits["train"], None, splits.get("validation"))
     return Parts(splits["train"], splits.get("validation"), splits["test"])
 
 
 def _open(name: str, root: str | None, split: str, download: bool) -> Any:
-    """timm's dataset; None when it says that a held-out split does not exist."""
+    """timm's dataset; None if it reports that a held-out split does not exist."""
     try:
         dataset = create_dataset(name, root=root, split=split, download=download)
     except Exception as error:  # every reader raises its own kind
-        said = " ".join(str(error).split()) or type(error).__name__
-        # hfids, which knows the length of each split that there is, says that of another is unknown.
-        if split != "train" and ("split" in said.lower() or "length is unknown" in said):
+        reason = " ".join(str(error).split()) or type(error).__name__
+        # hfids reports an unknown length for a split that does not exist.
+        if split != "train" and ("split" in reason.lower() or "length is unknown" in reason):
             return None
         hint = "" if download else "; give data.download=true to fetch it"
-        raise DataError(f"{name} cannot be opened by timm with root {root}: {said}{hint}") from error
+        raise DataError(f"{name} cannot be opened by timm with root {root}: {reason}{hint}") from error
     # A streaming reader would give each rank a share of the samples; here all have all, and the loader shares out.
     reader: Any = getattr(dataset, "reader", None)
     if hasattr(reader, "dist_num_replicas"):
@@ -227,7 +231,7 @@ def _read(where: str, dataset: Any, image_size: int | None, grey_bits: int | Non
 
 
 def _class_names(dataset: Any) -> tuple[str, ...]:
-    """The names a dataset declares, in label order; none when it declares none."""
+    """The class names that a dataset declares, in label order; empty if it declares none."""
     if classes := getattr(dataset, "classes", None):
         return tuple(name if isinstance(name, str) else ", ".join(name) for name in classes)
     labels = getattr(getattr(dataset, "reader", None), "class_to_idx", None) or {}

@@ -1,4 +1,4 @@
-"""Moves pixels: the one kernel behind crop, flip, shift, shear and rotation.
+"""Moves pixels: the kernel of crop, flip, shift, shear and rotation.
 
 Shapes: B images, C channels, H rows, W columns.
 """
@@ -9,15 +9,15 @@ from torch import Tensor
 
 
 def remap(images_BCHW: Tensor, rows: Tensor, columns: Tensor, fill: int) -> Tensor:
-    """Reads each output pixel from its source pixel, and `fill` where the source lies outside the image.
+    """Reads each output pixel from its source pixel; `fill` if the source lies outside the image.
 
     Args:
         images_BCHW: any dtype.
         rows, columns: int64, broadcastable to (B, H, W): the source of each output pixel.
-        fill: the value of pixels from outside.
+        fill: value of pixels outside the image.
 
     Returns:
-        a new tensor like the images.
+        A new tensor of the same type and shape.
     """
     batch, channels, height, width = images_BCHW.shape
     inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)

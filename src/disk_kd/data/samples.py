@@ -1,4 +1,4 @@
-"""A split whose images are not in memory yet: what every source of data gives.
+"""A split whose images are not loaded yet. Every source of data gives one.
 
 Shapes: N samples, C channels, S side in pixels.
 """
@@ -19,15 +19,15 @@ from disk_kd.errors import DataError
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Labels at hand, images on demand.
+    """Labels in memory, images on demand.
 
     Attributes:
-        class_names: the name of each label, in label order.
+        class_names: name of each label, in label order.
         targets: int64 (N,).
-        files: the images' files; None: they are `images` already.
-        paths: where each sample comes from, for messages; needed with `files`.
+        files: files of the images; None: `images` holds them.
+        paths: path of each sample, for messages; needed with `files`.
         images: uint8 (N, C, S, S), in their final size.
-        class_words: what people call each class, where its name is an id.
+        class_words: display name of each class, if its name is an id.
     """
 
     class_names: tuple[str, ...]
@@ -38,10 +38,10 @@ class Samples:
     class_words: tuple[str, ...] | None = None
 
     def split(self, reading: Reading, ids: Tensor | None = None) -> Split:
-        """Loads the samples `ids`, all of them without.
+        """Loads the samples `ids`; None: all samples.
 
         Raises:
-            DataError: an image cannot be read, or they differ in size.
+            DataError: an image cannot be read, or image sizes differ.
         """
         ids = torch.arange(len(self.targets)) if ids is None else ids
         if self.images is not None:
@@ -54,15 +54,15 @@ class Samples:
         return Split(images, self.targets[ids], self.class_names, ids, paths, self.class_words)
 
     def stream(self, reading: Reading, ids: Tensor | None = None, workers: int = 0) -> StreamedSplit:
-        """The samples `ids`, all of them without, read as they are needed.
+        """Streams the samples `ids`; None: all samples.
 
         Raises:
-            DataError: there is no image size, or the images are in memory already.
+            DataError: there is no image size, or the images are in memory.
         """
         if self.files is None:
             raise DataError("these images are in memory already and cannot be streamed; give data.stream=false")
         if reading.image_size is None:
-            raise DataError("streamed images need data.image_size, the side in pixels that they are brought to")
+            raise DataError("streamed images need data.image_size, their side in pixels")
         assert self.paths is not None
         ids = torch.arange(len(self.targets)) if ids is None else ids
         return StreamedSplit(
@@ -78,7 +78,7 @@ class Samples:
 
 
 class Parts(NamedTuple):
-    """The splits a source brings."""
+    """The splits of a source."""
 
     train: Samples
     validation: Samples | None
@@ -86,5 +86,5 @@ class Parts(NamedTuple):
 
 
 def from_memory(images: Tensor, targets: Tensor, class_names: tuple[str, ...]) -> Samples:
-    """Samples whose images are in memory already, in their final size: uint8 (N, C, S, S)."""
+    """Samples whose images are in memory in their final size: uint8 (N, C, S, S)."""
     return Samples(class_names, targets, images=images)

@@ -1,4 +1,4 @@
-"""Which samples: stratified choice and label noise, as functions of (seed, sample).
+"""Choice of samples: stratified subsets and label noise, as functions of the seed and the sample.
 
 Shapes: N samples.
 """
@@ -12,19 +12,19 @@ from disk_kd.data.seeds import LABEL_NOISE, integers, sample_seeds
 
 
 def stratified(targets: Tensor, ids: Tensor, count: int, draw: int, seed: int) -> Tensor:
-    """Chooses samples so that each class is in proportion, to less than one sample a class.
+    """Chooses samples so that each class keeps its proportion, up to less than one sample per class.
 
-    The k-th of a class of n samples, in an order drawn by chance, has priority (k + 1/2) / n; the `count`
-    smallest are chosen.
+    The k-th sample of a class of n samples, in random order, has priority (k + 1/2) / n. The `count` samples with the
+    smallest priority are chosen.
 
     Args:
         targets, ids: int64 (N,).
-        count: how many to choose, at most N.
-        draw: which draw this is, of the numbers below zero in `seeds`.
+        count: number of samples to choose, at most N.
+        draw: which draw this is; one of the negative numbers in `seeds`.
         seed: the dataset's seed.
 
     Returns:
-        int64 (count,): positions, ascending.
+        int64 (count,): positions in ascending order.
     """
     order = sample_seeds(ids, draw, seed).argsort()
     by_class = order[targets[order].argsort(stable=True)]
@@ -33,15 +33,15 @@ def stratified(targets: Tensor, ids: Tensor, count: int, draw: int, seed: int) -
     rank = torch.arange(len(targets)) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
     priority = torch.empty_like(size)
     priority[by_class] = (rank + 0.5) / size
-    # a stable sort over the drawn order lets chance decide between classes of equal size
+    # a stable sort over the random order breaks ties between classes of equal size at random
     return order[priority[order].argsort(stable=True)[:count]].sort().values
 
 
 def set_aside(targets: Tensor, ids: Tensor, count: int, draw: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Divides positions 0 … N - 1 into the rest and the `count` that `stratified` chooses.
+    """Splits positions 0 … N - 1 into the rest and the `count` positions that `stratified` chooses.
 
     Returns:
-        int64 (N - count,) and (count,), both ascending.
+        int64 (N - count,) and (count,), both in ascending order.
     """
     chosen = stratified(targets, ids, count, draw, seed)
     left = torch.ones(len(targets), dtype=torch.bool)
@@ -52,7 +52,7 @@ def set_aside(targets: Tensor, ids: Tensor, count: int, draw: int, seed: int) ->
 def flip_labels(targets: Tensor, ids: Tensor, fraction: float, num_classes: int, seed: int) -> Tensor:
     """Gives round(fraction N) samples another label, drawn uniformly from the other classes.
 
-    A larger fraction flips the same samples and more.
+    A larger fraction flips the same samples and further ones.
 
     Returns:
         int64 (N,): a new tensor.

@@ -1,7 +1,7 @@
-"""Random numbers that are a function of (seed, view, sample), whatever the device, order or batch.
+"""Random numbers as a function of (seed, view, sample), independent of device, order and batch.
 
-A sample's augmentation is drawn from its own 64-bit seed, so a teacher's outputs stored for a view meet
-exactly the same pixels again. The generator is `disk_kd.support.mix`.
+A sample's augmentation is drawn from its own 64-bit seed. A view therefore always has the same pixels, and stored
+teacher outputs stay valid. The generator is `disk_kd.support.mix`.
 
 Shapes: B samples.
 """
@@ -24,7 +24,7 @@ def _as_int64(value: int) -> int:
     return (value + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
-# Draws that are no view of a sample take the views below zero.
+# Draws other than views have negative numbers.
 VALIDATION, LIMIT, LABEL_NOISE, TEST, SHUFFLE, MIX = -1, -2, -3, -4, -5, -6
 
 
@@ -32,9 +32,9 @@ def sample_seeds(ids: Tensor, view: int, seed: int) -> Tensor:
     """One seed for each (seed, view, sample).
 
     Args:
-        ids: int64 (B,), a sample's number in its original split.
-        view: which augmented view of the samples; negative views are this package's own draws.
-        seed: the run's or the store's seed.
+        ids: int64 (B,), numbers of the samples in their original split.
+        view: number of the augmented view; negative views are this package's own draws.
+        seed: seed of the run or the store.
 
     Returns:
         int64 (B,) on the device of `ids`, equal for equal (id, view, seed).
@@ -48,8 +48,8 @@ def uniform(seeds: Tensor, slot: int) -> Tensor:
     """Uniform numbers k / 2**24, k = 0 … 2**24 - 1.
 
     Args:
-        seeds: int64 (B,) of `sample_seeds`.
-        slot: which of a sample's independent draws.
+        seeds: int64 (B,) from `sample_seeds`.
+        slot: number of the draw; the draws of a sample are independent.
 
     Returns:
         float32 (B,) in [0, 1).
@@ -59,13 +59,13 @@ def uniform(seeds: Tensor, slot: int) -> Tensor:
 
 
 def integers(seeds: Tensor, slot: int, high: int) -> Tensor:
-    """Uniform whole numbers 0 … high - 1, int64 (B,); `high` at most 2**24."""
+    """Uniform integers from 0 to high - 1, int64 (B,); `high` is at most 2**24."""
     return (uniform(seeds, slot) * high).long()
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """The three global generators that timm draws from, seeded in the block; then they are as they were."""
+    """Seeds the three global generators that timm uses inside the block, and restores them afterwards."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002

@@ -1,4 +1,4 @@
-"""Which images a run reads, and what is done to them."""
+"""Settings of the data: the dataset, its splits and its augmentation."""
 
 from __future__ import annotations
 
@@ -19,27 +19,33 @@ class DataSettings:
     """The dataset and its augmentation.
 
     Args:
-        name: a dataset of `disk-kd list datasets`, or a timm reader such as hfds/user/name.
-        root: folder of the data, for datasets that are not embedded.
-        image_size: side in pixels that images are brought to; null: as they are.
-        download: allow the dataset to be downloaded to `root`.
-        validation: share of the training samples, per class, that selects the checkpoint.
-        limit_train: keep only so many training samples, per class alike; null: all.
-        limit_test: keep only so many test samples, per class alike and the same ones for every seed; null: all.
-        label_noise: share of training labels to replace by a wrong one.
-        split_seed: of the validation split, the limit and the noise.
-        views: number of different augmentations of a sample, met in turn; null: a new one each epoch.
-        view_seed: of those augmentations, so that runs of several seeds share a teacher's stored outputs.
-        augment: what is done to the images, in memory or streamed.
-        crop_pct: share of the shorter side of a file that evaluation sees, around its centre.
-        grey_bits: scale grey images of 16 bits to 8. It is the number of bits b, 9 to 16, that their values use: 16 for
-            the whole range, 12 for many cameras and scanners; a value v becomes 255 v / (2^b - 1). null: refuse them.
-        stream: read image files as they are needed, instead of into memory; auto: where data.timm is enabled, or they
-            would take more than half of the free memory.
+        name: Name of the dataset: one of `disk-kd list datasets`, or a timm reader such as hfds/user/name.
+        root: Folder that holds the dataset. The default dataset, digits, needs none.
+        image_size: Image side in pixels; larger and smaller images are resized to it. null keeps the size of the
+            images.
+        download: Allow the download of the dataset to `root`.
+        validation: Fraction of the training samples of each class that form the validation split. The best checkpoint
+            is chosen on this split.
+        limit_train: Maximum number of training samples, balanced over the classes. null keeps all.
+        limit_test: Maximum number of test samples, balanced over the classes and the same for every seed. null keeps
+            all.
+        label_noise: Fraction of the training labels that are replaced by a wrong label.
+        split_seed: Random seed of the validation split, the sample limits and the label noise.
+        views: Number of different augmentations ("views") of each sample. Epochs use them in turn. null draws a new
+            augmentation in each epoch.
+        view_seed: Random seed of the augmentations. Runs with the same view_seed and different train.seed can share one
+            teacher store.
+        augment: Augmentation of images, in memory or streamed.
+        crop_pct: Fraction of the shorter image side that the centre crop keeps in evaluation. It applies to image
+            files.
+        grey_bits: Number of bits b (9 to 16) that 16-bit grey images use. Values v are scaled to 8 bits as 255 v / (2^b
+            - 1). Many cameras and scanners use 12 bits; give 16 for the full range. null refuses 16-bit images.
+        stream: Read image files during training instead of loading them into memory first. auto streams if data.timm is
+            enabled, or if the images would take more than half of the free memory.
         timm: timm's augmentation of streamed training files.
-        workers: processes that decode streamed files; null: one for each core that this process has.
-        skip_unreadable: leave out damaged image files, with a warning, instead of refusing them.
-        mix: mixup and cutmix of training batches.
+        workers: Number of worker processes that decode streamed files. null uses one for each available core.
+        skip_unreadable: Skip damaged image files with a warning. false stops with an error.
+        mix: Mixup and cutmix of training batches.
     """
 
     name: str = "digits"

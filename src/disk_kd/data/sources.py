@@ -46,19 +46,19 @@ _NORMALISATION = {"tiny-imagenet": (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
 
 
 def load_dataset(name: str | DataSettings, **options: Any) -> Dataset:
-    """Opens a dataset: into memory, or so that files are read as they are needed.
+    """Loads a dataset into memory, or prepares it for streaming.
 
-    Which samples are set aside, kept or given a wrong label is a function of `split_seed` and of each sample's number
-    in its original split alone. torchvision compares the MD5 of CIFAR's files with the published ones before it
+    The validation split, the limits and the label noise depend only on `split_seed` and on each sample's number in its
+    original split. torchvision compares the MD5 of CIFAR's files with the published ones before it
     unpickles them.
 
     Args:
         name: one of `DATASETS`, NAME being the reader's own; or all settings at once.
-        options: fields of `DataSettings`, beside a name.
+        options: fields of `DataSettings`, if `name` is a name.
 
     Raises:
-        ConfigError: for an unknown name or an option out of range, or images that are no files and are to be streamed.
-        DataError: when the data is missing, unreadable, inconsistent or larger than memory.
+        ConfigError: an unknown name, an option out of range, or streaming of images that are not files.
+        DataError: the data is missing, unreadable, inconsistent or larger than memory.
     """
     data = replace(name, **options) if isinstance(name, DataSettings) else DataSettings(name, **options)
     name, workers = data.name, usual_workers() if data.workers is None else data.workers
@@ -70,7 +70,7 @@ def load_dataset(name: str | DataSettings, **options: Any) -> Dataset:
     _check_limits(name, parts, limit_train=data.limit_train, limit_test=data.limit_test)
     if parts.train.files is None and (data.crop_pct != 1 or data.skip_unreadable):
         option = "skip_unreadable=false" if data.skip_unreadable else "crop_pct=1"
-        raise ConfigError(f"the images of {name} are no files: leave data.{option}")
+        raise ConfigError(f"the images of {name} are not files: leave data.{option}")
     targets = parts.train.targets
     ids = torch.arange(len(targets))
     reading = Reading(data.image_size, 1.0, data.skip_unreadable, data.grey_bits)
@@ -86,12 +86,12 @@ def load_dataset(name: str | DataSettings, **options: Any) -> Dataset:
         count = max(1, round(data.validation * len(ids)))
         ids, chosen = set_aside(targets, ids, count, VALIDATION, data.split_seed)
         if not len(ids):
-            raise DataError(f"{name} has {count} training images, all of them set aside; lower data.validation")
+            raise DataError(f"the validation split takes all {count} training images of {name}; lower data.validation")
         held_out = part(parts.train, cropped, chosen)
     if data.limit_train is not None:
         ids = ids[stratified(targets[ids], ids, data.limit_train, LIMIT, data.split_seed)]
     train = part(parts.train, reading, ids)
-    _tell_empty_classes(name, "training", train)
+    _warn_empty_classes(name, "training", train)
     if isinstance(train, StreamedSplit):
         train = replace(train, timm=data.timm)
     if data.label_noise:
@@ -99,15 +99,17 @@ def load_dataset(name: str | DataSettings, **options: Any) -> Dataset:
         train = replace(train, targets=noisy)
     test = None if parts.test is None else part(parts.test, cropped, _limited_test(parts.test, data.limit_test))
     if test is not None:
-        _tell_empty_classes(name, "test", test)
+        _warn_empty_classes(name, "test", test)
     return Dataset(name, train, held_out, test, _NORMALISATION.get(name))
 
 
 def _streams(name: str, parts: Parts, image_size: int | None, wanted: bool, auto: bool) -> bool:
-    """Whether files are read as they are needed."""
+    """Whether files are streamed."""
     if parts.train.files is None:
         if wanted:
-            raise ConfigError(f"the images of {name} are no files: leave data.stream and data.timm.enabled as they are")
+            raise ConfigError(
+                f"the images of {name} are not files: leave data.stream and data.timm.enabled as they are"
+            )
         return False
     if auto and not wanted and image_size is not None:
         count = sum(len(samples.targets) for samples in parts if samples is not None)
@@ -146,18 +148,18 @@ def _check_classes(name: str, parts: Parts) -> None:
             raise DataError(f"{name}: train and {part} are expected to have the same classes; only one has {listed}")
 
 
-def _tell_empty_classes(name: str, kind: str, split: AnySplit) -> None:
+def _warn_empty_classes(name: str, kind: str, split: AnySplit) -> None:
     counts = split.targets.bincount(minlength=len(split.class_names))
     if empty := [shown(split.class_names[label]) for label in (counts == 0).nonzero().flatten().tolist()]:
-        said = f"{len(empty)} of {len(counts)} classes have no {kind} image, such as {empty[0]}"
-        warnings.warn(f"{name}: {said}", stacklevel=2)
+        message = f"{len(empty)} of {len(counts)} classes have no {kind} image, such as {empty[0]}"
+        warnings.warn(f"{name}: {message}", stacklevel=2)
 
 
 def _open(name: str, root: str | None, image_size: int | None, download: bool, grey_bits: int | None) -> Parts:
     prefix, _, rest = name.partition("/")
     of_reader = prefix.lower() in READERS and bool(rest)
     if not of_reader and name not in DATASETS:
-        raise ConfigError(f"data.name {name!r} is no dataset; {nearest(name.lower(), DATASETS)}")
+        raise ConfigError(f"data.name {name!r} is not a dataset; {nearest(name.lower(), DATASETS)}")
     if name == "digits":
         if grey_bits is not None:
             raise ConfigError("the images of digits have 8 bits: leave data.grey_bits")
@@ -180,10 +182,12 @@ def _open(name: str, root: str | None, image_size: int | None, download: bool, g
 
 
 def _digits(image_size: int | None) -> Parts:
-    """scikit-learn's digits; the test split is the same for everyone, 30% of each class."""
+    """scikit-learn's digits. The test split is always the same: 30 % of each class."""
     bunch = load_digits()
     pixels = np.round(bunch.images * (255 / 16)).astype(np.uint8)  # 17 grey levels, 0 … 16
-    images = np.stack([to_pixels(Image.fromarray(image), "digits", image_size, "L") for image in pixels])
+    images = pixels[:, None]
+    if image_size not in (None, images.shape[-1]):
+        images = np.stack([to_pixels(Image.fromarray(image), "digits", image_size, "L") for image in pixels])
     targets = torch.from_numpy(bunch.target).to(torch.int64)
     count = round(0.3 * len(targets))
     split = set_aside(targets, torch.arange(len(targets)), count, TEST, seed=0)
@@ -193,7 +197,7 @@ def _digits(image_size: int | None) -> Parts:
 
 
 def _cifar(name: str, root: str, image_size: int | None, download: bool) -> Parts:
-    """Tars of class folders when `root` holds them, torchvision's copy otherwise."""
+    """Tars of class folders if `root` has them, else torchvision's copy."""
     train, test = (Path(root) / f"{name}-{part}.tar" for part in ("train", "test"))
     if train.is_file() and test.is_file():
         return Parts(class_samples(train), None, class_samples(test))

@@ -1,4 +1,4 @@
-"""Labelled images in memory: a split, and the dataset its splits make.
+"""Labelled images in memory.
 
 Shapes: N samples, C channels, H rows, W columns.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -21,19 +21,19 @@ _CHUNK = 1024
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Split:
-    """Labelled images of one size.
+    """Labelled images of one size, in memory.
 
     Attributes:
         images: uint8 (N, C, H, W), contiguous, on any device.
         targets: int64 (N,), on the same device.
-        class_names: the name of each label, in label order.
-        ids: int64 (N,): each sample's number in its original split. Seeds and stored teacher outputs hang
-            on it, so a subset keeps it.
-        paths: where each sample came from, for messages and reports.
-        class_words: what people call each class, where its name is an id; None: nothing else than its name.
+        class_names: name of each label, in label order.
+        ids: int64 (N,): number of each sample in its original split. Seeds and stored teacher outputs refer to it, so a
+            subset keeps it.
+        paths: path of each sample, for messages and reports.
+        class_words: display name of each class, if its name is an id; None: the name is displayed.
 
     Raises:
-        DataError: when types, lengths or labels do not fit together.
+        DataError: types, lengths or labels do not fit together.
     """
 
     images: Tensor
@@ -64,22 +64,22 @@ class Split:
 
     @property
     def shown_names(self) -> tuple[str, ...]:
-        """What to call each label to a person, in label order."""
+        """The display name of each label, in label order."""
         return tuple(map(shown, self.class_words or self.class_names))
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Channels, rows and columns of an image."""
+        """Channels, height and width of an image."""
         channels, rows, columns = self.images.shape[1:]
         return channels, rows, columns
 
     @property
     def device(self) -> torch.device:
-        """Where the images are."""
+        """Device of the images."""
         return self.images.device
 
     def pictures(self, rows: Tensor) -> Tensor:
-        """The images at some positions, as they are without augmentation: uint8 (n, C, H, W)."""
+        """The images at the given positions, without augmentation: uint8 (n, C, H, W)."""
         return self.images[rows.to(self.device)]
 
     def to(self, device: torch.device | str) -> Split:
@@ -88,7 +88,7 @@ class Split:
         return replace(self, images=images, targets=targets, ids=ids)
 
     def subset(self, indices: Tensor | Sequence[int]) -> Split:
-        """The samples at `indices` (positions, not ids), which keep their ids."""
+        """The samples at `indices` (positions, not ids). They keep their ids."""
         index = torch.as_tensor(indices, dtype=torch.int64, device=self.images.device)
         paths = None if self.paths is None else tuple(self.paths[i] for i in index.tolist())
         images, targets, ids = (part[index] for part in (self.images, self.targets, self.ids))
@@ -98,17 +98,21 @@ class Split:
         """SHA-256 over shapes, class names, images, targets and ids; equal on every device."""
         return self._digest
 
+    def image_fingerprint(self) -> str:
+        """SHA-256 over images and ids alone: what a teacher's outputs depend on, whatever the labels are."""
+        return self._image_digest
+
     @cached_property
     def _digest(self) -> str:
         header = {"shape": list(self.images.shape), "class_names": self.class_names}
-        digest = hashlib.sha256(json.dumps(header).encode())
-        for part in (self.images, self.targets, self.ids):
-            for chunk in part.split(_CHUNK):
-                digest.update(chunk.cpu().numpy().tobytes())
-        return digest.hexdigest()
+        return _sha256(header, self.images, self.targets, self.ids)
+
+    @cached_property
+    def _image_digest(self) -> str:
+        return _sha256({"shape": list(self.images.shape)}, self.images, self.ids)
 
     def mean_std(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation of each channel, in units of the whole range 0 … 255."""
+        """Mean and standard deviation of each channel, relative to the range 0 … 255."""
         channels = range(self.images.shape[1])
         counts = torch.zeros(len(channels), 256, dtype=torch.float64, device=self.images.device)
         for chunk in self.images.split(_CHUNK):
@@ -118,3 +122,12 @@ class Split:
         mean = share @ level
         variance = (share * (level - mean[:, None]).square()).sum(1)
         return tuple(mean.tolist()), tuple(variance.sqrt().tolist())
+
+
+def _sha256(header: Mapping[str, object], *parts: Tensor) -> str:
+    """SHA-256 over a header and the values of tensors."""
+    digest = hashlib.sha256(json.dumps(header).encode())
+    for part in parts:
+        for chunk in part.split(_CHUNK):
+            digest.update(chunk.cpu().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,6 +1,7 @@
-"""Image files that are read as they are needed: decoded, augmented by timm, and brought to the device.
+"""Streaming: image files are decoded, augmented by timm and copied to the device as they are needed.
 
-A picture is a function of (file, view, seed), so that an epoch can be entered anywhere and stored teacher outputs fit.
+An image depends only on its file, view and seed. An epoch can therefore start anywhere, and stored teacher outputs stay
+valid.
 
 Shapes: N samples, n of a batch, C channels, S side in pixels.
 """
@@ -33,7 +34,7 @@ from disk_kd.data.timm_augment import NO_AUGMENT, TimmAugment
 from disk_kd.errors import DataError, shown
 
 _AHEAD = 4
-"""Batches that each process prepares before they are asked for."""
+"""Number of batches that each worker process prepares ahead."""
 _NO_SHARED_MEMORY = (
     "the shared memory (/dev/shm) is too small for the images of the processes that decode; enlarge it (docker run "
     "--shm-size=8g), lower data.workers, or give data.workers=0"
@@ -41,29 +42,29 @@ _NO_SHARED_MEMORY = (
 
 
 class Files(Protocol):
-    """The files of samples, by number; copied to the processes that decode, and called by several threads."""
+    """The files of samples, by number. They are copied to worker processes and called by several threads."""
 
     def __call__(self, number: int) -> bytes:
-        """A file's content."""
+        """The content of a file."""
 
     def stamp(self, number: int) -> str:
-        """What changes when the content does, cheap to tell: the size in bytes, and when it was written."""
+        """Size in bytes and modification time: they change with the content, and are cheap to read."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class StreamedSplit:
-    """Labelled image files of a split, in the place of a `Split` whose images are in memory.
+    """Labelled image files of a split, for use instead of a `Split`.
 
     Attributes:
-        files: of all samples, by their number in the original split.
+        files: files of all samples, by their number in the original split.
         targets: int64 (N,).
-        class_names: the name of each label, in label order.
-        ids: int64 (N,): each sample's number in its original split.
-        sources: where each of `files` comes from.
-        reading: how files become pixels; it has an image size.
-        timm: augmentation of training views; where it is off they are as for evaluation.
-        workers: processes that decode; 0: none but this one.
-        class_words: what people call each class, where its name is an id; None: nothing else than its name.
+        class_names: name of each label, in label order.
+        ids: int64 (N,): number of each sample in its original split.
+        sources: path of each of `files`.
+        reading: settings for decoding; it has an image size.
+        timm: augmentation of training views; if it is off, they are decoded as for evaluation.
+        workers: number of worker processes; 0: decode in this process.
+        class_words: display name of each class, if its name is an id; None: the name is displayed.
     """
 
     files: Files
@@ -84,38 +85,38 @@ class StreamedSplit:
 
     @property
     def shown_names(self) -> tuple[str, ...]:
-        """What to call each label to a person, in label order."""
+        """The display name of each label, in label order."""
         return tuple(map(shown, self.class_words or self.class_names))
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Channels, rows and columns of an image as a batch has it."""
+        """Channels, height and width of an image in a batch."""
         assert self.reading.image_size is not None
         return 3, self.reading.image_size, self.reading.image_size
 
     @property
     def device(self) -> torch.device:
-        """The host: where batches come from."""
+        """The host, where batches come from."""
         return torch.device("cpu")
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """Where each sample comes from, for messages and reports."""
+        """The path of each sample, for messages and reports."""
         return tuple(self.sources[i] for i in self.ids.tolist())
 
     def to(self, device: torch.device | str) -> StreamedSplit:
-        """Itself: files stay where they are."""
+        """The split itself, because files are on no device."""
         return self
 
     def subset(self, indices: Tensor | Sequence[int]) -> StreamedSplit:
-        """The samples at `indices` (positions, not ids), which keep their ids."""
+        """The samples at `indices` (positions, not ids). They keep their ids."""
         index = torch.as_tensor(indices, dtype=torch.int64)
         return replace(self, targets=self.targets[index], ids=self.ids[index])
 
     def pictures(self, rows: Tensor) -> Tensor:
-        """The images at some positions, as they are without augmentation: uint8 (n, C, S, S).
+        """The images at the given positions, without augmentation: uint8 (n, C, S, S).
 
-        Images that cannot be read are black where they may be left out.
+        Unreadable images are black, if they may be skipped.
         """
         stream = Stream(replace(self.subset(rows), workers=0), train=False, seed=0)
         ((images, at, _),) = stream.groups([torch.arange(len(rows))], 0)
@@ -124,27 +125,39 @@ class StreamedSplit:
         return pictures
 
     def fingerprint(self) -> str:
-        """SHA-256 over class names, settings, targets, ids, and the files' names, sizes and times of change.
+        """SHA-256 over class names, settings, targets, ids, and the files' names, sizes and modification times.
 
-        It asks the file system once for each file, which takes some 10 microseconds on a local disk, and reads none of
-        them. Files that are copied keep it if the copy keeps their times (cp -p, rsync -a, tar).
+        It reads the metadata of each file, which takes about 10 microseconds on a local disk, but not its content.
+        Copies have the same fingerprint if they keep the times of the files (cp -p, rsync -a, tar).
 
         Raises:
-            DataError: a file is not there, and unreadable ones are not left out.
+            DataError: a file is missing, and unreadable files are not skipped.
         """
         return self._digest
 
+    def image_fingerprint(self) -> str:
+        """The same without class names and targets: what a teacher's outputs depend on, whatever the labels are.
+
+        Raises:
+            DataError: as `fingerprint`.
+        """
+        return self._image_digest
+
     @cached_property
     def _digest(self) -> str:
-        header: dict[str, Any] = {
-            "shape": [len(self), *self.shape],
-            "class_names": self.class_names,
-            "crop_pct": self.reading.crop_pct,
-        }
+        return self._sha256({"class_names": self.class_names}, self.targets, self.ids)
+
+    @cached_property
+    def _image_digest(self) -> str:
+        return self._sha256({}, self.ids)
+
+    def _sha256(self, labels: dict[str, Any], *parts: Tensor) -> str:
+        """SHA-256 over the shape, `labels`, the settings of reading, `parts` and the files."""
+        header: dict[str, Any] = {"shape": [len(self), *self.shape], **labels, "crop_pct": self.reading.crop_pct}
         if self.reading.grey_bits is not None:  # without it the same as before there was one
             header["grey_bits"] = self.reading.grey_bits
         digest = hashlib.sha256(json.dumps(header).encode())
-        for part in (self.targets, self.ids):
+        for part in parts:
             digest.update(part.numpy().tobytes())
         for number in self.ids.tolist():
             # Without the folders above, so that data that was moved is the same.
@@ -162,15 +175,15 @@ class StreamedSplit:
 
 
 class Stream:
-    """Batches of a streamed split, prepared by processes that stay alive between epochs.
+    """Batches of a streamed split. Its worker processes stay alive between epochs.
 
     Args:
         split: the files.
-        train: augment as `split.timm` says.
-        stand_in: when training, read the next file in the place of an unreadable one, so that batches keep their size;
-            else leave it out.
-        seed: of the augmentation.
-        pinned: put batches into pinned memory, from which CUDA copies by itself.
+        train: augment as in `split.timm`.
+        stand_in: in training, replace an unreadable file by the next one, so that batches keep their size; False skips
+            it.
+        seed: seed of the augmentation.
+        pinned: copy batches to pinned memory, from which CUDA can copy asynchronously.
     """
 
     def __init__(
@@ -196,14 +209,14 @@ class Stream:
         )
 
     def groups(self, batches: Iterable[Tensor], view: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Pixels of each batch, uint8 (n, C, S, S), its rows of the split (n,), and the rows of the files read (n,).
+        """For each batch: pixels uint8 (n, C, S, S), rows of the split (n,), and rows of the files that were read (n,).
 
         Args:
             batches: int64 (n,) each: row * repeats + repetition.
-            view: of a row's first repetition in units of repetitions.
+            view: view of the first repetition of a row, in units of repetitions.
 
         Raises:
-            DataError: a file cannot be read, or a process that reads them died or finds no shared memory.
+            DataError: a file cannot be read, or a worker process died or has no shared memory.
         """
         r = self.repeats
         self._items.batches = ([(code // r, view * r + code % r) for code in batch.tolist()] for batch in batches)
@@ -220,33 +233,33 @@ class Stream:
                 raise
             raise DataError(_NO_SHARED_MEMORY) from None
         except (EOFError, ConnectionError) as error:
-            # It died while its pictures were handed over; torch raises when the signal comes, a moment later.
+            # It died while its images were passed on; torch raises when the signal arrives, a moment later.
             time.sleep(1)
             raise _died(type(error).__name__) from error
 
 
 @contextmanager
 def workers_watched() -> Iterator[None]:
-    """One clear error where a process that decodes dies; torch raises its own wherever this process then is.
+    """Raise one clear error if a worker process dies. torch would raise its own error at any place in this process.
 
     Raises:
-        DataError: a process died inside the block.
+        DataError: a worker process died inside the block.
     """
     try:
         yield
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        said = str(error).splitlines()[0].rstrip(". ")
-        raise _died(said) from error
+        reason = str(error).splitlines()[0].rstrip(". ")
+        raise _died(reason) from error
 
 
-def _died(said: str) -> DataError:
-    return DataError(f"a process that decodes images ended ({said}); out of memory? lower data.workers")
+def _died(reason: str) -> DataError:
+    return DataError(f"a worker process that decodes images ended ({reason}); if memory is short, lower data.workers")
 
 
 class _Items:
-    """(row, view) of each sample of the batches that are wanted now."""
+    """(row, view) of each sample of the requested batches."""
 
     batches: Iterable[list[tuple[int, int]]] = ()
 
@@ -255,7 +268,7 @@ class _Items:
 
 
 class _Sample(NamedTuple):
-    """A row's pixels, None where there are none, the row whose file they are of, and what was wrong with others."""
+    """Pixels of a row (None if there are none), the row of the file that was read, and messages about other files."""
 
     pixels: Tensor | None
     row: int
@@ -264,7 +277,7 @@ class _Sample(NamedTuple):
 
 
 class _Pictures(MapDataset[_Sample]):
-    """(row, view) to a sample."""
+    """Maps (row, view) to a sample."""
 
     def __init__(self, split: StreamedSplit, train: bool, stand_in: bool, seed: int) -> None:
         self.files, self.ids, self.sources, self.reading = split.files, split.ids, split.sources, split.reading
@@ -294,10 +307,10 @@ class _Pictures(MapDataset[_Sample]):
 
 
 def _collate(samples: list[_Sample]) -> tuple[Tensor, list[tuple[int, int]], list[str]]:
-    """Pixels of a batch, row and read of each, and what was wrong with others.
+    """Pixels of a batch, the two rows of each sample, and messages about unreadable files.
 
-    The pixels are the only tensor, and are put into shared memory here: where there is no room, torch's own thread
-    that does it would lose the batch, and the run would wait for it for ever.
+    The pixels are the only tensor. They are moved to shared memory here: without room there, torch's own thread would
+    lose the batch, and the run would wait for it forever.
     """
     there = [sample.pixels for sample in samples if sample.pixels is not None]
     images = torch.stack(there) if there else torch.empty(0, 3, 1, 1, dtype=torch.uint8)
@@ -311,10 +324,10 @@ def _collate(samples: list[_Sample]) -> tuple[Tensor, list[tuple[int, int]], lis
 
 
 def _begin(worker: int) -> None:
-    """Sets up a process that decodes.
+    """Sets up a worker process.
 
-    A launcher signals a rank's whole process group: the rank decides, saves and ends, and its workers with it. A rank
-    that is killed ends none of them: they watch it.
+    A launcher signals the whole process group of a rank. The rank decides, saves and ends, and then its workers end. If
+    the rank is killed, its workers notice it and end.
     """
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)
@@ -329,5 +342,5 @@ def _end_with_parent() -> None:
 
 
 def usual_workers() -> int:
-    """A process for each core that this process may use, less what other ranks of the host use."""
+    """One worker process for each core that this process may use, minus the cores for other ranks of the host."""
     return max(1, ranks.cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

@@ -1,4 +1,4 @@
-"""Files in uncompressed tars, read where they lie."""
+"""Files in uncompressed tars, read without unpacking."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PIECE_BYTES = 2**20
 
 
 class TarFiles:
-    """Members of plain tars by their place in a list; each process maps the tars for itself.
+    """Members of plain tars by their position in a list. Each process maps the tars into memory itself.
 
     Args:
         places: path of the tar, offset and size in bytes of each member.
@@ -35,7 +35,7 @@ class TarFiles:
         return content[start : start + size]
 
     def stamp(self, number: int) -> str:
-        """Bytes of the file, and when its tar was written."""
+        """Size of the file, and modification time of its tar."""
         path, _, size = self.places[number]
         if path not in self._changed:
             self._changed[path] = path.stat().st_mtime_ns
@@ -46,12 +46,12 @@ class TarFiles:
 
 
 def tar_members(path: Path) -> dict[str, tarfile.TarInfo]:
-    """Files and folders of an uncompressed tar by their names; a link has the file that it leads to.
+    """Files and folders of an uncompressed tar by name. A link has the file that it points to.
 
-    Hidden ones are left out. Of several of one name the last counts, as it does when a tar is unpacked.
+    Hidden ones are left out. If a name occurs several times, the last one counts, as in unpacking.
 
     Raises:
-        DataError: it is no such tar, it was cut off, or a link leads out of it.
+        DataError: the file is not such a tar, it is truncated, or a link points out of it.
     """
     try:
         with tarfile.open(path, "r:") as tar:
@@ -64,12 +64,12 @@ def tar_members(path: Path) -> dict[str, tarfile.TarInfo]:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file, or a folder around it, has a name that begins with a dot."""
+    """Whether the name of a file, or of a folder around it, starts with a dot."""
     return any(part.startswith(".") and part not in (".", "..") for part in name.split("/"))
 
 
 def _check_end(path: Path, end: int) -> None:
-    """A tar ends with a block of zeros; what Python cannot read it takes for the end, without a word."""
+    """Check the end of the tar, a block of zeros. Python silently stops at data that it cannot read."""
     with path.open("rb") as file:
         file.seek(end)
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):

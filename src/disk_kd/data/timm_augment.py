@@ -1,4 +1,4 @@
-"""timm's augmentation of image files: from a picture to uint8 pixels.
+"""timm's augmentation of image files: from a PIL image to uint8 pixels.
 
 Shapes: C channels, S side in pixels.
 """
@@ -19,26 +19,26 @@ from disk_kd.errors import ConfigError
 
 @dataclass(frozen=True)
 class TimmAugment:
-    """timm's augmentation of image files, in the place of the centre crop; names and values are timm's.
+    """timm's augmentation of image files, used instead of the centre crop. Names and values are timm's.
 
     Attributes:
-        enabled: augment with timm.
-        scale: share of the image's area that a random crop has, from and to.
-        ratio: the crop's width over its height, from and to.
-        hflip: chance of a mirrored image.
-        vflip: chance of one upside down.
-        color_jitter: strength of changes of brightness, contrast and saturation, or one for each of them and, as a
-            fourth, that of the hue, at most 0.5; without effect where `auto_augment` is given.
-        auto_augment: a policy such as rand-m9-mstd0.5-inc1; null: none.
-        interpolation: of the crop: bilinear, bicubic or random.
-        reprob: chance of random erasing, in timm's normalisation of ImageNet.
-        remode: what erased pixels become: const (the mean), rand (a colour) or pixel (noise).
-        recount: most areas that are erased.
-        repeats: how often a sample stands in a batch, each time in another view (repeated augmentation; an epoch then
-            holds fewer samples).
+        enabled: Augment image files with timm. The other data.timm options need it.
+        scale: Range of the random crop's area, as a fraction of the image's area.
+        ratio: Range of the random crop's aspect ratio (width / height).
+        hflip: Probability of a horizontal flip.
+        vflip: Probability of a vertical flip.
+        color_jitter: Strength of random changes in brightness, contrast and saturation. Give one number for all, or
+            three numbers; a fourth, at most 0.5, changes the hue. It has no effect if `auto_augment` is set.
+        auto_augment: timm's AutoAugment or RandAugment policy, such as rand-m9-mstd0.5-inc1. null turns it off.
+        interpolation: Interpolation of the random crop.
+        reprob: Probability of random erasing. It works on images in ImageNet normalisation, as in timm.
+        remode: Content of erased areas: const (the mean), rand (one random colour) or pixel (noise).
+        recount: Maximum number of erased areas in an image.
+        repeats: Number of copies of a sample in a batch, each with its own augmentation (repeated augmentation). An
+            epoch then covers fewer samples.
 
     Raises:
-        ConfigError: timm refuses a value, or values are given while it is off.
+        ConfigError: timm refuses a value, or a value is given but `enabled` is false.
     """
 
     enabled: bool = False
@@ -82,11 +82,11 @@ class TimmAugment:
         try:
             self.transform(32)
         except Exception as error:  # timm asserts
-            said = " ".join(str(error).split()) or type(error).__name__
-            raise ConfigError(f"timm refuses data.timm ({said}); see its auto_augment strings") from error
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ConfigError(f"timm refuses data.timm ({reason}); see its auto_augment strings") from error
 
     def transform(self, image_size: int) -> Any:
-        """PIL image to uint8 (C, S, S), by the global random states."""
+        """timm's transform from a PIL image to uint8 (C, S, S). It draws from the global random states."""
         return create_transform(
             image_size,
             is_training=True,
@@ -105,7 +105,7 @@ class TimmAugment:
         if not self.reprob:
             return pixels
         erasing = RandomErasing(self.reprob, mode=self.remode, max_count=self.recount, device="cpu")
-        # What it writes into numbers that are none is the fill; it is in units of the normalised image.
+        # It fills NaN pixels with values in units of the normalised image.
         fill = erasing(torch.full(pixels.shape, torch.nan))
         mean, std = (torch.tensor(x)[:, None, None] for x in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
         painted = (255 * (fill * std + mean)).round().clamp(0, 255)

@@ -1,4 +1,4 @@
-"""A run's student for use elsewhere: safetensors, a timm folder, torch.export, ONNX; each checked before it is kept."""
+"""Export of a run's student to safetensors, a timm folder, torch.export or ONNX, with a check of its logits."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from disk_kd.export.student import Student
 
 
 def model_card(student: Student) -> str:
-    """What it is, how it was made, what was measured, and how to load it, as Markdown with the hub's head."""
+    """A model card in Markdown with the hub's header: the model, its training, its metrics, and how to load it."""
     return "\n".join(
         [
             "---",
@@ -36,7 +36,7 @@ def model_card(student: Student) -> str:
 
 
 def _facts(student: Student) -> dict[str, Any]:
-    """What a model card says of the model and its training; None where it is not known."""
+    """Facts about the model and its training for the card; None if unknown."""
     summary, about = student.summary, student.about
     mean, std = (", ".join(f"{value:.4f}" for value in about[name]) for name in ("mean", "std"))
     size = "x".join(map(str, student.input_size))
@@ -62,7 +62,7 @@ def _number(value: int | None) -> str | None:
 
 
 def _measured(summary: dict[str, Any]) -> list[str]:
-    """The lines of a model card on how good the model is; none where nothing was measured."""
+    """The lines of the card about the model's metrics; empty if nothing was measured."""
     rows = [
         f"| {split} | {m['samples']:,} | {m['top1']:.2f} | {m['top5']:.2f} | {m['nll']:.4f} | {m['ece']:.4f} |"
         for split in ("validation", "test")
@@ -82,7 +82,7 @@ def _measured(summary: dict[str, Any]) -> list[str]:
 
 
 def _usage(student: Student) -> list[str]:
-    """The lines of a model card on how to load the model."""
+    """The lines of the card about loading the model."""
     ours = is_model(student.architecture) and model_entrypoint(student.architecture).__module__.startswith("disk_kd.")
     return [
         "```python",

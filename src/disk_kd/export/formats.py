@@ -1,4 +1,4 @@
-"""The formats: how each is written, and read again.
+"""The export formats: how each is written and read.
 
 Shapes: B batch, C channels of the image, H and W its height and width, K classes.
 """
@@ -24,25 +24,25 @@ from disk_kd.export.card import model_card
 from disk_kd.export.student import Normalised, Student
 from disk_kd.models import convert, save_state_dict
 from disk_kd.models.about import METADATA
-from disk_kd.plugins import is_own
+from disk_kd.plugins import is_user_code
 from disk_kd.trained import trained_model
 
 EXTRA_FILE = f"{METADATA}.json"
 """Name of the description in a torch.export archive."""
 
 Classifier = Callable[[Tensor], Tensor]
-"""Images (B, C, H, W) to logits (B, K)."""
+"""Maps images (B, C, H, W) to logits (B, K)."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """How a format is written and read again.
+    """How a format is written and read.
 
     Args:
-        suffix: of the file; empty for a folder.
-        write: the student to a path; its third argument is the model to trace, for formats that hold a graph.
-        load: a path to the classifier in it.
-        graph: whether it holds the computation, rather than weights alone.
+        suffix: suffix of the file; empty for a folder.
+        write: writes the student to a path. Its third argument is the model to trace, for formats with a graph.
+        load: loads the classifier from a path.
+        graph: whether it contains the computation, rather than weights alone.
     """
 
     suffix: str
@@ -52,7 +52,7 @@ class Format:
 
 
 def _description(student: Student, traced: nn.Module) -> str:
-    """What a file says of itself, as JSON."""
+    """The description in a file, as JSON."""
     return json.dumps(student.about | {"input": "pixels" if isinstance(traced, Normalised) else "normalised"})
 
 
@@ -69,7 +69,7 @@ def write_half(student: Student, path: Path, traced: nn.Module) -> None:
 
 def _load_safetensors(student: Student, path: Path) -> Classifier:
     about, options = student.about, student.timm_options()
-    if "hint" not in about and not is_own(about["model"]):
+    if "hint" not in about and not is_user_code(about["model"]):
         return timm.create_model(about["model"], checkpoint_path=path, **options).eval()
     classes = options["num_classes"]
     return trained_model(about["model"], about["options"], path, classes, about["in_chans"], about).eval()
@@ -134,10 +134,10 @@ def _load_onnx(student: Student, path: Path) -> Classifier:
 
 @contextmanager
 def _one_line_errors(what: str, student: Student) -> Iterator[None]:
-    """Nothing is logged or printed inside the block, since torch shows the whole graph when it fails.
+    """Suppress logs and output inside the block, because torch prints the whole graph when it fails.
 
     Raises:
-        ModelError: the block raises.
+        ModelError: the block raised an error.
     """
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)

@@ -1,4 +1,4 @@
-"""Write a run's student in a format, and keep it if it gives the same logits.
+"""Export a run's student in a format, and keep the file if it gives the same logits.
 
 Shapes: B batch, C channels of the image, H and W its height and width, K classes.
 """
@@ -23,9 +23,9 @@ from disk_kd.files import remove_leftovers, temporary_path
 from disk_kd.logits import logits_of
 
 TOLERANCE = 1e-4
-"""Largest difference of a logit that is let pass, as a share of the student's largest logit."""
+"""Limit of the difference of a logit, relative to the student's largest logit."""
 HALF_TOLERANCE = 1e-2
-"""The same for weights in half precision."""
+"""The same limit for weights in half precision."""
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _CHECKED_BATCHES = (1, 5)
 _SEED = 0
@@ -34,12 +34,12 @@ _TIMM_FILES = {"config.json", "model.safetensors", "README.md"}
 
 @dataclass(frozen=True)
 class Exported:
-    """What `export` wrote.
+    """The result of `export`.
 
     Args:
         path: the file or folder.
-        difference: the largest of a logit's differences from the student's.
-        allowed: what it had to stay below.
+        difference: largest absolute difference of a logit from the student's.
+        allowed: limit of the difference.
     """
 
     path: Path
@@ -57,32 +57,32 @@ def export(
     overwrite: bool = False,
     imports: Sequence[str] = (),
 ) -> Exported:
-    """Write a run's student, RUN/student.safetensors, in another format, if what was written gives the same logits.
+    """Export a run's student, RUN/student.safetensors, to another format, if the result gives the same logits.
 
-    They are compared on a batch of one and one of five random images, of a fixed seed. What is written has a temporary
-    name until it passed.
+    The logits are compared on two batches of one and five random images with a fixed seed. The file has a temporary
+    name until it passes.
 
     Args:
         run: a run directory, or a file of weights that a run or this function wrote.
         kind: one of `FORMATS`.
-        output: the file, or for "timm" the folder; None: RUN/export/MODEL and the format's suffix.
-        half: keep weights of convolutions and linear layers in half precision, as `disk_kd.models.convert` does.
-        with_normalisation: put the normalisation into the graph, which then takes pixels in [0, 1].
-        overwrite: replace what is at `output`.
-        imports: modules, or my_module:make, to import for a model of your own; those that a run directory's
-            configuration names are.
+        output: the file, or for "timm" the folder; None: RUN/export/MODEL with the format's suffix.
+        half: store weights of convolutions and linear layers in half precision, as `disk_kd.models.convert` does.
+        with_normalisation: include the normalisation in the graph, which then takes pixels in [0, 1].
+        overwrite: replace an existing output.
+        imports: modules, or my_module:make, to import for a model of your own. Those that a run directory's
+            configuration names are imported too.
 
     Raises:
-        ConfigError: an unknown format, an option that the format has not, or a package that it needs is missing.
+        ConfigError: an unknown format, an option that the format does not have, or a missing package.
         CheckpointError: there are no weights.
-        ModelError: the weights do not say their model, it cannot be traced, or the logits differ.
-        RunError: `output` exists, or may not be replaced.
+        ModelError: the weights do not record their model, the model cannot be traced, or the logits differ.
+        RunError: `output` exists or must not be replaced.
     """
     _check_options(kind, half, with_normalisation)
     student = read_student(run, imports)
     if kind == "timm" and "architecture" not in student.settings:
         raise ModelError(
-            f"{student.about['model']} has no configuration of timm's, which a timm folder holds; "
+            f"{student.about['model']} has no timm configuration, which a timm folder needs; "
             "give --format safetensors, torch.export or onnx"
         )
     if kind == "timm" and "hint" in student.about:
@@ -118,7 +118,7 @@ def _check_options(kind: str, half: bool, with_normalisation: bool) -> None:
     if kind not in FORMATS:
         raise ConfigError(f"no format {kind!r}; {nearest(kind, kinds)}")
     if half and kind != "safetensors":
-        raise ConfigError(f"half is for the format safetensors, not for {kind}; leave it out")
+        raise ConfigError(f"half needs the format safetensors, not {kind}; leave it out")
     if with_normalisation and not FORMATS[kind].graph:
         raise ConfigError(
             f"the format {kind} holds weights and no graph to put the normalisation into; leave it out, or give "
@@ -157,15 +157,16 @@ def _check_target(target: Path, suffix: str, student: Student, overwrite: bool) 
     others = sorted({path.name for path in target.iterdir()} - _TIMM_FILES) if target.is_dir() else []
     if others:
         raise RunError(
-            f"{target} is not replaced, because it holds {others[0]} beside an export; give another --output"
+            f"{target} is not replaced, because it contains {others[0]}, which is not part of an export; give another"
+            " --output"
         )
 
 
 @contextmanager
 def _renamed_at_end(target: Path) -> Iterator[Path]:
-    """A path of the same name in a temporary folder beside `target`; what stands there is synced and renamed to it.
+    """A temporary path beside `target`. At the end of the block it is synced and renamed to `target`.
 
-    If the block raises, it goes and `target` stays as it was.
+    If the block raises an error, it is removed and `target` is unchanged.
     """
     target = Path(os.path.abspath(target))  # so that "." has a name too
     folder = temporary_path(target)
@@ -194,7 +195,7 @@ def _renamed_at_end(target: Path) -> Iterator[Path]:
 
 @torch.no_grad()
 def _compare(student: Student, exported: Classifier, pixels: bool, tolerance: float) -> tuple[float, float]:
-    """The largest difference of a logit on random images, and what is allowed.
+    """The largest difference of a logit on random images, and its limit.
 
     Raises:
         ModelError: the student's own logits are not finite.

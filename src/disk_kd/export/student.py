@@ -1,4 +1,4 @@
-"""The student that is exported, and what is known of it.
+"""The student to export, and what is known about it.
 
 Shapes: B batch, C channels of the image, H and W its height and width, K classes.
 """
@@ -26,8 +26,8 @@ class Normalised(nn.Module):
     """A model for pixels in [0, 1]: logits(x) = model((x - mean) / std).
 
     Args:
-        model: normalised images (B, C, H, W) to logits (B, K).
-        mean, std: per channel, C values each.
+        model: maps normalised images (B, C, H, W) to logits (B, K).
+        mean, std: C values each, one for each channel.
     """
 
     mean: Tensor
@@ -46,14 +46,14 @@ class Normalised(nn.Module):
 
 @dataclass(frozen=True)
 class Student:
-    """A trained model, in eval mode on the CPU, and what is known of it.
+    """A trained model in eval mode on the CPU, and what is known about it.
 
     Args:
         weights: the file that it was read from.
-        model: normalised images (B, C, H, W) to logits (B, K).
-        about: what the file says (`disk_kd.build.student_metadata`), with "mean" and "std", a value a channel.
-        summary: of its run; empty where there is none beside the file.
-        hint: its name in the run's config; None where there is none.
+        model: maps normalised images (B, C, H, W) to logits (B, K).
+        about: metadata of the file (`disk_kd.trained.student_metadata`), with "mean" and "std" for each channel.
+        summary: summary of its run; empty if there is none beside the file.
+        hint: name of the hint in the run's config; None if there is none.
     """
 
     weights: Path
@@ -70,7 +70,7 @@ class Student:
 
     @property
     def architecture(self) -> str:
-        """timm's name of the student, without a tag or source; of a user's own what follows its module."""
+        """timm's name of the student, without tag and source. For a user's own model, the name after its module."""
         return self.settings.get("architecture") or self.about["model"].rpartition(":")[2]
 
     @property
@@ -79,7 +79,7 @@ class Student:
         return self.about["in_chans"], self.about["image_size"], self.about["image_size"]
 
     def timm_options(self) -> dict[str, Any]:
-        """Keywords with which `timm.create_model` builds the model."""
+        """Keyword arguments with which `timm.create_model` builds the model."""
         return {"num_classes": len(self.about["classes"]), "in_chans": self.about["in_chans"], **self.about["options"]}
 
     def normalised(self) -> Normalised:
@@ -91,13 +91,13 @@ def read_student(run: Path, imports: Iterable[str] = ()) -> Student:
     """The trained model of a run directory or of a file of weights.
 
     Args:
-        run: either. What the configuration in a run directory names of a user's own is imported; what a file of
+        run: either. User code that the configuration of a run directory names is imported; user code that a file of
             weights names is not.
-        imports: modules, or my_module:name, that are imported too.
+        imports: modules, or my_module:name, to import too.
 
     Raises:
         CheckpointError: there are no weights, or they do not fit.
-        ModelError: the file does not say which model it is for, or one that it may not import.
+        ModelError: the file does not record its model, or the model comes from user code that was not named.
     """
     weights = run / STUDENT if run.is_dir() else run
     if not weights.is_file():
@@ -123,5 +123,5 @@ def read_student(run: Path, imports: Iterable[str] = ()) -> Student:
 
 
 def _per_channel(values: Sequence[float], channels: int) -> list[float]:
-    """A value for each channel; grey images are normalised by the colours' average, as in training."""
+    """One value for each channel. Grey images use the mean over the colours, as in training."""
     return [sum(values) / len(values)] if channels == 1 else list(values)

@@ -1,4 +1,4 @@
-"""Helpers: g(x) in [0, 1], solved exactly or given by a network."""
+"""Helpers g(x) in [0, 1]: solved exactly, or computed by a network."""
 
 from __future__ import annotations
 

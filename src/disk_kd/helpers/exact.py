@@ -1,4 +1,4 @@
-"""The exact helper: the best help for each image, solved for the whole batch at once.
+"""The exact helper: the optimal help for each image, computed for the whole batch at once.
 
 Legend: B batch, C classes, M the columns of the support. docs/math.md derives it.
 """
@@ -23,7 +23,7 @@ from disk_kd.support import (
 
 Unit = Literal["ce", "help", "examples"]
 UNITS: tuple[Unit, ...] = get_args(Unit)
-"""What help is counted in: helped cross-entropy in nats, g itself, or images that are helped at all."""
+"""Units of help: cross-entropy times help in nats, help itself, or number of helped images."""
 
 # Twelve steps bring the objective to its minimum within rounding, 1e-13 nats, whether logits are nearly uniform
 # or one-hot and whatever the price; usual batches need six.
@@ -46,14 +46,14 @@ def exact_helper(
     mass: float = 1.0,
     outside_student: bool = False,
 ) -> Tensor:
-    """The help g in [0, 1] that minimises, for each image, `scaffolded_kl` plus its price.
+    """The help g in [0, 1] that minimises `scaffolded_kl` plus the price of help, for each image.
 
     Formula: ``argmin_g KL( t || (s + g 1_M) / (1 + |M| g) ) + mu g c``, with s and t the tempered softmaxes and M the
     teacher's top K united with the label, or another support of `scaffolded_kl`. The unit c of the help is
     min(CE, max_ce), CE the cross-entropy of the student, at temperature 1, against the label ("ce"); or 1 ("help").
     The result is 0, 1, or the one root of ``F(g) = -sum_{y in M} t_y / (s_y + g) + |M| / (1 + |M| g) + mu c``.
-    With the unit "examples" an image that is helped at all costs mu: it gets the g of price 0 where that lowers
-    the divergence by more than mu, else 0.
+    With the unit "examples" each helped image costs mu: it gets the g of price 0 if that lowers the divergence by more
+    than mu, else 0.
 
     Args:
         student_logits: (B, C).
@@ -64,11 +64,10 @@ def exact_helper(
         student_temperature: T_s > 0.
         teacher_temperature: T_t > 0.
         price: mu >= 0, nats of KL per unit of help; a number or a 0-dim tensor.
-        max_ce: the cap on CE, in nats, above 0.
-        unit: what help is counted in: "ce", "help" or "examples".
-        priced_logits: (B, C) the student's logits that CE is taken of, where `student_logits` are standardised; None:
-            those.
-        mass, outside_student: as of `scaffolded_kl`.
+        max_ce: cap on CE in nats, above 0.
+        unit: unit of the help: "ce", "help" or "examples".
+        priced_logits: (B, C), the student's logits for CE if `student_logits` are standardised; None: `student_logits`.
+        mass, outside_student: as for `scaffolded_kl`.
 
     Returns:
         (B,) in [0, 1], without gradient, in float32 at least. Where help lowers the objective by no more
@@ -112,7 +111,7 @@ def exact_helper(
 
 
 def _minimise(s_BM: Tensor, t_BM: Tensor, count_B: Tensor, cost_B: Tensor) -> Tensor:
-    """The ends of [0, 1] where the slope has one sign, else the root."""
+    """0 or 1 if the slope has one sign on [0, 1], else the root."""
     info = torch.finfo(s_BM.dtype)
     # Where s = t, or both are flat, the slope at 0 is rounding alone; no help then. All help where it is so at 1.
     rounding_B = 16 * info.eps * (count_B + cost_B)
@@ -123,7 +122,7 @@ def _minimise(s_BM: Tensor, t_BM: Tensor, count_B: Tensor, cost_B: Tensor) -> Te
 
 
 def _slope(g_B: Tensor, s_BM: Tensor, t_BM: Tensor, count_B: Tensor, cost_B: Tensor) -> Tensor:
-    """F(g): the objective's derivative in g."""
+    """F(g), the derivative of the objective."""
     return -(t_BM / (s_BM + g_B[:, None])).sum(1) + count_B / (1 + count_B * g_B) + cost_B
 
 

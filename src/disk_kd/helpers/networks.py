@@ -1,8 +1,8 @@
-"""Helper networks: g(x) in [0, 1] from what teacher and student made of an image.
+"""Helper networks: g(x) in [0, 1] from outputs of teacher and student.
 
 Legend: B batch, C channels, H and W a map's sides, F features. Names and shapes of the parameters are those
-of the method's released helpers (Kag et al., ICLR 2023), so their weights load; the release's name of each
-stands in its docstring. Fresh weights are the release's too: the linear layers of its four CIFAR helpers (b23 to b26)
+of the method's released helpers (Kag et al., ICLR 2023), so their weights load; each docstring gives
+the release's name. Fresh weights are the release's too: the linear layers of its four CIFAR helpers (b23 to b26)
 are drawn from Xavier's uniform, at most sqrt(6 / (fan_in + fan_out)), with biases of 0.01; all else is torch's default.
 
 Each network is called with a dict of outputs, of which it `needs` some:
@@ -172,12 +172,12 @@ HELPERS: dict[str, type[HelperNetwork]] = {
 
 
 def make_helper(name: str, **sizes: int) -> HelperNetwork:
-    """Builds a helper network by name, for the sizes of a student and a teacher.
+    """Builds a helper network by name for the sizes of a student and a teacher.
 
     Args:
         name: a key of `HELPERS`.
         **sizes: any of num_classes, student_channels, teacher_channels (of the maps), student_features,
-            teacher_features (of the pooled features). What the helper does not read is ignored.
+            teacher_features (of the pooled features). Sizes that the helper does not read are ignored.
 
     Raises:
         ConfigError: the name is unknown, or a size that this helper reads is missing.
@@ -192,7 +192,7 @@ def make_helper(name: str, **sizes: int) -> HelperNetwork:
 
 
 def _xavier(module: nn.Module) -> None:
-    """A fresh linear layer of a CIFAR helper: weights of Xavier's uniform, biases of 0.01."""
+    """A new linear layer of a CIFAR helper: weights from Xavier's uniform distribution, biases of 0.01."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         nn.init.constant_(module.bias, 0.01)
@@ -221,7 +221,7 @@ def _map_reader(channels: int, features: int) -> nn.Sequential:
 
 
 def _read(outputs: dict[str, Tensor], name: str, helper: nn.Module) -> Tensor:
-    """One of the outputs, cut off from its gradient; stored outputs may be in half precision."""
+    """One of the outputs in float32 at least, without gradient. Stored outputs may be in half precision."""
     if name not in outputs:
         raise ConfigError(
             f"a helper reads {name!r}, got {', '.join(outputs) or 'nothing'}; add {name!r} to the outputs"

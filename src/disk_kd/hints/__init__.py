@@ -1,7 +1,7 @@
 """Feature methods: losses between features of student and teacher that are added to any method. One a file."""
 
 from disk_kd.hints.attention_transfer import AttentionTransferHint
-from disk_kd.hints.base import Context, Hint, StudentAndHint
+from disk_kd.hints.base import Context, Hint, StudentAndHint, StudentWrapper
 from disk_kd.hints.crd import CRDHint
 from disk_kd.hints.fitnet import FitNetHint
 from disk_kd.hints.review_kd import ReviewKDHint
@@ -37,5 +37,6 @@ __all__ = [
     "SimKDHint",
     "SimilarityPreservingHint",
     "StudentAndHint",
+    "StudentWrapper",
     "VIDHint",
 ]

@@ -11,20 +11,20 @@ from disk_kd.losses.attention_transfer import attention_transfer_loss
 
 
 class AttentionTransferHint(Hint):
-    """Where the student's maps are active, stage by stage, is where the teacher's are.
+    """Attention transfer: the student's activation maps learn where the teacher's maps are active, stage by stage.
 
     Source: Zagoruyko and Komodakis, "Paying More Attention to Attention", ICLR 2017.
     `disk_kd.losses.attention_transfer` has the formula.
 
     Args:
         context: student and teacher.
-        weight: of the loss.
-        student_layers: outputs of the student, maps; null: all stages.
-        teacher_layers: outputs of the teacher, as many; null: all stages.
+        weight: Weight of the loss.
+        student_layers: Names of the student's feature maps. null takes all stages.
+        teacher_layers: Names of the teacher's feature maps, one for each of the student's. null takes all stages.
 
     Raises:
-        ConfigError: not as many outputs of the one as of the other.
-        ModelError: a model has no such output, or it is no map.
+        ConfigError: student and teacher have different numbers of outputs.
+        ModelError: a model has no such output, or the output is not a map.
     """
 
     def __init__(

@@ -20,11 +20,12 @@ class Context:
     """What a hint is built for.
 
     Attributes:
-        student, teacher: plain models.
+        student, teacher: the plain models.
         in_chans: channels of the images.
         image_size: height and width of the student's images.
         teacher_image_size: height and width of the teacher's images.
-        targets: int64 (N,) labels of the training samples by id, -1 where there is no such sample; None: not known.
+        targets: int64 (N,) labels of the training samples by id, -1 for ids without a sample; None: the labels are not
+            known.
     """
 
     student: nn.Module
@@ -124,22 +125,22 @@ def one(outputs: Mapping[str, Tensor], names: tuple[str, ...]) -> Tensor:
 
 
 class Hint(nn.Module):
-    """A loss between features of student and teacher, added to the loss of any method with a weight.
+    """A loss on features of student and teacher. It is added, with a weight, to the loss of any method.
 
-    Its parameters (regressors, embeddings) train with the student and are dropped with the hint.
+    Its parameters, such as regressors and embeddings, train with the student. They are dropped after training.
 
     Args:
-        weight: of the loss.
-        warmup_epochs: student epochs over which the weight rises from 0.
-        student: names of the student's outputs that it reads (`disk_kd.teacher.features`).
-        teacher: names of the teacher's.
+        weight: Weight of the loss.
+        warmup_epochs: Number of student epochs over which the weight rises from 0.
+        student: names of the student's outputs that the hint reads (`disk_kd.teacher.features`).
+        teacher: names of the teacher's outputs that the hint reads.
 
     Attributes:
-        needs_ids: whether `forward` reads the samples' ids.
-        least_batch: the fewest images at a time that it can learn from.
+        needs_ids: whether `forward` reads the sample ids.
+        least_batch: minimum batch size.
 
     Raises:
-        ConfigError: a negative weight or warm-up.
+        ConfigError: a weight or warm-up is negative.
     """
 
     needs_ids = False
@@ -177,11 +178,14 @@ class Hint(nn.Module):
         raise NotImplementedError
 
 
-class StudentWithOthers(nn.Module):
-    """A student and what trains beside it, which timm's optimisers see as they would see the student.
+class StudentWrapper(nn.Module):
+    """A student and what trains beside it. timm's optimisers treat it as they treat the student.
+
+    A method that trains modules beside the student derives its wrapper from it: tasks then find the plain student in
+    any wrapper.
 
     Attributes:
-        student: a plain model, or another such pair.
+        student: a plain model, or another wrapper.
     """
 
     student: nn.Module
@@ -209,8 +213,8 @@ class StudentWithOthers(nn.Module):
         return matcher
 
 
-class StudentAndHint(StudentWithOthers):
-    """Student and hint behind one forward pass, as data-parallel wrappers need it."""
+class StudentAndHint(StudentWrapper):
+    """Student and hint in one forward pass, for data-parallel wrappers."""
 
     def __init__(self, student: nn.Module, hint: Hint) -> None:
         super().__init__()

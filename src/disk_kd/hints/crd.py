@@ -13,24 +13,24 @@ from disk_kd.losses.crd import ContrastiveLoss
 
 
 class CRDHint(Hint):
-    """The student's embedding of an image finds the teacher's among those of many images, and the other way round.
+    """Contrastive representation distillation: student and teacher embeddings of the same image find each other.
 
     Source: Tian et al., "Contrastive Representation Distillation", ICLR 2020. `disk_kd.losses.crd` has the formula.
-    Its memory banks hold two vectors for each training sample, and are saved with the run.
+    Its memory banks hold two vectors for each training sample. They are saved with the run.
 
     Args:
         context: student, teacher and the labels of the training samples.
-        weight: of the loss.
-        dimensions: of the embeddings.
-        negatives: samples that each image is set against.
-        temperature: of the contrast.
-        momentum: of the memory.
-        seed: of the negatives.
-        student_layer: output of the student; flattened.
-        teacher_layer: output of the teacher; flattened.
+        weight: Weight of the loss.
+        dimensions: Number of dimensions of the embeddings.
+        negatives: Number of negative samples for each image.
+        temperature: Temperature of the contrastive loss.
+        momentum: Momentum of the memory banks.
+        seed: Random seed of the negatives.
+        student_layer: Name of the student's output. It is flattened.
+        teacher_layer: Name of the teacher's output. It is flattened.
 
     Raises:
-        ConfigError: there are no labels of training samples.
+        ConfigError: the labels of the training samples are not known.
         ModelError: a model has no such output.
     """
 

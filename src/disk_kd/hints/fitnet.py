@@ -11,18 +11,18 @@ from disk_kd.losses.fitnet import Regressor, fitnet_loss
 
 
 class FitNetHint(Hint):
-    """The student's map, brought to the teacher's shape by a regressor, imitates the teacher's.
+    """FitNets: a regressor brings the student's map to the shape of the teacher's map and imitates it.
 
     Source: Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015. `disk_kd.losses.fitnet` has the formula.
 
     Args:
         context: student and teacher.
-        weight: of the loss.
-        student_layer: output of the student, a map.
-        teacher_layer: output of the teacher, a map.
+        weight: Weight of the loss.
+        student_layer: Name of the student's feature map.
+        teacher_layer: Name of the teacher's feature map.
 
     Raises:
-        ModelError: a model has no such output, or it is no map.
+        ModelError: a model has no such output, or the output is not a map.
     """
 
     def __init__(

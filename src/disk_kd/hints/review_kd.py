@@ -12,22 +12,23 @@ from disk_kd.losses.review_kd import ReviewKD
 
 
 class ReviewKDHint(Hint):
-    """Each stage of the teacher is learned from the student's stages up to it, reviewed from deep to shallow.
+    """Knowledge review: each teacher stage is learned from the student's stages up to it, from deep to shallow.
 
     Source: Chen et al., "Distilling Knowledge via Knowledge Review", CVPR 2021.
     `disk_kd.losses.review_kd` has the formula.
 
     Args:
         context: student and teacher.
-        weight: of the loss.
-        warmup_epochs: student epochs over which the weight rises from 0.
-        student_layers: outputs of the student, maps or pooled features, from shallow to deep; null: all stages, then
-            the pooled features.
-        teacher_layers: outputs of the teacher, as many; null: likewise.
+        weight: Weight of the loss.
+        warmup_epochs: Number of student epochs over which the weight rises from 0.
+        student_layers: Names of the student's outputs, maps or pooled features, from shallow to deep. null takes all
+            stages and the pooled features.
+        teacher_layers: Names of the teacher's outputs, one for each of the student's. null takes all stages and the
+            pooled features.
 
     Raises:
-        ConfigError: not as many outputs of the one as of the other.
-        ModelError: a model has no such output, or it is neither a map nor pooled.
+        ConfigError: student and teacher have different numbers of outputs.
+        ModelError: a model has no such output, or the output is neither a map nor pooled features.
     """
 
     def __init__(

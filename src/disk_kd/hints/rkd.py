@@ -11,20 +11,20 @@ from disk_kd.losses.rkd import rkd_loss
 
 
 class RKDHint(Hint):
-    """Distances and angles between the images of a batch are the teacher's.
+    """Relational KD: distances and angles between the images of a batch match the teacher's.
 
     Source: Park et al., "Relational Knowledge Distillation", CVPR 2019. `disk_kd.losses.rkd` has the formula.
 
     Args:
         context: student and teacher.
-        weight: of the loss.
-        distance_weight: of distances between two images.
-        angle_weight: of angles between three.
-        student_layer: output of the student; flattened.
-        teacher_layer: output of the teacher; flattened.
+        weight: Weight of the loss.
+        distance_weight: Weight of the distances between two images.
+        angle_weight: Weight of the angles between three images.
+        student_layer: Name of the student's output. It is flattened.
+        teacher_layer: Name of the teacher's output. It is flattened.
 
     Raises:
-        ConfigError: a negative weight.
+        ConfigError: a weight is negative.
         ModelError: a model has no such output.
     """
 

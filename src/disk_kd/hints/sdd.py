@@ -15,7 +15,7 @@ from disk_kd.teacher.features import pools_by_average
 
 
 class SDDHint(Hint):
-    """The student learns the teacher's logits of the image and of its regions.
+    """Scaled decoupled distillation: the student learns the teacher's logits of the image and of its regions.
 
     Source: Wei et al., "Scaled Decoupled Distillation", CVPR 2024. `disk_kd.losses.sdd` has the formula.
 
@@ -25,15 +25,17 @@ class SDDHint(Hint):
 
     Args:
         context: student and teacher.
-        weight: of the loss, which sums over the regions.
-        warmup_epochs: student epochs over which the weight rises from 0.
-        scales: grids of regions, by their side: 1, the whole image, comes first.
-        beta: weight of regions that the teacher takes for another class than the image.
-        temperature: of both models.
+        weight: Weight of the loss, which is summed over the regions.
+        warmup_epochs: Number of student epochs over which the weight rises from 0.
+        scales: Grid sizes of the regions: a scale n divides the image into n x n regions. The first is 1, the whole
+            image.
+        beta: Weight of the regions for which the teacher predicts another class than for the whole image.
+        temperature: Temperature of student and teacher.
 
     Raises:
-        ConfigError: a negative weight or warm-up, a temperature that is not positive, or other scales.
-        ModelError: a model's last output is no map, or too small for the scales, or its head does not average it.
+        ConfigError: a weight or warm-up is negative, a temperature is not positive, or the scales are not valid.
+        ModelError: the last output of a model is not a map or is too small for the scales, or the head does not average
+            it.
     """
 
     def __init__(

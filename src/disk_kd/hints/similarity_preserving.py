@@ -11,16 +11,16 @@ from disk_kd.losses.similarity_preserving import similarity_preserving_loss
 
 
 class SimilarityPreservingHint(Hint):
-    """Images of a batch that the teacher finds alike, the student finds alike.
+    """Similarity-preserving KD: similarities between the images of a batch match the teacher's.
 
     Source: Tung and Mori, "Similarity-Preserving Knowledge Distillation", ICCV 2019.
     `disk_kd.losses.similarity_preserving` has the formula.
 
     Args:
         context: student and teacher.
-        weight: of the loss.
-        student_layer: output of the student, of any shape.
-        teacher_layer: output of the teacher, of any shape.
+        weight: Weight of the loss.
+        student_layer: Name of the student's output, of any shape.
+        teacher_layer: Name of the teacher's output, of any shape.
 
     Raises:
         ModelError: a model has no such output.

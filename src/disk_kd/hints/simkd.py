@@ -14,23 +14,23 @@ from disk_kd.models.simkd import SimKDStudent
 
 
 class SimKDHint(Hint):
-    """The student learns the teacher's last map through a projector, and takes over the teacher's classifier.
+    """SimKD: the student learns the teacher's last map through a projector and reuses the teacher's classifier.
 
     loss = mean squared difference of the projected map of the student and the teacher's last map
 
     Source: Chen et al., "Knowledge Distillation with the Reused Teacher Classifier", CVPR 2022.
 
-    The student's own classifier gives way to projector and teacher's classifier, which stay: they cost parameters
-    and time at inference, told in the run's summary. Alone it needs no labels: method ce with ce_weight 0. With
-    method disk it is SimKD + DiSK.
+    The projector and the teacher's classifier replace the student's classifier, also at inference. The run's summary
+    states their parameters and time. Without labels (method ce with ce_weight 0) it is SimKD; with method disk it is
+    SimKD + DiSK.
 
     Args:
         context: student and teacher.
-        weight: of the loss.
-        factor: by which the projector's middle is narrower than the teacher's map.
+        weight: Weight of the loss.
+        factor: Reduction of the projector's middle channels relative to the teacher's map.
 
     Raises:
-        ModelError: a model's last output is no map, or the teacher's is smaller than the projected one.
+        ModelError: the last output of a model is not a map, or the teacher's map is smaller than the projected map.
     """
 
     def __init__(self, context: Context, *, weight: float = 1.0, factor: int = 2) -> None:

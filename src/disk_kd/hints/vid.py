@@ -12,20 +12,20 @@ from disk_kd.losses.vid import VariationalInformation
 
 
 class VIDHint(Hint):
-    """The student's maps predict the teacher's, stage by stage, as Gaussians whose variances are learned.
+    """VID: the student's maps predict the teacher's maps, stage by stage, as Gaussians with learned variances.
 
     Source: Ahn et al., "Variational Information Distillation for Knowledge Transfer", CVPR 2019.
     The sum over stages of the loss of `disk_kd.losses.vid`.
 
     Args:
         context: student and teacher.
-        weight: of the loss.
-        student_layers: outputs of the student, maps; null: all stages.
-        teacher_layers: outputs of the teacher, as many; null: all stages.
+        weight: Weight of the loss.
+        student_layers: Names of the student's feature maps. null takes all stages.
+        teacher_layers: Names of the teacher's feature maps, one for each of the student's. null takes all stages.
 
     Raises:
-        ConfigError: not as many outputs of the one as of the other.
-        ModelError: a model has no such output, or it is no map.
+        ConfigError: student and teacher have different numbers of outputs.
+        ModelError: a model has no such output, or the output is not a map.
     """
 
     def __init__(

@@ -1,60 +1,39 @@
-"""Losses: tensors in, a scalar out; one published loss a file."""
+"""Losses: functions from tensors to a scalar. Each file holds one published loss."""
 
 from __future__ import annotations
 
-from disk_kd.losses.abkd import ABKDLoss, abkd_loss
-from disk_kd.losses.attention_transfer import AttentionTransferLoss, attention_transfer_loss
-from disk_kd.losses.budget_penalty import BudgetPenalty, budget_penalty
+from disk_kd.losses.abkd import abkd_loss
+from disk_kd.losses.attention_transfer import attention_transfer_loss
+from disk_kd.losses.budget_penalty import budget_penalty
 from disk_kd.losses.class_costs import cka_relations, class_costs, classifier_relations
 from disk_kd.losses.crd import ContrastiveLoss
-from disk_kd.losses.dist import DISTLoss, dist_loss
-from disk_kd.losses.dkd import DKDLoss, dkd_loss
-from disk_kd.losses.fitnet import FitNetLoss, fitnet_loss
-from disk_kd.losses.gce import GCELoss, gce_loss
-from disk_kd.losses.jensen_shannon import JensenShannonLoss, jensen_shannon_loss
-from disk_kd.losses.kd import KDLoss, kd_loss
-from disk_kd.losses.mlkd import MLKDLoss, mlkd_loss
-from disk_kd.losses.nkd import NKDLoss, nkd_loss
+from disk_kd.losses.dist import dist_loss
+from disk_kd.losses.dkd import dkd_loss
+from disk_kd.losses.fitnet import fitnet_loss
+from disk_kd.losses.gce import gce_loss
+from disk_kd.losses.jensen_shannon import jensen_shannon_loss
+from disk_kd.losses.kd import kd_loss
+from disk_kd.losses.mlkd import mlkd_loss
+from disk_kd.losses.nkd import nkd_loss
 from disk_kd.losses.review_kd import ReviewKD, hierarchical_context_loss
-from disk_kd.losses.rkd import RKDLoss, rkd_loss
-from disk_kd.losses.rld import RLDLoss, rld_loss
-from disk_kd.losses.scaffolded_kl import ScaffoldedKL, scaffolded_kl
-from disk_kd.losses.scaffolded_nll import ScaffoldedNLL, scaffolded_nll
-from disk_kd.losses.sdd import SDDLoss, sdd_loss
-from disk_kd.losses.similarity_preserving import SimilarityPreservingLoss, similarity_preserving_loss
+from disk_kd.losses.rkd import rkd_loss
+from disk_kd.losses.rld import rld_loss
+from disk_kd.losses.scaffolded_kl import scaffolded_kl
+from disk_kd.losses.scaffolded_nll import scaffolded_nll
+from disk_kd.losses.sdd import sdd_loss
+from disk_kd.losses.similarity_preserving import similarity_preserving_loss
 from disk_kd.losses.simkd import simkd_loss
-from disk_kd.losses.skd import SKDLoss, skd_loss
+from disk_kd.losses.skd import skd_loss
 from disk_kd.losses.standardise import standardise
-from disk_kd.losses.ttm import TTMLoss, ttm_loss
+from disk_kd.losses.ttm import ttm_loss
 from disk_kd.losses.vid import VariationalInformation, vid_loss
-from disk_kd.losses.wkd import WKDLoss, wkd_loss
-from disk_kd.losses.wttm import WTTMLoss, wttm_loss
+from disk_kd.losses.wkd import wkd_loss
+from disk_kd.losses.wttm import wttm_loss
 
 __all__ = [
-    "ABKDLoss",
-    "AttentionTransferLoss",
-    "BudgetPenalty",
     "ContrastiveLoss",
-    "DISTLoss",
-    "DKDLoss",
-    "FitNetLoss",
-    "GCELoss",
-    "JensenShannonLoss",
-    "KDLoss",
-    "MLKDLoss",
-    "NKDLoss",
-    "RKDLoss",
-    "RLDLoss",
     "ReviewKD",
-    "SDDLoss",
-    "SKDLoss",
-    "ScaffoldedKL",
-    "ScaffoldedNLL",
-    "SimilarityPreservingLoss",
-    "TTMLoss",
     "VariationalInformation",
-    "WKDLoss",
-    "WTTMLoss",
     "abkd_loss",
     "attention_transfer_loss",
     "budget_penalty",

@@ -1,10 +1,10 @@
-"""Distillation by the alpha-beta-divergence. Legend: B batch, C classes."""
+"""Distillation with the alpha-beta divergence. Legend: B batch, C classes."""
 
 from __future__ import annotations
 
 import math
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from disk_kd.errors import ConfigError
 from disk_kd.support import check_shapes, check_temperature, log_probabilities, teacher_log_probabilities
@@ -13,7 +13,7 @@ from disk_kd.support import check_shapes, check_temperature, log_probabilities, 
 def abkd_loss(
     student_logits: Tensor, teacher_logits: Tensor, *, alpha: float, beta: float, temperature: float
 ) -> Tensor:
-    """The alpha-beta-divergence of the student from the teacher, both softened.
+    """The alpha-beta divergence between the softened teacher and the softened student.
 
     Formula: ``T^2 mean_i D(t_i || s_i)`` with s = softmax(s_i / T), t = softmax(t_i / T) and, for a = alpha, b = beta,
     ``D(t || s) = -1 / (a b) sum_c ( t_c^a s_c^b - a / (a + b) t_c^(a + b) - b / (a + b) s_c^(a + b) )``.
@@ -22,10 +22,10 @@ def abkd_loss(
     exchanged and b for a.
 
     With (a, b) = (1, 0) it is `kd_loss`, with (0, 1) the reverse divergence. With (0.5, 0.5) it is twice the squared
-    distance of the square roots (Hellinger), with (1, 1) half the squared distance. A smaller a weighs large errors
-    more. A larger b weighs the classes more of which the student is sure. It is zero at student = teacher. The labels
-    take no part: mixed labels and images without a label are welcome. The cross-entropy with the label, of weight 1, is
-    not part of it.
+    distance of the square roots (Hellinger), with (1, 1) half the squared distance. A smaller a gives large errors
+    more weight. A larger b gives more weight to classes of which the student is certain. It is zero at student =
+    teacher. It reads no labels, so images may have mixed labels or none. The cross-entropy with the label, of weight 1,
+    is not part of it.
 
     The release's settings for resnet56 to resnet20 on CIFAR-100 are a 0.8, b 0.3, T 4 with weight 32, which is 2 beside
     the T^2 here.
@@ -86,16 +86,3 @@ def _limit(log_p: Tensor, log_q: Tensor, power: float) -> Tensor:
     """1 / a^2 ( p^a log(p^a / q^a) - p^a + q^a ), of each class."""
     log_p, log_q = power * log_p, power * log_q
     return (log_p.exp() * (log_p - log_q - 1) + log_q.exp()) / power**2
-
-
-class ABKDLoss(nn.Module):
-    """`abkd_loss` with its settings kept."""
-
-    def __init__(self, *, alpha: float, beta: float, temperature: float) -> None:
-        super().__init__()
-        self.alpha = alpha
-        self.beta = beta
-        self.temperature = temperature
-
-    def forward(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-        return abkd_loss(student_logits, teacher_logits, alpha=self.alpha, beta=self.beta, temperature=self.temperature)

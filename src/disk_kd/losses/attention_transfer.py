@@ -6,22 +6,22 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from disk_kd.errors import ConfigError
 from disk_kd.support import at_least_float32
 
 
 def attention_transfer_loss(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
-    """How far the student's attention, layer by layer, lies from the teacher's.
+    """The distance between the student's and the teacher's attention maps, summed over layers.
 
     Formula: ``sum_layers mean_{i, p} ( q_s - q_t )^2``, where q is an image's attention map over the layer's
     places p, ``mean_c a_cp^2``, divided by its L2 norm over the places.
 
     Args:
-        student_maps: one (B, C, H, W) a layer.
-        teacher_maps: as many; B agrees, C may differ, and H and W too: the larger map is brought to the
-            smaller by `pool_to_smaller`. No gradient flows into them.
+        student_maps: one (B, C, H, W) for each layer.
+        teacher_maps: as many, with the same B. C, H and W may differ; the larger map is pooled to the smaller
+            one's size by `pool_to_smaller`. No gradient flows into them.
 
     Returns:
         A scalar: the sum over layers of the mean over images and places. In float32 at least. As the paper
@@ -29,7 +29,7 @@ def attention_transfer_loss(student_maps: Sequence[Tensor], teacher_maps: Sequen
         stands in the CRD benchmark too.
 
     Raises:
-        ConfigError: no maps, not as many of one as of the other, or shapes that do not go together.
+        ConfigError: there are no maps, their numbers differ, or their shapes do not fit.
 
     Source: Zagoruyko, Komodakis, "Paying More Attention to Attention", ICLR 2017, equation 2, with the
     sum of squares over channels as attention; the norm cancels the difference of sum and mean.
@@ -53,7 +53,7 @@ def attention_transfer_loss(student_maps: Sequence[Tensor], teacher_maps: Sequen
 
 
 def pool_to_smaller(student_map: Tensor, teacher_map: Tensor) -> tuple[Tensor, Tensor]:
-    """Brings the larger of two maps to the smaller's sides by adaptive average pooling, in float32 at least.
+    """Pools the larger of two maps to the smaller one's size (adaptive average pooling), in float32 at least.
 
     Args:
         student_map: (B, C, H, W).
@@ -63,7 +63,7 @@ def pool_to_smaller(student_map: Tensor, teacher_map: Tensor) -> tuple[Tensor, T
         Both maps; H is the smaller H of both, W the smaller W.
 
     Raises:
-        ConfigError: a map has not four dimensions, or the batches differ.
+        ConfigError: a map does not have four dimensions, or the batches differ.
     """
     if student_map.dim() != 4 or teacher_map.dim() != 4 or len(student_map) != len(teacher_map):
         raise ConfigError(
@@ -81,12 +81,5 @@ def _pool(map_BCHW: Tensor, height: int, width: int) -> Tensor:
 
 
 def _attention(map_BCHW: Tensor) -> Tensor:
-    """The mean square over channels, of L2 norm one over the places, (B, P); a map of zeros gives zeros."""
+    """The mean square over channels, divided by its L2 norm over the places, (B, P). A map of zeros gives zeros."""
     return F.normalize(map_BCHW.square().mean(1).flatten(1), dim=1)
-
-
-class AttentionTransferLoss(nn.Module):
-    """`attention_transfer_loss`, which has no settings."""
-
-    def forward(self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
-        return attention_transfer_loss(student_maps, teacher_maps)

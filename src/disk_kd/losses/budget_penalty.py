@@ -1,4 +1,4 @@
-"""DiSK's price on help, as released. Legend: B batch, C classes."""
+"""DiSK's penalty on help, as released. Legend: B batch, C classes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from disk_kd.errors import ConfigError, nearest
 from disk_kd.support import at_least_float32, check_shapes
@@ -27,7 +27,7 @@ def budget_penalty(
     weight: float = 0.0,
     against: Against = "teacher",
 ) -> Tensor:
-    """What help costs beyond its budget.
+    """The price of help beyond its budget.
 
     Formula: ``lambda relu( (1/n) sum_i g_i min(CE_i, max_ce) - delta )``, and for `against="teacher"` also
     ``+ w mean_i log(1 + K g_i)``, where CE_i is the cross-entropy of the student, at temperature 1, against
@@ -40,12 +40,12 @@ def budget_penalty(
         student_logits: (B, C). Gradients flow into them; to train a helper alone, detach them first.
         teacher_logits: (B, C); no gradient flows into them.
         targets: (B,) int64 class indices.
-        helper: (B,) g in [0, 1]. The range is not checked, which would stop the device each step.
+        helper: (B,) g in [0, 1]. The range is not checked, because the host would wait for the device in each step.
         budget: delta, in nats; a number or a 0-dim tensor.
         price: lambda >= 0; a number or a 0-dim tensor.
         max_ce: the cap on CE_i, in nats, above 0.
-        top_k: K, of the second term only.
-        weight: w, the weight of the second term, which `against="label"` does not have.
+        top_k: K, for the second term only.
+        weight: w, the weight of the second term. `against="label"` has no second term.
         against: "teacher" or "label".
 
     Returns:
@@ -79,7 +79,7 @@ def budget_penalty(
 
 
 def _aim(teacher_logits_BC: Tensor, targets_B: Tensor, against: Against) -> Tensor:
-    """The classes that the student's cross-entropy is measured against, (B,)."""
+    """The classes of the student's cross-entropy, (B,)."""
     if against == "teacher":
         return teacher_logits_BC.argmax(1)
     if against == "label":
@@ -87,37 +87,3 @@ def _aim(teacher_logits_BC: Tensor, targets_B: Tensor, against: Against) -> Tens
     raise ConfigError(
         f"against must be 'teacher' or 'label', got {against!r}; {nearest(against, ['teacher', 'label'])}"
     )
-
-
-class BudgetPenalty(nn.Module):
-    """`budget_penalty` with its settings kept; budget and price, which follow schedules, come per call."""
-
-    def __init__(self, *, max_ce: float, top_k: int, weight: float = 0.0, against: Against = "teacher") -> None:
-        super().__init__()
-        self.max_ce = max_ce
-        self.top_k = top_k
-        self.weight = weight
-        self.against: Against = against
-
-    def forward(
-        self,
-        student_logits: Tensor,
-        teacher_logits: Tensor,
-        targets: Tensor,
-        helper: Tensor,
-        *,
-        budget: float | Tensor,
-        price: float | Tensor,
-    ) -> Tensor:
-        return budget_penalty(
-            student_logits,
-            teacher_logits,
-            targets,
-            helper,
-            budget=budget,
-            price=price,
-            max_ce=self.max_ce,
-            top_k=self.top_k,
-            weight=self.weight,
-            against=self.against,
-        )

@@ -1,4 +1,4 @@
-"""How unlike two classes are to the teacher. Legend: C classes, N images a class, F features."""
+"""How different two classes are for the teacher. Legend: C classes, N images of a class, F features."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from disk_kd.support import at_least_float32
 def class_costs(relations_CC: Tensor, *, sharpness: float) -> Tensor:
     """The cost of moving probability from one class to another, for `wkd_loss`.
 
-    Formula: ``c_jk = 1 - exp( -kappa (1 - r_jk) )``: 0 from a class to itself, near 1 between strangers.
+    Formula: ``c_jk = 1 - exp( -kappa (1 - r_jk) )``: 0 from a class to itself, near 1 between very different classes.
 
     Args:
-        relations_CC: r, (C, C), at most 1: how alike two classes are, by `cka_relations` or `classifier_relations`.
+        relations_CC: r, (C, C), at most 1: similarity of two classes, from `cka_relations` or `classifier_relations`.
         sharpness: kappa > 0; the paper has 1.
 
     Returns:
@@ -45,10 +45,10 @@ def class_costs(relations_CC: Tensor, *, sharpness: float) -> Tensor:
 
 
 def classifier_relations(weights_CF: Tensor) -> Tensor:
-    """The cosine of the angle between the rows of two classes in the teacher's linear classifier.
+    """The cosine between the rows of two classes in the teacher's linear classifier.
 
-    Formula: ``r_jk = w_j . w_k / (|w_j| |w_k|)``. It needs no images. The paper has it as a variant, a little behind
-    `cka_relations`.
+    Formula: ``r_jk = w_j . w_k / (|w_j| |w_k|)``. It needs no images. In the paper this variant is slightly
+    worse than `cka_relations`.
 
     Args:
         weights_CF: w, (C, F).
@@ -66,9 +66,9 @@ def cka_relations(features_CNF: Tensor) -> Tensor:
     Formula: ``r_jk = <K_j, K_k> / (|K_j| |K_k|)`` with the sum of products <> and its norm, where
     ``K_j = H X_j X_j^T H`` is the (N, N) matrix of products of class j's features X_j, centred by H = 1 - 1/N.
 
-    The n-th image of one class is paired with the n-th of the other: which image stands where is chance, as in the
-    paper. From few images all classes look alike: take several times as many as the features have directions. A class
-    whose features are all alike is unlike all others.
+    The n-th image of one class is paired with the n-th of the other: the order of the images is random, as in the
+    paper. With few images all classes look similar: use several times as many images as feature dimensions. A class
+    whose features are all equal has similarity 0 to all others.
 
     Args:
         features_CNF: X, (C, N, F), at least 2 images a class; logits will do.

@@ -17,7 +17,7 @@ from disk_kd.support import GAMMA, check_range, check_temperature, mix, snapshot
 
 
 class ContrastiveLoss(nn.Module):
-    """Tells an image's embedding by the other network from those of K images of other classes.
+    """Contrastive loss: each image's two embeddings are told apart from those of K images of other classes.
 
     Formula: ``-(1/B) sum_i [ log h(a_i, b_i) + sum_k log(1 - h(a_i, b_ik)) ]``, once with the student's embedding as
     a and the teacher's as b, once the other way round, and both added. b comes from a memory of all samples;
@@ -26,7 +26,7 @@ class ContrastiveLoss(nn.Module):
     the first training batch, one for each direction. Embeddings are linear in the features, then of L2 norm one.
     After a training batch, ``memory_i <- normalised(momentum memory_i + (1 - momentum) embedding_i)``.
 
-    Both embeddings are trained with the student. What changes beside them (memory, Z, the count of batches) lies in
+    Both embeddings are trained with the student. Other state (memory, Z, the number of batches) is in
     buffers, and the negatives are a function of seed, batches so far, sample and k: a run resumed from its state
     draws what one never stopped would have drawn. In eval mode nothing changes.
 
@@ -39,7 +39,7 @@ class ContrastiveLoss(nn.Module):
         negatives: K.
         temperature: above 0.
         momentum: from 0 up to, not including, 1.
-        seed: of the memory's first values and of the negatives.
+        seed: seed of the memory's first values and of the negatives.
 
     Called with:
         student_features: (B, F).
@@ -125,7 +125,7 @@ class ContrastiveLoss(nn.Module):
         return loss / len(ids)
 
     def draw_negatives(self, targets_B: Tensor, ids_B: Tensor) -> Tensor:
-        """The negatives of the coming batch: (B, K) ids, uniform over the samples of other classes."""
+        """The negatives of the next batch: (B, K) ids, uniform over the samples of other classes."""
         state = mix(mix(torch.full_like(self.batches, self.seed)) + snapshot(self.batches))
         state_B1 = mix(state + (ids_B + 1) * GAMMA)[:, None]
         bits_BK = mix(state_B1 + self.jumps)

@@ -1,8 +1,8 @@
-"""Distillation from a stronger teacher, by correlation. Legend: B batch, C classes."""
+"""Distillation from a stronger teacher by correlation. Legend: B batch, C classes."""
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from disk_kd.losses.standardise import standardise
 from disk_kd.support import check_batch, check_shapes, check_temperature, log_probabilities
@@ -11,7 +11,7 @@ from disk_kd.support import check_batch, check_shapes, check_temperature, log_pr
 def dist_loss(
     student_logits: Tensor, teacher_logits: Tensor, *, inter_weight: float, intra_weight: float, temperature: float
 ) -> Tensor:
-    """How far student and teacher are from perfect correlation, within each image and within each class.
+    """One minus the correlation of student and teacher, within each image and within each class.
 
     Formula: ``T^2 ( w_inter mean_i d(s_i, t_i) + w_intra mean_c d(s_c, t_c) )``, where d = 1 - Pearson's correlation,
     and s_i, t_i are the rows, s_c, t_c the columns of the (B, C) matrices softmax(student / T), softmax(teacher / T).
@@ -60,22 +60,3 @@ def dist_loss(
 def _row_distance(a_RN: Tensor, b_RN: Tensor) -> Tensor:
     """1 - Pearson's correlation, the mean product of z-scores, on average over R rows of N numbers."""
     return 1 - (standardise(a_RN) * standardise(b_RN)).mean()
-
-
-class DISTLoss(nn.Module):
-    """`dist_loss` with its settings kept."""
-
-    def __init__(self, *, inter_weight: float, intra_weight: float, temperature: float) -> None:
-        super().__init__()
-        self.inter_weight = inter_weight
-        self.intra_weight = intra_weight
-        self.temperature = temperature
-
-    def forward(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-        return dist_loss(
-            student_logits,
-            teacher_logits,
-            inter_weight=self.inter_weight,
-            intra_weight=self.intra_weight,
-            temperature=self.temperature,
-        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from disk_kd.support import (
     check_shapes,
@@ -18,7 +18,7 @@ from disk_kd.support import (
 def dkd_loss(
     student_logits: Tensor, teacher_logits: Tensor, targets: Tensor, *, alpha: float, beta: float, temperature: float
 ) -> Tensor:
-    """Distillation of the label's probability and of the other classes' shares, weighted apart.
+    """The KL divergence in two parts with separate weights: the label's probability, and the other classes.
 
     Formula: ``T^2 mean_i ( alpha TCKD_i + beta NCKD_i )``, where, with s = softmax(s_i / T), t = softmax(t_i / T)
     and the label y, ``TCKD = KL( (t_y, 1 - t_y) || (s_y, 1 - s_y) )`` and ``NCKD = KL( t^ || s^ )`` with
@@ -68,18 +68,3 @@ def _label_or_not(log_BC: Tensor, log_BR: Tensor, targets_B: Tensor) -> Tensor:
 def _divergence(log_s: Tensor, log_t: Tensor) -> Tensor:
     """KL( t || s ) from log-probabilities, the mean over the batch."""
     return F.kl_div(log_s, log_t, reduction="batchmean", log_target=True)
-
-
-class DKDLoss(nn.Module):
-    """`dkd_loss` with its settings kept."""
-
-    def __init__(self, *, alpha: float, beta: float, temperature: float) -> None:
-        super().__init__()
-        self.alpha = alpha
-        self.beta = beta
-        self.temperature = temperature
-
-    def forward(self, student_logits: Tensor, teacher_logits: Tensor, targets: Tensor) -> Tensor:
-        return dkd_loss(
-            student_logits, teacher_logits, targets, alpha=self.alpha, beta=self.beta, temperature=self.temperature
-        )

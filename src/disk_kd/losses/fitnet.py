@@ -1,4 +1,4 @@
-"""Hints: the student's map regressed on the teacher's. Legend: B batch, C channels, H and W a map's sides."""
+"""FitNet hints: regression of the teacher's map from the student's. Legend: B batch, C channels, H, W height, width."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from disk_kd.support import at_least_float32, check_batch
 
 
 def fitnet_loss(student_map: Tensor, teacher_map: Tensor) -> Tensor:
-    """The mean squared error between the student's map, brought to the teacher's shape, and the teacher's.
+    """The mean squared error between the student's regressed map and the teacher's map.
 
     Formula: ``mean (s - t)^2``.
 
     Args:
-        student_map: (B, C, H, W), what `Regressor` gives; any shape will do, if it is the teacher's.
+        student_map: (B, C, H, W), the output of `Regressor`; any map of the teacher's shape.
         teacher_map: of the same shape; no gradient flows into it.
 
     Returns:
@@ -43,14 +43,14 @@ def fitnet_loss(student_map: Tensor, teacher_map: Tensor) -> Tensor:
 
 
 class Regressor(nn.Module):
-    """Brings the student's map to the teacher's shape: pooling to its sides, 1x1 convolution, batch norm, ReLU.
+    """Maps the student's map to the teacher's shape: pooling, 1x1 convolution, batch norm, ReLU.
 
-    Adaptive average pooling serves all sizes: a larger map is averaged, an equal one stays as it is, in a
+    Adaptive average pooling handles all sizes: a larger map is averaged, an equal one is unchanged, and in a
     smaller one values are repeated.
 
     Departs: the CRD benchmark learns the change of size: a 3x3 convolution of stride 2 where the student's
     sides are twice as large, a transposed 4x4 one where they are half, else a convolution without padding
-    whose kernel takes off the difference, which is 1x1 for equal sides. So for equal sides this is the
+    whose kernel removes the difference (1x1 for equal sides). So for equal sides this is the
     benchmark's regressor, less the convolution's bias, which the batch norm takes away.
 
     Args:
@@ -84,16 +84,3 @@ class Regressor(nn.Module):
         if self.training and pooled_BCHW[0, 0].numel() == 1:
             check_batch("a Regressor to 1 x 1 maps", len(pooled_BCHW), 2)
         return self.activation(self.norm(self.conv(pooled_BCHW)))
-
-
-class FitNetLoss(nn.Module):
-    """`fitnet_loss` with its `Regressor`, whose parameters train with the student's."""
-
-    def __init__(
-        self, student_shape: tuple[int, int, int], teacher_shape: tuple[int, int, int], *, relu: bool = True
-    ) -> None:
-        super().__init__()
-        self.regressor = Regressor(student_shape, teacher_shape, relu=relu)
-
-    def forward(self, student_map: Tensor, teacher_map: Tensor) -> Tensor:
-        return fitnet_loss(self.regressor(student_map), teacher_map)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from disk_kd.errors import ConfigError
 from disk_kd.support import check_shapes, check_temperature, log_probabilities, teacher_log_probabilities
@@ -16,12 +16,11 @@ def gce_loss(student_logits: Tensor, teacher_logits: Tensor, *, power: float, te
 
     Towards q = 0 it becomes T^2 times the cross-entropy with t, which has the gradient of `kd_loss`; at q = 1 it is
     half the mean absolute error of s against a class drawn from t. Its gradient is that of the cross-entropy with each
-    class weighted by s_c^q: classes that the student holds for unlikely, as a misleading teacher's are, pull less. It
-    is at most T^2 / q. It is no divergence: it is not zero at student = teacher, and for q above 0 its minimum lies
-    where the student is surer than the teacher, at s_c in proportion to t_c^(1 / (1 - q)).
+    class weighted by s_c^q: classes that the student finds unlikely, such as a wrong teacher's class, have little
+    weight. It is at most T^2 / q. It is not a divergence: it is not zero at student = teacher. For q above 0 its
+    minimum is a student more certain than the teacher, with s_c in proportion to t_c^(1 / (1 - q)).
 
-    The labels take no part: mixed labels and images without a label are welcome. The cross-entropy with the label is
-    not part of it.
+    It reads no labels, so images may have mixed labels or none. The cross-entropy with the label is not part of it.
 
     Args:
         student_logits: (B, C).
@@ -57,15 +56,3 @@ def check_power(power: float) -> None:
     """Raises ConfigError unless it is above 0 and at most 1."""
     if not 0 < power <= 1:
         raise ConfigError(f"power must be above 0 and at most 1, got {power}; try 0.3, or KD, which is the limit 0")
-
-
-class GCELoss(nn.Module):
-    """`gce_loss` with its settings kept."""
-
-    def __init__(self, *, power: float, temperature: float) -> None:
-        super().__init__()
-        self.power = power
-        self.temperature = temperature
-
-    def forward(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-        return gce_loss(student_logits, teacher_logits, power=self.power, temperature=self.temperature)

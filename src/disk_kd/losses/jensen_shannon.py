@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from disk_kd.errors import ConfigError
 from disk_kd.support import check_shapes, check_temperatures, log_probabilities, teacher_log_probabilities
@@ -24,9 +24,9 @@ def jensen_shannon_loss(
     Formula: ``T_s T_t / (b (1 - b)) mean_i [ b KL(t_i || m_i) + (1 - b) KL(s_i || m_i) ]``, with
     t = softmax(teacher / T_t), s = softmax(student / T_s) and m = b t + (1 - b) s, b the skew.
 
-    It is bounded, by T_s T_t H(b) / (b (1 - b)) with H the entropy of a coin: an image that the student cannot fit
-    weighs no more than that. Towards b = 0 it becomes `kd_loss`, towards b = 1 the reverse divergence KL(s || t);
-    near s = t it has the curvature of either, so that weights of `kd_loss` keep their meaning.
+    It is at most T_s T_t H(b) / (b (1 - b)), with H the entropy of a coin with probability b. This limits the weight of
+    images that the student cannot fit. It tends to `kd_loss` as b tends to 0, and to the reverse divergence KL(s || t)
+    as b tends to 1. Near s = t it has the curvature of both, so weights for `kd_loss` keep their meaning.
 
     Args:
         student_logits: (B, C).
@@ -60,22 +60,3 @@ def jensen_shannon_loss(
     from_teacher = (log_t_BC.exp() * (log_t_BC - log_m_BC)).sum(1).mean()
     from_student = (log_s_BC.exp() * (log_s_BC - log_m_BC)).sum(1).mean()
     return student_temperature * teacher_temperature * (from_teacher / (1 - skew) + from_student / skew)
-
-
-class JensenShannonLoss(nn.Module):
-    """`jensen_shannon_loss` with its settings kept."""
-
-    def __init__(self, *, skew: float = 0.5, student_temperature: float, teacher_temperature: float) -> None:
-        super().__init__()
-        self.skew = skew
-        self.student_temperature = student_temperature
-        self.teacher_temperature = teacher_temperature
-
-    def forward(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-        return jensen_shannon_loss(
-            student_logits,
-            teacher_logits,
-            skew=self.skew,
-            student_temperature=self.student_temperature,
-            teacher_temperature=self.teacher_temperature,
-        )

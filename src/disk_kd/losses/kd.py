@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from disk_kd.errors import ConfigError
 from disk_kd.support import check_shapes, check_temperatures, log_probabilities, teacher_log_probabilities
@@ -17,7 +17,7 @@ def kd_loss(
     teacher_temperature: float,
     reverse: float = 0.0,
 ) -> Tensor:
-    """The Kullback-Leibler divergence of the student from the teacher, both softened.
+    """The Kullback-Leibler divergence between the softened teacher and the softened student.
 
     Formula: ``T_s T_t mean_i KL( softmax(t_i / T_t) || softmax(s_i / T_s) )``; with `reverse` r above 0,
     1 - r of that and r of the divergence with its arguments exchanged.
@@ -27,8 +27,7 @@ def kd_loss(
         teacher_logits: (B, C); no gradient flows into them.
         student_temperature: T_s > 0.
         teacher_temperature: T_t > 0.
-        reverse: r, from 0 to 1: how much of the reverse divergence, which asks for the teacher's likeliest classes
-            before its others.
+        reverse: r, from 0 to 1: share of the reverse divergence, which favours the teacher's most likely classes.
 
     Returns:
         A scalar: the mean over the batch times T_s T_t, which keeps the gradient's size as the temperatures
@@ -57,22 +56,3 @@ def kd_loss(
         log_t_BC = log_probabilities(teacher_logits.detach(), teacher_temperature)
         kl = (1 - reverse) * kl + reverse * F.kl_div(log_t_BC, log_s_BC, reduction="batchmean", log_target=True)
     return student_temperature * teacher_temperature * kl
-
-
-class KDLoss(nn.Module):
-    """`kd_loss` with its temperatures kept."""
-
-    def __init__(self, *, student_temperature: float, teacher_temperature: float, reverse: float = 0.0) -> None:
-        super().__init__()
-        self.student_temperature = student_temperature
-        self.teacher_temperature = teacher_temperature
-        self.reverse = reverse
-
-    def forward(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-        return kd_loss(
-            student_logits,
-            teacher_logits,
-            student_temperature=self.student_temperature,
-            teacher_temperature=self.teacher_temperature,
-            reverse=self.reverse,
-        )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from disk_kd.errors import ConfigError
 from disk_kd.support import check_shapes, check_temperature, log_probabilities, teacher_log_probabilities
@@ -21,7 +21,7 @@ def mlkd_loss(
     class_weight: float,
     temperatures: Sequence[float],
 ) -> Tensor:
-    """The teacher's word on each image, on which images are alike, and on which classes go together.
+    """Divergences at three levels: predictions of each image, relations of images, and relations of classes.
 
     Formula: ``sum_T ( w_instance T^2 mean_i KL( t_i || s_i ) + w_batch || S S^T - R R^T ||^2 / B
     + w_class || S^T S - R^T R ||^2 / C )``, where S and R are the (B, C) matrices softmax(student / T) and
@@ -80,26 +80,3 @@ def mlkd_loss(
 def _gram_distance(a_RN: Tensor, b_RN: Tensor) -> Tensor:
     """The squared difference of the inner products among R rows of N numbers, summed, for each row on average."""
     return (a_RN @ a_RN.T - b_RN @ b_RN.T).square().sum() / len(a_RN)
-
-
-class MLKDLoss(nn.Module):
-    """`mlkd_loss` with its settings kept."""
-
-    def __init__(
-        self, *, instance_weight: float, batch_weight: float, class_weight: float, temperatures: Sequence[float]
-    ) -> None:
-        super().__init__()
-        self.instance_weight = instance_weight
-        self.batch_weight = batch_weight
-        self.class_weight = class_weight
-        self.temperatures = tuple(temperatures)
-
-    def forward(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-        return mlkd_loss(
-            student_logits,
-            teacher_logits,
-            instance_weight=self.instance_weight,
-            batch_weight=self.batch_weight,
-            class_weight=self.class_weight,
-            temperatures=self.temperatures,
-        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from disk_kd.support import (
     check_shapes,
@@ -16,13 +16,13 @@ from disk_kd.support import (
 def nkd_loss(
     student_logits: Tensor, teacher_logits: Tensor, targets: Tensor, *, gamma: float, temperature: float
 ) -> Tensor:
-    """Two cross-entropies: the label's, weighted by the teacher, and the other classes', normalised.
+    """Two cross-entropies: the label's, weighted by the teacher, and the normalised one of the other classes.
 
     Formula: ``mean_i ( -t_y log s_y - gamma T^2 sum_{c != y} t^_c log s^_c )``, where s = softmax(s_i) and
     t = softmax(t_i) at temperature 1, y is the label, and s^ and t^ are the softmax of s_i / T and t_i / T over
     the classes other than y.
 
-    These are cross-entropies, no divergences: the loss is not zero at student = teacher. The second term differs from
+    These are cross-entropies, not divergences: the loss is not zero at student = teacher. The second term differs from
     gamma times NCKD of `dkd_loss` by the entropy of t^, which the student does not move. The paper's settings
     are gamma 1.5, T 1. The plain cross-entropy with the label, which the paper adds, is not part of it.
 
@@ -59,15 +59,3 @@ def nkd_loss(
     label = -(log_t_B1.exp() * log_s_B1).mean()
     others = -(log_t_BR.exp() * log_s_BR).sum(1).mean()
     return label + gamma * temperature**2 * others
-
-
-class NKDLoss(nn.Module):
-    """`nkd_loss` with its settings kept."""
-
-    def __init__(self, *, gamma: float, temperature: float) -> None:
-        super().__init__()
-        self.gamma = gamma
-        self.temperature = temperature
-
-    def forward(self, student_logits: Tensor, teacher_logits: Tensor, targets: Tensor) -> Tensor:
-        return nkd_loss(student_logits, teacher_logits, targets, gamma=self.gamma, temperature=self.temperature)

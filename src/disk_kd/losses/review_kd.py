@@ -21,7 +21,7 @@ _MOST_CHANNELS = 512
 
 
 def hierarchical_context_loss(student_map: Tensor, teacher_map: Tensor) -> Tensor:
-    """The mean squared error of two maps, at full size and pooled to ever fewer cells.
+    """The mean squared error of two maps, at full size and averaged over coarser and coarser grids.
 
     Formula: ``sum_l w_l MSE( pool_l(student), pool_l(teacher) ) / sum_l w_l``, where l is the full size, then
     averages over 4 x 4, 2 x 2 and 1 x 1 cells, as far as those are fewer than both H and W; w is 1 at full size

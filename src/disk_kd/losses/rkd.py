@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from disk_kd.errors import ConfigError
 from disk_kd.support import at_least_float32, check_batch
@@ -16,7 +16,7 @@ _COINCIDE = 1e-6
 def rkd_loss(
     student_features: Tensor, teacher_features: Tensor, *, distance_weight: float, angle_weight: float
 ) -> Tensor:
-    """How far the distances and angles among a batch's images, as the student sees them, lie from the teacher's.
+    """The difference between student and teacher in the distances and angles between the images of a batch.
 
     Formula: ``w_d mean_{i,j} h( d_ij^s - d_ij^t ) + w_a mean_{i,j,k} h( a_ijk^s - a_ijk^t )``, where d_ij is
     the Euclidean distance of rows i and j divided by the mean of those that are not zero, a_ijk the cosine of
@@ -79,20 +79,3 @@ def _cosines(distance_BB: Tensor) -> Tensor:
     cosine_BBB = opposite_BBB * (0.5 * inverse_BB[:, :, None] * inverse_BB[None])
     # Of sides of very different length, rounding makes cosines beyond 1.
     return cosine_BBB.clamp(-1, 1)
-
-
-class RKDLoss(nn.Module):
-    """`rkd_loss` with its weights kept."""
-
-    def __init__(self, *, distance_weight: float, angle_weight: float) -> None:
-        super().__init__()
-        self.distance_weight = distance_weight
-        self.angle_weight = angle_weight
-
-    def forward(self, student_features: Tensor, teacher_features: Tensor) -> Tensor:
-        return rkd_loss(
-            student_features,
-            teacher_features,
-            distance_weight=self.distance_weight,
-            angle_weight=self.angle_weight,
-        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from disk_kd.support import (
     LOWEST,
@@ -22,7 +22,7 @@ _MASKED = 1e5 * LOWEST
 def rld_loss(
     student_logits: Tensor, teacher_logits: Tensor, targets: Tensor, *, alpha: float, beta: float, temperature: float
 ) -> Tensor:
-    """How sure the teacher is, asked of the label, and its shares of the classes that it ranks below the label.
+    """The teacher's confidence, required for the label, and the classes that it ranks below the label.
 
     Formula: ``T^2 mean_i ( alpha SCD_i + beta MCD_i )`` with s = softmax(s_i / T), t = softmax(t_i / T), the label y:
 
@@ -38,7 +38,7 @@ def rld_loss(
     The settings of the release for CIFAR-100 are alpha 1, beta 8, T 4, for ImageNet (ResNet-34 to ResNet-18) alpha 1,
     beta 0.5, T 1. The cross-entropy with the label, of weight 1, is not part of it.
 
-    It needs one label an image: no mixed labels, and no images without a label.
+    It needs one label for each image. Mixed labels and images without a label are not supported.
 
     Args:
         student_logits: (B, C), C at least 2.
@@ -84,18 +84,3 @@ def _one_or_not(log_BC: Tensor, classes_B: Tensor) -> Tensor:
 def _divergence(log_s: Tensor, log_t: Tensor) -> Tensor:
     """KL( t || s ) from log-probabilities, the mean over the batch."""
     return F.kl_div(log_s, log_t, reduction="batchmean", log_target=True)
-
-
-class RLDLoss(nn.Module):
-    """`rld_loss` with its settings kept."""
-
-    def __init__(self, *, alpha: float, beta: float, temperature: float) -> None:
-        super().__init__()
-        self.alpha = alpha
-        self.beta = beta
-        self.temperature = temperature
-
-    def forward(self, student_logits: Tensor, teacher_logits: Tensor, targets: Tensor) -> Tensor:
-        return rld_loss(
-            student_logits, teacher_logits, targets, alpha=self.alpha, beta=self.beta, temperature=self.temperature
-        )

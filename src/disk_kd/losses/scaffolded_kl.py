@@ -1,9 +1,9 @@
-"""DiSK's loss, normalised: the helped student is a distribution. Legend: B batch, C classes, M support."""
+"""DiSK's normalised loss: the helped student is a distribution. Legend: B batch, C classes, M support."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from disk_kd.support import (
     at_least_float32,
@@ -28,7 +28,7 @@ def scaffolded_kl(
     mass: float = 1.0,
     outside_student: bool = False,
 ) -> Tensor:
-    """The Kullback-Leibler divergence of the helped student from the teacher.
+    """The Kullback-Leibler divergence between the teacher and the helped student.
 
     Formula: ``mean_i KL( t_i || q_i )``, ``q_y = (s_y + g 1[y in M]) / (1 + |M| g)``, where
     s = softmax(student / T_s), t = softmax(teacher / T_t) over all classes, and M is the teacher's top K
@@ -38,12 +38,12 @@ def scaffolded_kl(
         student_logits: (B, C).
         teacher_logits: (B, C); no gradient flows into them.
         targets: (B,) int64 class indices below C.
-        helper: (B,) g in [0, 1]. The range is not checked, which would stop the device each step.
+        helper: (B,) g in [0, 1]. The range is not checked, because the host would wait for the device in each step.
         top_k: K, from 0 to C; 0: M is the label.
         student_temperature: T_s > 0.
         teacher_temperature: T_t > 0.
-        mass: of the top K those until t reaches this, above 0 and at most 1.
-        outside_student: M is all classes but the *student's* top K, united with the label.
+        mass: keep only the first of the top K classes until t reaches this sum, above 0 and at most 1.
+        outside_student: M is all classes except the *student's* top K, united with the label.
 
     Returns:
         A scalar: the mean over the batch, *without* the factor T_s T_t of `kd_loss`. In float32 at least.
@@ -79,36 +79,3 @@ def scaffolded_kl(
     loss = (outside_BC.sum(1) + inside_BM.sum(1) + log_total_B).mean()
     # Rounding can leave -1e-8; lifting the value alone keeps the gradient, which a clamp would cut.
     return loss - loss.detach().clamp(max=0)
-
-
-class ScaffoldedKL(nn.Module):
-    """`scaffolded_kl` with its settings kept."""
-
-    def __init__(
-        self,
-        *,
-        top_k: int,
-        student_temperature: float,
-        teacher_temperature: float,
-        mass: float = 1.0,
-        outside_student: bool = False,
-    ) -> None:
-        super().__init__()
-        self.mass = mass
-        self.outside_student = outside_student
-        self.top_k = top_k
-        self.student_temperature = student_temperature
-        self.teacher_temperature = teacher_temperature
-
-    def forward(self, student_logits: Tensor, teacher_logits: Tensor, targets: Tensor, helper: Tensor) -> Tensor:
-        return scaffolded_kl(
-            student_logits,
-            teacher_logits,
-            targets,
-            helper,
-            top_k=self.top_k,
-            student_temperature=self.student_temperature,
-            teacher_temperature=self.teacher_temperature,
-            mass=self.mass,
-            outside_student=self.outside_student,
-        )

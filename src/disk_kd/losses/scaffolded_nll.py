@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from disk_kd.errors import ConfigError, nearest
 from disk_kd.support import (
@@ -32,20 +32,20 @@ def scaffolded_nll(
     weight: float = 1.0,
     fill: Fill = "min",
 ) -> Tensor:
-    """The negative log-likelihood of the helped student under the teacher's leading classes.
+    """The negative log-likelihood of the helped student under the teacher's top classes.
 
     Formula: ``w T_s T_t mean_i - sum_{y in M} t~_y log( softmax(s_i / T_s)_y + g_i )``, where M is the
     teacher's top K united with the label, and t~ the softmax over all C of: t / T_t on M, the fill off M;
     it is then dropped off M and not renormalised.
 
     It is not a divergence: it is not zero at student = teacher, and negative where s + g > 1.
-    `scaffolded_kl` mends both.
+    `scaffolded_kl` has neither fault.
 
     Args:
         student_logits: (B, C).
         teacher_logits: (B, C); no gradient flows into them.
         targets: (B,) int64 class indices below C.
-        helper: (B,) g in [0, 1]. The range is not checked, which would stop the device each step.
+        helper: (B,) g in [0, 1]. The range is not checked, because the host would wait for the device in each step.
         top_k: K, from 1 to C.
         student_temperature: T_s > 0.
         teacher_temperature: T_t > 0.
@@ -91,36 +91,3 @@ def _target(teacher_logits_BC: Tensor, index_BM: Tensor, member_BM: Tensor, temp
     others_B = fill_B + (logits_BC.shape[1] - member_BM.sum(1)).to(fill_B.dtype).log()
     log_sum_B = torch.logaddexp(scaled_BM.logsumexp(1), others_B)
     return (scaled_BM - log_sum_B[:, None]).exp()
-
-
-class ScaffoldedNLL(nn.Module):
-    """`scaffolded_nll` with its settings kept."""
-
-    def __init__(
-        self,
-        *,
-        top_k: int,
-        student_temperature: float,
-        teacher_temperature: float,
-        weight: float = 1.0,
-        fill: Fill = "min",
-    ) -> None:
-        super().__init__()
-        self.top_k = top_k
-        self.student_temperature = student_temperature
-        self.teacher_temperature = teacher_temperature
-        self.weight = weight
-        self.fill: Fill = fill
-
-    def forward(self, student_logits: Tensor, teacher_logits: Tensor, targets: Tensor, helper: Tensor) -> Tensor:
-        return scaffolded_nll(
-            student_logits,
-            teacher_logits,
-            targets,
-            helper,
-            top_k=self.top_k,
-            student_temperature=self.student_temperature,
-            teacher_temperature=self.teacher_temperature,
-            weight=self.weight,
-            fill=self.fill,
-        )

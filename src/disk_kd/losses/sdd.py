@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from disk_kd.errors import ConfigError
 from disk_kd.support import check_temperature, log_probabilities, teacher_log_probabilities
@@ -61,15 +61,3 @@ def sdd_loss(student_regions: Tensor, teacher_regions: Tensor, *, beta: float, t
     class_BR = teacher_regions.argmax(2)
     complementary_BR = (class_BR != class_BR[:, :1]).to(kl_BR.dtype)
     return temperature**2 * (kl_BR * (1 + (beta - 1) * complementary_BR)).sum(1).mean()
-
-
-class SDDLoss(nn.Module):
-    """`sdd_loss` with its settings kept."""
-
-    def __init__(self, *, beta: float, temperature: float) -> None:
-        super().__init__()
-        self.beta = beta
-        self.temperature = temperature
-
-    def forward(self, student_regions: Tensor, teacher_regions: Tensor) -> Tensor:
-        return sdd_loss(student_regions, teacher_regions, beta=self.beta, temperature=self.temperature)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from disk_kd.errors import ConfigError
 from disk_kd.support import at_least_float32, check_batch
@@ -14,7 +14,7 @@ _ZERO = 1e-12
 
 
 def similarity_preserving_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """How far the similarities of a batch's images, as the student sees them, lie from the teacher's.
+    """The difference between the student's and the teacher's similarities of the images of a batch.
 
     Formula: ``|| G_s - G_t ||_F^2 / B^2``, where G is ``A A^T`` with each row divided by its L2 norm, and A
     holds an image's features in each row.
@@ -57,10 +57,3 @@ def _similarities(features: Tensor) -> Tensor:
         similarity_BB = features_BF @ features_BF.T
     norm_B1 = torch.linalg.vector_norm(similarity_BB, dim=1, keepdim=True)
     return similarity_BB / norm_B1.masked_fill(norm_B1 < _ZERO, torch.inf)
-
-
-class SimilarityPreservingLoss(nn.Module):
-    """`similarity_preserving_loss`, which has no settings."""
-
-    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
-        return similarity_preserving_loss(student, teacher)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from disk_kd.errors import ConfigError
 from disk_kd.losses.kd import kd_loss
@@ -104,24 +104,3 @@ def _whitened_norm(d_BB: Tensor, tikhonov: float) -> Tensor:
     factor_BB = torch.linalg.cholesky_ex(covariance_BB + diagonal_BB).L
     whitened_BB = torch.linalg.solve_triangular(factor_BB, rows_BB.T, upper=False)
     return torch.linalg.vector_norm(whitened_BB, dim=0).mean().to(dtype)
-
-
-class SKDLoss(nn.Module):
-    """`skd_loss` with its settings kept."""
-
-    def __init__(self, *, instance_weight: float, direction_weight: float, temperature: float, tikhonov: float) -> None:
-        super().__init__()
-        self.instance_weight = instance_weight
-        self.direction_weight = direction_weight
-        self.temperature = temperature
-        self.tikhonov = tikhonov
-
-    def forward(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-        return skd_loss(
-            student_logits,
-            teacher_logits,
-            instance_weight=self.instance_weight,
-            direction_weight=self.direction_weight,
-            temperature=self.temperature,
-            tikhonov=self.tikhonov,
-        )

@@ -1,4 +1,4 @@
-"""Logit standardisation, to go before any loss on logits. Legend: B batch, C classes."""
+"""Logit standardisation, for use before any loss on logits. Legend: B batch, C classes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from disk_kd.support import at_least_float32
 
 
 def standardise(logits_BC: Tensor, *, eps: float = 1e-7) -> Tensor:
-    """The z-scores of each row: its mean removed, divided by its standard deviation.
+    """The z-scores of each row: subtract its mean, divide by its standard deviation.
 
     Formula: ``z_c = (x_c - mean x) / sigma``, ``sigma^2 = (1/C) sum_c (x_c - mean x)^2``.
 

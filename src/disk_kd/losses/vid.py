@@ -19,7 +19,7 @@ def vid_loss(mean: Tensor, variance: Tensor, teacher_map: Tensor) -> Tensor:
 
     Args:
         mean: (B, C, H, W) mu, predicted from the student's map.
-        variance: (C,) v > 0, one a channel.
+        variance: (C,) v > 0, one for each channel.
         teacher_map: of mu's shape; no gradient flows into it.
 
     Returns:
@@ -49,11 +49,11 @@ def vid_loss(mean: Tensor, variance: Tensor, teacher_map: Tensor) -> Tensor:
 
 
 class VariationalInformation(nn.Module):
-    """`vid_loss` with what predicts the Gaussian, whose parameters train with the student's.
+    """`vid_loss` with the networks that predict the Gaussian. Their parameters train with the student's.
 
     The mean comes from the student's map by three 1x1 convolutions with ReLU between, as wide as the teacher's
     map; the variance is ``softplus(alpha_c) + eps``, learned, the same for all images and places. Where sides
-    differ, the larger map is brought to the smaller first, by `pool_to_smaller`.
+    differ, the larger map is first pooled to the smaller one's size by `pool_to_smaller`.
 
     Args:
         student_shape: (C, H, W) of the student's map; H and W are free to differ in use.

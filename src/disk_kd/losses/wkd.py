@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from disk_kd.errors import ConfigError
 from disk_kd.support import (
@@ -32,12 +32,12 @@ def wkd_loss(
     smoothing: float = 0.05,
     iterations: int = 10,
 ) -> Tensor:
-    """The label's cross-entropy, weighted by the teacher, and the cost of moving the student's other mass to its place.
+    """The label's cross-entropy, weighted by the teacher, and the transport cost between the other classes.
 
     Formula: ``mean_i ( -t_y log s_y + lambda sum_jk q_jk c_jk )`` with s = softmax(s_i), t = softmax(t_i), the label y,
     and a plan q that moves s^, the softmax of s_i / T over the classes other than y, onto t^, that of t_i / T:
     ``sum_k q_jk = s^_j``, ``sum_j q_jk = t^_k``, of least ``sum_jk q_jk (c_jk + eta log q_jk)``. Sinkhorn's algorithm
-    finds it: with ``K = exp(-c / eta)`` and ``u = 1 / (C - 1)``, so many times ``v = t^ / (K^T u)``, then
+    finds it: with ``K = exp(-c / eta)`` and ``u = 1 / (C - 1)``, iterate ``v = t^ / (K^T u)``, then
     ``u = s^ / (K v)``; ``q_jk = u_j K_jk v_k``. Gradients go through all its steps.
 
     Without targets the first term is left out, and the plan moves all classes: for images without a label, and for
@@ -57,10 +57,10 @@ def wkd_loss(
         teacher_logits: (B, C); no gradient flows into them.
         targets: (B,) int64 class indices below C; None: without separation.
         costs: (C, C), from 0 to 1; no gradient flows into them.
-        weight: lambda, of the transport; a number or a 0-dim tensor.
-        temperature: T > 0, of the transport only.
+        weight: lambda, the weight of the transport; a number or a 0-dim tensor.
+        temperature: T > 0, for the transport only.
         smoothing: eta, the weight of the plan's entropy, 0.025 or more.
-        iterations: of Sinkhorn's algorithm, 1 or more.
+        iterations: number of Sinkhorn iterations, 1 or more.
 
     Returns:
         A scalar: the mean over the batch, without a factor T^2. In float32 at least.
@@ -90,7 +90,7 @@ def wkd_loss(
         t_BC = teacher_log_probabilities(teacher_logits, temperature).exp()
         return weight * _transport_cost(s_BC, t_BC, torch.full_like(t_BC, 1 / classes), costs, smoothing, iterations)
     if classes < 2:
-        raise ConfigError(f"a label needs other classes beside it, got {classes} class; give at least 2 classes")
+        raise ConfigError(f"a label needs other classes, got {classes} class; give at least 2 classes")
     label_B1 = targets[:, None]
     log_s_B1 = log_probabilities(student_logits, 1.0).gather(1, label_B1)
     log_t_B1 = teacher_log_probabilities(teacher_logits, 1.0).gather(1, label_B1)
@@ -126,39 +126,3 @@ def _transport_cost(
             v_BC = t_BC / (u_BC @ kernel_CC)
             u_BC = s_BC / (v_BC @ kernel_CC.T)
         return (u_BC * (v_BC @ (kernel_CC * costs_CC).T)).sum(1).mean()
-
-
-class WKDLoss(nn.Module):
-    """`wkd_loss` with its settings and costs kept.
-
-    Raises:
-        ConfigError: a setting is out of range, or costs lie outside 0 to 1.
-    """
-
-    costs: Tensor
-
-    def __init__(
-        self, costs: Tensor, *, weight: float, temperature: float, smoothing: float = 0.05, iterations: int = 10
-    ) -> None:
-        super().__init__()
-        check_sinkhorn(smoothing, iterations)
-        low, high = (float(end) for end in costs.aminmax())
-        if not 0 <= low <= high <= 1:
-            raise ConfigError(f"costs must lie from 0 to 1, got {low:g} to {high:g}; divide them by the largest")
-        self.register_buffer("costs", costs)
-        self.weight = weight
-        self.temperature = temperature
-        self.smoothing = smoothing
-        self.iterations = iterations
-
-    def forward(self, student_logits: Tensor, teacher_logits: Tensor, targets: Tensor | None = None) -> Tensor:
-        return wkd_loss(
-            student_logits,
-            teacher_logits,
-            targets,
-            self.costs,
-            weight=self.weight,
-            temperature=self.temperature,
-            smoothing=self.smoothing,
-            iterations=self.iterations,
-        )

@@ -1,4 +1,4 @@
-"""What a file of weights that a run wrote says of itself."""
+"""The metadata in a file of weights that a run wrote."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from disk_kd.errors import CheckpointError
 from disk_kd.models.weights import read_metadata
 
 METADATA = "disk_kd"
-"""Where it stands among the texts of a safetensors file."""
+"""Key of the metadata in a safetensors file."""
 
 _KINDS: dict[str, type | tuple[type, ...]] = {
     "model": str,
@@ -26,10 +26,10 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
 
 
 def read_about(weights: Path) -> dict[str, Any]:
-    """What `disk_kd.build.student_metadata` put into a file; empty for other files.
+    """The metadata that `disk_kd.trained.student_metadata` wrote; empty for other files.
 
     Raises:
-        CheckpointError: the file is damaged or may not be read, or says something else than a run writes.
+        CheckpointError: the file is damaged, cannot be read, or has metadata of another form.
     """
     if weights.suffix != ".safetensors":
         return {}
@@ -41,5 +41,5 @@ def read_about(weights: Path) -> dict[str, Any]:
     if not isinstance(about, dict) or not all(
         isinstance(about[key], _KINDS[key]) for key in _KINDS.keys() & about.keys()
     ):
-        raise CheckpointError(f"what {weights} says of its model cannot be read; give a file that a run wrote")
+        raise CheckpointError(f"the model metadata of {weights} cannot be read; give a file that a run wrote")
     return about

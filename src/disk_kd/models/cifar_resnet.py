@@ -17,8 +17,6 @@ Counted for 100 classes and one 3x32x32 image (`disk_kd.models.multiply_adds`). 
 change, the shortcut is a strided 1x1 convolution with BatchNorm, where section 4.2 of the paper pads with
 zeros.
 The networks: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016 (arXiv:1512.03385).
-
-Shapes: B batch, H and W height and width of a map.
 """
 
 from __future__ import annotations
@@ -26,47 +24,12 @@ from __future__ import annotations
 from typing import Any
 
 from timm.models import generate_default_cfgs, register_model
-from torch import Tensor, nn
-from torch.nn import functional as F
 
-from disk_kd.models.staged import Stage, StagedNet, build, cifar_cfg, conv
-
-__all__ = ["BasicBlock", "residual_stages"]
+from disk_kd.models.residual import BasicBlock, residual_stages
+from disk_kd.models.staged import StagedNet, build, cifar_cfg
 
 _NARROW = (16, 16, 32, 64)
 _WIDE = (32, 64, 128, 256)
-
-
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions around a shortcut: ``relu(downsample(x) + bn2(conv2(relu(bn1(conv1(x))))))``."""
-
-    def __init__(self, in_chs: int, out_chs: int, stride: int = 1) -> None:
-        super().__init__()
-        self.conv1 = conv(in_chs, out_chs, 3, stride)
-        self.bn1 = nn.BatchNorm2d(out_chs)
-        self.conv2 = conv(out_chs, out_chs, 3)
-        self.bn2 = nn.BatchNorm2d(out_chs)
-        self.downsample = nn.Sequential()
-        if stride != 1 or in_chs != out_chs:
-            self.downsample.extend([conv(in_chs, out_chs, 1, stride), nn.BatchNorm2d(out_chs)])
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, in_chs, H, W) to (B, out_chs, H / stride, W / stride)."""
-        y = F.relu(self.bn1(self.conv1(x)))
-        y = self.bn2(self.conv2(y))
-        return F.relu(y + self.downsample(x))
-
-
-def residual_stages(in_chans: int, depth: int, widths: tuple[int, ...]) -> list[Stage]:
-    """Return the stem and three stages of `depth` blocks; `widths` are the stem's and theirs."""
-    stem = {"conv1": conv(in_chans, widths[0], 3), "bn1": nn.BatchNorm2d(widths[0]), "act1": nn.ReLU()}
-    stages = [Stage(stem, widths[0], reduction=1)]
-    for index, stride in enumerate((1, 2, 2), start=1):
-        width = widths[index]
-        first = BasicBlock(widths[index - 1], width, stride)
-        blocks = nn.Sequential(first, *(BasicBlock(width, width) for _ in range(depth - 1)))
-        stages.append(Stage({f"layer{index}": blocks}, width, reduction=2 ** (index - 1)))
-    return stages
 
 
 def _cfg() -> dict[str, Any]:
@@ -88,7 +51,8 @@ default_cfgs = generate_default_cfgs(
 def _resnet(
     name: str, depth: int, widths: tuple[int, ...], pretrained: bool, in_chans: int = 3, **kwargs: Any
 ) -> StagedNet:
-    return build(name, pretrained, residual_stages(in_chans, depth, widths), "fc", in_chans, **kwargs)
+    stages = residual_stages(in_chans, BasicBlock, [depth] * 3, widths, shortcut="downsample")
+    return build(name, pretrained, stages, "fc", in_chans, **kwargs)
 
 
 @register_model

@@ -1,4 +1,4 @@
-"""Models by name, with errors that help, and their cost.
+"""Models by name, and their cost.
 
 Shapes: C channels of the image, H and W its height and width.
 """
@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from disk_kd.errors import ModelError, nearest, one_line
 from disk_kd.logits import logits_of
 from disk_kd.models.weights import StrPath, load_weights
-from disk_kd.plugins import TIMM_SOURCES, find_own, is_own
+from disk_kd.plugins import TIMM_SOURCES, find_user_code, is_user_code
 
 _SIZES = {"num_classes", "in_chans"}
 _LOCAL_FILE = "give a local file as weights=FILE, or pretrained=False"
@@ -40,23 +40,23 @@ def create_model(
     std: Sequence[float] | None = None,
     **model_kwargs: Any,
 ) -> nn.Module:
-    """Create a model: ours (``cifar_*``), any of timm's, or a user's own.
+    """Create a model of this package (``cifar_*``), of timm, or of a user.
 
     Args:
-        name: a name of `timm.list_models`, with a tag (``resnet18.a1_in1k``) or without, ``hf-hub:owner/model``,
-            ``local-dir:folder``, or ``my_module:make``, a function or class that is called with `model_kwargs`, and
-            with `num_classes`, `in_chans` and `pretrained` as far as its signature takes them.
-        num_classes: outputs of the classifier; 0 for none.
-        in_chans: channels of the image.
-        weights: a local file to load (`load_weights`).
-        pretrained: let timm fetch its weights. Only this, and a ``hf-hub:`` name, use the network.
-        mean, std: a value for each channel: the model takes (x - mean) / std of pixels x in [0, 1], which its
-            `pretrained_cfg` then says. None: as the model says itself.
-        model_kwargs: further options of the model, such as ``drop_rate``.
+        name: a name from `timm.list_models`, with a tag (``resnet18.a1_in1k``) or without; ``hf-hub:owner/model``;
+            ``local-dir:folder``; or ``my_module:make``, a function or class that is called with `model_kwargs`, and
+            with `num_classes`, `in_chans` and `pretrained` if its signature has them.
+        num_classes: number of outputs of the classifier; 0: no classifier.
+        in_chans: number of channels of the image.
+        weights: local file to load (`load_weights`).
+        pretrained: let timm download its weights. Only this and ``hf-hub:`` names use the network.
+        mean, std: one value for each channel: the model takes (x - mean) / std of pixels x in [0, 1]. Its
+            `pretrained_cfg` then records them. None: the model's own values.
+        model_kwargs: further keyword arguments of the model, such as ``drop_rate``.
 
     Raises:
-        ModelError: an unknown name or option, pretrained weights that cannot be had, a mean or std of other channels,
-            or `my_module:make` fails or makes no `torch.nn.Module`.
+        ModelError: an unknown name or option, pretrained weights that cannot be loaded, a mean or std for another
+            number of channels, or `my_module:make` fails or returns no `torch.nn.Module`.
         ConfigError: there is no `my_module:make`.
         CheckpointError: `weights` cannot be read or do not fit.
     """
@@ -67,7 +67,7 @@ def create_model(
             f"expected num_classes >= 0 and in_chans >= 1, not num_classes={num_classes}, in_chans={in_chans}"
         )
     options = {"num_classes": num_classes, "in_chans": in_chans, **model_kwargs}
-    model = _make(name, options, pretrained) if is_own(name) else _create(name, options, pretrained)
+    model = _make(name, options, pretrained) if is_user_code(name) else _create(name, options, pretrained)
     if not isinstance(model, nn.Module) or next(model.parameters(), None) is None:
         raise ModelError(f"{name} gives a {type(model).__name__}, not a torch.nn.Module with parameters; correct it")
     if weights is not None:
@@ -92,8 +92,8 @@ def _create(name: str, options: dict[str, Any], pretrained: bool) -> nn.Module:
 
 
 def _make(name: str, options: dict[str, Any], pretrained: bool) -> Any:
-    """What a user's function or class makes."""
-    make = find_own(name, "model")
+    """The model of a user's function or class."""
+    make = find_user_code(name, "model")
     if not callable(make) or isinstance(make, nn.Module):
         raise ModelError(f"{name} is a {type(make).__name__}; give a function or class that makes the model")
     try:
@@ -106,12 +106,12 @@ def _make(name: str, options: dict[str, Any], pretrained: bool) -> Any:
             raise TypeError("it takes no 'pretrained'; give weights")
         return make(**given)
     except Exception as error:  # a user's function can fail in any way at all
-        said = f"{type(error).__name__}: {one_line(error)}"
-        raise ModelError(f"{name} cannot be called with {options} ({said}); correct it, or the options") from error
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise ModelError(f"{name} cannot be called with {options} ({reason}); correct it, or the options") from error
 
 
 def set_normalisation(model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
-    """Let a model's `pretrained_cfg` say that it takes (x - mean) / std of pixels x in [0, 1]."""
+    """Record in a model's `pretrained_cfg` that it takes (x - mean) / std of pixels x in [0, 1]."""
     plain: Any = unwrap_model(model)
     own = getattr(plain, "pretrained_cfg", None)
     plain.pretrained_cfg = {**(own if isinstance(own, dict) else {}), "mean": tuple(mean), "std": tuple(std)}
@@ -129,10 +129,10 @@ def _check_normalisation(mean: Any, std: Any, in_chans: int) -> None:
 
 
 def shipped_weights(name: str) -> Path | None:
-    """The file of pretrained weights that is part of the package, which `timm.create_model` loads too; None: no file.
+    """The file of pretrained weights in this package, which `timm.create_model` loads too; None if there is none.
 
     Args:
-        name: of a model.
+        name: name of a model.
     """
     cfg = get_pretrained_cfg(name)
     return Path(cfg.file) if cfg is not None and cfg.file else None
@@ -146,11 +146,11 @@ def multiply_adds(model: nn.Module, input_size: tuple[int, int, int]) -> int:
     activations, pooling and additions are not. So counted are the published costs of these networks.
 
     Args:
-        model: any classifier; its modes are left as they were.
+        model: any classifier. Its train or eval mode is restored.
         input_size: (C, H, W).
 
     Raises:
-        ModelError: the model does not take such an image.
+        ModelError: the model does not accept such an image.
     """
     parameter = next(model.parameters())
     image = torch.zeros(1, *input_size, device=parameter.device, dtype=parameter.dtype)
@@ -170,9 +170,9 @@ def multiply_adds(model: nn.Module, input_size: tuple[int, int, int]) -> int:
 
 
 def check_logits(model: nn.Module, input_size: tuple[int, int, int], num_classes: int) -> None:
-    """See that the model, in the mode that it is in, gives a logit for each class.
+    """Check that the model, in its current mode, gives one logit for each class.
 
-    Its buffers and the random numbers are left as they were.
+    Its buffers and the random states are restored.
 
     Args:
         model: any classifier.
@@ -180,7 +180,7 @@ def check_logits(model: nn.Module, input_size: tuple[int, int, int], num_classes
         num_classes: K.
 
     Raises:
-        ModelError: the model does not take such images, or gives something else for B of them than (B, K).
+        ModelError: the model does not accept such images, or its output for B of them is not (B, K).
     """
     parameter = next(model.parameters())
     images = torch.zeros(2, *input_size, device=parameter.device, dtype=parameter.dtype)
@@ -218,7 +218,7 @@ def _check_name(name: str) -> None:
 
 
 def _nearest_option(name: str, error: Exception) -> str:
-    """Name the options nearest to one that the model's class does not know."""
+    """The options closest to one that the model's class does not have."""
     unknown = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
     if unknown and not name.startswith(TIMM_SOURCES):
         module = sys.modules[model_entrypoint(get_arch_name(name)).__module__]

@@ -1,4 +1,4 @@
-"""Which model a run builds."""
+"""Settings of a model."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ class ModelSettings:
     """A model.
 
     Args:
-        name: a model of timm or of this package (`disk-kd list models`), or my_module:make, a function or class of
-            yours that makes one.
-        weights: a file of weights, a run directory, or recipe:NAME for the result of that recipe.
-        pretrained: let timm load, and if need be download, its pretrained weights; those of cifar_resnet10_l and
-            cifar_resnet10_s, for CIFAR-100, are part of this package.
-        options: further keywords of the model; mean and std, a number a channel, say that it takes (x - mean) / std of
-            pixels x in [0, 1], in the place of what it says itself.
+        name: Name of a timm model or of a model of this package (`disk-kd list models`). my_module:make calls your own
+            function or class.
+        weights: File of weights, run directory, or recipe:NAME for the student of that recipe's run. null: no weights
+            are loaded.
+        pretrained: Load timm's pretrained weights; timm may download them. This package contains the CIFAR-100 weights
+            of cifar_resnet10_l and cifar_resnet10_s.
+        options: Further keyword arguments of the model. mean and std (one number for each channel) state that the model
+            takes (x - mean) / std of pixels x in [0, 1]; they replace the model's own values.
     """
 
     name: str
@@ -36,7 +37,7 @@ class ModelSettings:
             if not isinstance(key, str) or key in _SET_BY_RUNS:
                 raise ConfigError(
                     f"options of a model must be keywords of its own, not {key!r}; the data gives num_classes and"
-                    " in_chans, weights and pretrained stand beside options"
+                    " in_chans, weights and pretrained are separate options"
                 )
         if ("mean" in self.options) != ("std" in self.options):
             raise ConfigError(f"options of a model must give mean and std, or neither, not {self.options}")
@@ -44,6 +45,6 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class StudentSettings(ModelSettings):
-    """The model to train; weights are where it starts from."""
+    """The model to train. Training starts from its weights, if given."""
 
     name: str = "cifar_resnet10_s"

@@ -98,7 +98,7 @@ class SimKDStudent(nn.Module):
         return self.forward_head(self.forward_features(x))
 
     def forward_with_projection(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (B, K) and the projected map (B, C, H, W) that `simkd_loss` compares, in one epoch."""
+        """Logits (B, K) and the projected map (B, C, H, W) that `simkd_loss` compares, in one forward pass."""
         projected_BCHW = self.forward_features(x)
         return self.forward_head(projected_BCHW), projected_BCHW
 

@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from disk_kd.errors import ModelError
-from disk_kd.models.resnet import CIFAR100_MEAN, CIFAR100_STD
+
+CIFAR100_MEAN = (129.3 / 255, 124.1 / 255, 112.4 / 255)
+CIFAR100_STD = (68.2 / 255, 65.4 / 255, 70.4 / 255)
 
 
 @dataclass(frozen=True)
@@ -108,10 +110,14 @@ class StagedNet(nn.Module):
         maps = []
         for index, names in enumerate(self._chain if last is None else self._chain[: last + 1]):
             for name in names:
-                x = self.get_submodule(name)(x)
+                x = self._run(self.get_submodule(name), x)
             if index in taken:
                 maps.append(x)
         return x, maps
+
+    def _run(self, module: nn.Module, x: Tensor) -> Tensor:
+        output: Tensor = module(x)
+        return output
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Map images (B, C, H, W) to the map (B, D, H / R, W / R) that is pooled."""
@@ -150,7 +156,7 @@ class StagedNet(nn.Module):
             ModelError: another `output_fmt`.
         """
         if output_fmt != "NCHW":
-            raise ModelError(f"output_fmt must be 'NCHW' for a convolutional network, not {output_fmt!r}")
+            raise ModelError(f"output_fmt must be 'NCHW' for a {type(self).__name__}, not {output_fmt!r}")
         every = range(len(self.feature_info))
         if indices is None or isinstance(indices, int):
             indices = list(every[-(indices or len(every)) :])

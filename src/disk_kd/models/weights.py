@@ -1,4 +1,4 @@
-"""Files of weights: read without running code in them, written whole or not at all, converted.
+"""Files of weights: reading without running code, safe writing, conversion.
 
 A file is either safetensors (suffix ``.safetensors``) or what `torch.save` writes (any other suffix:
 ``.pth``, ``.pt``, ``.pth.tar``, ``.bin``). Only tensors are read from either.
@@ -46,9 +46,9 @@ _DISCARDED_NAMES = (
 
 
 class _Discarded:
-    """Takes the place of an object that is not wanted: accepts any arguments and state, keeps none.
+    """Stands for an unwanted object: it accepts any arguments and state, and keeps none.
 
-    So not even a harmless foreign constructor is called with what stands in a file.
+    No foreign constructor is called with content of a file.
     """
 
     def __init__(self, *args: object) -> None: ...
@@ -57,11 +57,11 @@ class _Discarded:
 
 
 def load_state_dict(path: StrPath) -> dict[str, Tensor]:
-    """Read the weights in a file, on the CPU, without running any code the file may hold.
+    """Read the weights in a file to the CPU, without running code from the file.
 
-    They are looked for under ``base_state_dict``, ``state_dict_ema``, ``state_dict``, ``model``,
+    They are searched under ``base_state_dict``, ``state_dict_ema``, ``state_dict``, ``model``,
     ``model_state_dict``, ``net``, ``student``, at the top of the file, and last under its only key that holds a dict of
-    tensors. ``module.`` and ``_orig_mod.`` before every key are taken off.
+    tensors. ``module.`` and ``_orig_mod.`` before every key are removed.
 
     Raises:
         CheckpointError: the file is missing, a folder, damaged, would run code, or holds no tensors, or such as no
@@ -79,7 +79,7 @@ def load_state_dict(path: StrPath) -> dict[str, Tensor]:
         if isinstance(weights, dict) and any(isinstance(value, Tensor) for value in weights.values()):
             other = next(key for key, value in weights.items() if not isinstance(value, Tensor))
             raise CheckpointError(
-                f"{path} holds {other!r} among its weights, which is no tensor; save model.state_dict() alone"
+                f"{path} holds {other!r} among its weights, which is not a tensor; save model.state_dict() alone"
             )
     found = ", ".join(map(repr, entries))[:200] or f"a {type(content).__name__}"
     raise CheckpointError(
@@ -89,7 +89,7 @@ def load_state_dict(path: StrPath) -> dict[str, Tensor]:
 
 
 def load_weights(model: nn.Module, path: StrPath, *, strict: bool = True) -> None:
-    """Load a file of weights into a timm model; nothing is changed when they do not fit.
+    """Load a file of weights into a timm model. If they do not fit, the model is not changed.
 
     A name before every key that the model does not know, such as Lightning's ``model.``, is taken off. Batch norms of
     before PyTorch 0.4.1 do not count their batches, and are loaded without.
@@ -97,11 +97,11 @@ def load_weights(model: nn.Module, path: StrPath, *, strict: bool = True) -> Non
     Args:
         model: a timm model.
         path: a file that `load_state_dict` reads.
-        strict: refuse keys that only one side has. Without it they are left alone, but shapes must
-            agree and at least one key must be shared.
+        strict: refuse keys that only one side has. False ignores these, but shapes must be equal and at least one key
+            must be shared.
 
     Raises:
-        CheckpointError: the file cannot be read, its keys or shapes are not the model's, or it holds NaN.
+        CheckpointError: the file cannot be read, its keys or shapes differ from the model's, or it contains NaN.
     """
     weights = _without_prefix(load_state_dict(path), model.state_dict())
     for key, values in weights.items():
@@ -114,12 +114,12 @@ def load_weights(model: nn.Module, path: StrPath, *, strict: bool = True) -> Non
 
 
 def save_state_dict(path: StrPath, state_dict: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write tensors as safetensors; a reader sees the old file or the whole new one, never a part.
+    """Write tensors as safetensors, completely or not at all.
 
     Args:
         path: the file to write or replace; its folder must exist.
         state_dict: tensors of any device and layout; those that share memory are each written in full.
-        metadata: short texts kept in the file's head (`read_metadata`).
+        metadata: short texts for the file's header (`read_metadata`).
 
     Raises:
         CheckpointError: the file cannot be written.
@@ -131,12 +131,12 @@ def save_state_dict(path: StrPath, state_dict: dict[str, Tensor], metadata: dict
             f"{path} cannot be written ({error.strerror}); give a file in a folder that exists, may be "
             "written to and has room"
         ) from error
-    except RunError as error:  # a folder, a link or a device stands there
+    except RunError as error:  # the path is a folder, a link or a device
         raise CheckpointError(str(error)) from None
 
 
 def read_metadata(path: StrPath) -> dict[str, str]:
-    """Read the texts that `save_state_dict` put into a safetensors file; empty when there are none.
+    """Read the texts that `save_state_dict` wrote to a safetensors file; empty if there are none.
 
     Raises:
         CheckpointError: the file is missing, a folder, or not safetensors.
@@ -150,20 +150,20 @@ def read_metadata(path: StrPath) -> dict[str, str]:
 
 
 def convert(source: StrPath, destination: StrPath, *, half: bool = False) -> dict[str, int]:
-    """Write the weights in a file as safetensors, with what a safetensors file says of itself.
+    """Write the weights of a file as safetensors. The metadata of a safetensors file is kept.
 
     Args:
         source: a file that `load_state_dict` reads.
         destination: the file to write.
-        half: bring weights of convolutions and linear layers to half precision, which halves the file; biases and
-            norms keep theirs.
+        half: store weights of convolutions and linear layers in half precision, which halves the file. Biases and norms
+            keep their precision.
 
     Returns:
-        ``tensors``, how many there are, and ``parameters``, how many numbers they hold without BatchNorm's
-        running statistics.
+        ``tensors``, the number of tensors, and ``parameters``, the number of their values without BatchNorm's running
+        statistics.
 
     Raises:
-        CheckpointError: `source` cannot be read; `destination` exists, or is no ``.safetensors`` file.
+        CheckpointError: `source` cannot be read; `destination` exists, or is not a ``.safetensors`` file.
     """
     destination = Path(destination)
     if destination.suffix != ".safetensors":
@@ -221,7 +221,7 @@ def _why_unreadable(path: Path, kind: str, error: Exception) -> str:
             "only tensors are read: save model.state_dict() with torch.save and give that file"
         )
     return (
-        f"{path} is no {kind} file or is damaged ({type(error).__name__}); copy or download it again, and "
+        f"{path} is not a {kind} file or is damaged ({type(error).__name__}); copy or download it again, and "
         "name it .safetensors if and only if it is one"
     )
 
@@ -235,7 +235,7 @@ def _is_state_dict(value: object) -> bool:
 
 
 def _check_plain(path: Path, weights: dict[str, Tensor]) -> None:
-    """Refuse tensors that are not dense arrays of numbers."""
+    """Raise an error for tensors that are not dense arrays of numbers."""
     for key, value in weights.items():
         kinds = {
             "sparse": value.layout != torch.strided,
@@ -251,7 +251,7 @@ def _check_plain(path: Path, weights: dict[str, Tensor]) -> None:
 
 
 def _without_prefix(weights: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights without a name before every key, where a key then is one of the model's `own`."""
+    """The weights without a common prefix of the keys, if a key without it is one of the model's `own`."""
     stripped = weights
     while not any(key in own for key in stripped):
         prefix = next(iter(stripped)).partition(".")[0] + "."
@@ -269,7 +269,7 @@ def _without_wrappers(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _misfit(model: nn.Module, weights: dict[str, Tensor], strict: bool) -> str:
-    """Say what keeps weights from a model; empty when they fit."""
+    """The reason why weights do not fit a model; empty if they fit."""
     own = model.state_dict()
     shared = [key for key in own if key in weights]
     reshaped = [key for key in shared if own[key].shape != weights[key].shape]
@@ -289,16 +289,16 @@ def _misfit(model: nn.Module, weights: dict[str, Tensor], strict: bool) -> str:
             _first_of("unknown to the model: ", [repr(key) for key in weights if key not in own]),
         ]
         if prefix := _prefix_of(missing, weights):
-            parts.append(f"the model's keys begin with {prefix!r} in the file, other keys stand beside them")
+            parts.append(f"the model's keys start with {prefix!r} in the file, but other keys do not")
     found = "; ".join(filter(None, parts))
     if not found:
         return ""
     owner = None if types else _owner(weights, getattr(model, "in_chans", 3))
-    return f"{found}; {f'these weights are of {owner}' if owner else 'give weights of this architecture'}"
+    return f"{found}; {f'these weights are for {owner}' if owner else 'give weights of this architecture'}"
 
 
 def _prefix_of(keys: list[str], weights: dict[str, Tensor]) -> str:
-    """The name that all of `keys` have before them in the file; empty where there is none."""
+    """The common prefix of `keys` in the file; empty if there is none."""
     for key in weights:
         prefix = key.removesuffix(keys[0]) if keys else key
         if prefix != key and all(f"{prefix}{name}" in weights for name in keys):
@@ -307,18 +307,18 @@ def _prefix_of(keys: list[str], weights: dict[str, Tensor]) -> str:
 
 
 def _other_classes(model: nn.Module, own: Tensor, theirs: Tensor, key: str) -> bool:
-    """Whether a tensor is of the model's classifier, for other classes."""
+    """Whether a tensor belongs to the model's classifier, for another number of classes."""
     of_classifier = key.startswith(_classifier_prefixes(model))
     return of_classifier and theirs.dim() == own.dim() and theirs.shape[1:] == own.shape[1:]
 
 
 def _loses_type(own: Tensor, theirs: Tensor) -> bool:
-    """Whether numbers of a model would be read from integers, such as quantised weights."""
+    """Whether a model's numbers would be read from integers, such as quantised weights."""
     return own.is_floating_point() and not theirs.is_floating_point()
 
 
 def _owner(weights: dict[str, Tensor], in_chans: int) -> str | None:
-    """The model of this package that has these keys and shapes, of any number of classes; None where none has."""
+    """The model of this package with these keys and shapes, for any number of classes; None if there is none."""
 
     def layout(tensors: dict[str, Tensor]) -> dict[str, torch.Size]:
         # A classifier's first size is its classes.
@@ -334,7 +334,7 @@ def _owner(weights: dict[str, Tensor], in_chans: int) -> str | None:
 
 
 def _classifier_prefixes(model: nn.Module) -> tuple[str, ...]:
-    """Return what the classifier's keys start with; timm's cfg holds one name, several or none."""
+    """The prefixes of the classifier's keys. timm's cfg holds one name, several or none."""
     names = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
     return tuple(f"{name}." for name in ([names] if isinstance(names, str) else names))
 

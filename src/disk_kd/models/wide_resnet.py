@@ -36,7 +36,7 @@ from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from disk_kd.models.cifar_resnet import residual_stages
+from disk_kd.models.residual import BasicBlock, residual_stages
 from disk_kd.models.staged import Stage, StagedNet, build, cifar_cfg, conv, he_normal
 
 __all__ = ["PreActBlock"]
@@ -102,7 +102,8 @@ default_cfgs = generate_default_cfgs(
 def _wide_resnet(name: str, depth: int, widen: int, pretrained: bool, in_chans: int = 3, **kwargs: Any) -> StagedNet:
     blocks, widths = (depth - 4) // 6, (16, 16 * widen, 32 * widen, 64 * widen)
     if name.endswith("_postact"):
-        return build(name, pretrained, residual_stages(in_chans, blocks, widths), "fc", in_chans, **kwargs)
+        stages = residual_stages(in_chans, BasicBlock, [blocks] * 3, widths, shortcut="downsample")
+        return build(name, pretrained, stages, "fc", in_chans, **kwargs)
     final = Stage({"bn1": nn.BatchNorm2d(widths[-1]), "act1": nn.ReLU()}, widths[-1], reduction=4)
     stages = _preact_stages(in_chans, blocks, widths)
     return build(name, pretrained, stages, "fc", in_chans, final=final, init=_init_preact, **kwargs)

@@ -1,6 +1,6 @@
-"""What a person looks at: the report of runs, and the examples that the helper carries most."""
+"""What people look at: the report of runs, and the training examples by help or doubt."""
 
-from disk_kd.report.inspection import RANKINGS, HelperSettings, Inspection, inspect_run
+from disk_kd.report.inspection import RANKINGS, Inspection, inspect_run
 from disk_kd.report.listing import Found, csv_text, faults_table, found_faults
 from disk_kd.report.outputs import Outputs
 from disk_kd.report.page import REPORT, report, report_comparison
@@ -10,7 +10,6 @@ __all__ = [
     "RANKINGS",
     "REPORT",
     "Found",
-    "HelperSettings",
     "Inspection",
     "Outputs",
     "Run",

@@ -30,8 +30,8 @@ class Line:
     mean: Sequence[float]
     low: Sequence[float] = ()
     high: Sequence[float] = ()
-    asked: bool = False
-    """Drawn thin and dotted: what was asked for, not what came."""
+    limit: bool = False
+    """Whether it is a limit of other lines: drawn thin and dotted."""
 
     def thinned(self) -> Line:
         """At most `_MOST_POINTS` points, each the mean of its neighbours."""
@@ -42,7 +42,7 @@ class Line:
         x, mean, low, high = (
             [sum(p[i : i + block]) / len(p[i : i + block]) for i in range(0, len(p), block)] for p in parts
         )
-        return Line(self.series, x, mean, low, high, self.asked)
+        return Line(self.series, x, mean, low, high, self.limit)
 
 
 def over_epochs(key: str, label: str, unit: str, lines: Sequence[Line], *, may_log: bool = False) -> Markup:
@@ -51,9 +51,9 @@ def over_epochs(key: str, label: str, unit: str, lines: Sequence[Line], *, may_l
     def paint(axes: Axes) -> None:
         for line in (line.thinned() for line in lines):
             style: dict[str, Any] = (
-                {"linestyle": ":", "linewidth": 1.2} if line.asked else {"linestyle": line.series.dash}
+                {"linestyle": ":", "linewidth": 1.2} if line.limit else {"linestyle": line.series.dash}
             )
-            if not line.asked:
+            if not line.limit:
                 style |= marks(line.series, len(line.x))
             axes.plot(line.x, line.mean, color=line.series.color, **style)
             if line.low:

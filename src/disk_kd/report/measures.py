@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from sklearn.metrics import confusion_matrix, roc_auc_score
 from torch import Tensor
 
 from disk_kd.metrics import ECE_BINS
@@ -111,8 +112,8 @@ def lost_pairs(student_NC: Tensor, teacher_NC: Tensor, targets_N: Tensor, most: 
 
 
 def _confusions(logits_NC: Tensor, targets_N: Tensor) -> Tensor:
-    classes = logits_NC.shape[1]
-    return (targets_N * classes + logits_NC.argmax(1)).bincount(minlength=classes**2).view(classes, classes)
+    """(C, C): how many samples of each class get each guess."""
+    return torch.from_numpy(confusion_matrix(targets_N, logits_NC.argmax(1), labels=range(logits_NC.shape[1])))
 
 
 def precision_at(scores_N: Tensor, wrong_N: Tensor, k: int) -> float:
@@ -125,10 +126,7 @@ def area_under_curve(scores_N: Tensor, wrong_N: Tensor) -> float:
 
     NaN where all samples are faults, or none.
     """
-    _, inverse_N, counts = scores_N.unique(return_inverse=True, return_counts=True)
-    highest = counts.cumsum(0).double()
-    rank_N = (highest - (counts - 1) / 2)[inverse_N]
-    faults, sound = int(wrong_N.sum()), int((~wrong_N).sum())
-    if not faults or not sound:
+    if bool(wrong_N.all()) or not bool(wrong_N.any()):
         return float("nan")
-    return (float(rank_N[wrong_N].sum()) - faults * (faults + 1) / 2) / (faults * sound)
+    _, rank_N = scores_N.unique(return_inverse=True)  # scikit-learn refuses scores that are not finite
+    return float(roc_auc_score(wrong_N, rank_N))

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from disk_kd.comparison.conditions import conditions_text, settled
+from disk_kd.comparison.conditions import conditions_text
+from disk_kd.report.content import ReportContent, ReportTeacher, TeacherFacts
 from disk_kd.report.drawing import Series
 from disk_kd.report.figures import accuracy_over_cost
 from disk_kd.report.items import Figure, Figures, Item, Note, Points, Section, Table, Text
 from disk_kd.report.reading import Group, Run
-from disk_kd.report.subject import Mentor, Subject, TeacherFacts
 from disk_kd.report.training import shown_text
 from disk_kd.report.verdict import spread
 
@@ -23,36 +23,37 @@ _Row = dict[str, str]
 """Cells by column; those that are not there are empty."""
 
 
-def runs(subject: Subject) -> Section:
+def runs(content: ReportContent) -> Section:
     """All groups, their teachers, every run, and the conditions in which they differ."""
-    several = any(len(group.runs) > 1 for group in subject.candidates)
-    rows = [_row(subject, group, 3 if several else 4) for group in subject.candidates]
-    rows += [_teacher_row(mentor, facts) for mentor, facts in subject.taught if not isinstance(facts, Note)]
-    same = _same(rows) if len(subject.candidates) > 1 else {}
-    left_out = {*same, *(() if subject.has_top5 else ("top-5 %",))}
-    marked = 0 if len(subject.candidates) > 1 and subject.finished and subject.comparable else None
+    several = any(len(group.runs) > 1 for group in content.candidates)
+    rows = [_row(content, group, 3 if several else 4) for group in content.candidates]
+    teachers = content.measured_teachers
+    rows += [_teacher_row(teacher, facts) for teacher, facts in teachers if not isinstance(facts, Note)]
+    same = _same(rows) if len(content.candidates) > 1 else {}
+    left_out = {*same, *(() if content.has_top5 else ("top-5 %",))}
+    marked = 0 if len(content.candidates) > 1 and content.finished and content.comparable else None
     items: list[Item] = []
-    for caption, wanted in ((_caption(subject), _COLUMNS), (_COST_CAPTION, _COSTS)):
+    for caption, wanted in ((_caption(content), _COLUMNS), (_COST_CAPTION, _COSTS)):
         columns = [title for title in wanted if title not in left_out and any(row.get(title) for row in rows)]
         cells = [[row.get(title, "") for title in columns] for row in rows]
-        titles = [f"gain over {subject.baseline.name}" if t == "gain" and subject.baseline else t for t in columns]
+        titles = [f"gain over {content.baseline.name}" if t == "gain" and content.baseline else t for t in columns]
         items += [Table(caption, titles, cells, marked, words=_WORDS)] if len(columns) > 1 else []
     if same:
         items.append(Note(f"The same for all: {'; '.join(f'{title}: {value}' for title, value in same.items())}."))
-    items += dict.fromkeys([*subject.lost, *(facts for _, facts in subject.taught if isinstance(facts, Note))])
-    items += [_every_run(subject)] if several and subject.finished else []
-    if len(subject.candidates) > 1:
-        first, *lines = _differing(subject).splitlines()
+    items += dict.fromkeys([*content.lost, *(facts for _, facts in teachers if isinstance(facts, Note))])
+    items += [_every_run(content)] if several and content.finished else []
+    if len(content.candidates) > 1:
+        first, *lines = _differing(content).splitlines()
         points = [line.removeprefix("- ") for line in lines if line]
         items += [Note(first), *([Points(points)] if points else [])]
-    return Section("runs", "The runs" if len(subject.candidates) > 1 else "The run", items)
+    return Section("runs", "The runs" if len(content.candidates) > 1 else "The run", items)
 
 
-def _differing(subject: Subject) -> str:
+def _differing(content: ReportContent) -> str:
     """What the runs differ in, in the words of the comparison where the report is of one."""
-    if subject.differing is not None:
-        return subject.differing
-    return conditions_text({group.name: [settled(run.folder) for run in group.runs] for group in subject.candidates})
+    if content.differing is not None:
+        return content.differing
+    return conditions_text({group.name: [run.conditions for run in group.runs] for group in content.candidates})
 
 
 def _same(rows: Sequence[_Row]) -> dict[str, str]:
@@ -70,16 +71,16 @@ _COST_CAPTION = (
 )
 
 
-def _caption(subject: Subject) -> str:
-    text = f"On the {subject.candidates[0].chosen.split} split, of the checkpoint that validation chose."
-    if len(subject.candidates) > 1:
-        text += f" {subject.first.capitalize()} first."
-    if any(len(group.runs) > 1 for group in subject.candidates):
+def _caption(content: ReportContent) -> str:
+    text = f"On the {content.candidates[0].chosen.split} split, of the checkpoint that validation chose."
+    if len(content.candidates) > 1:
+        text += f" {content.first.capitalize()} first."
+    if any(len(group.runs) > 1 for group in content.candidates):
         text += " Mean ± sample standard deviation over the seeds; gain and gap ± half their 95% interval over seeds."
     return text
 
 
-def _row(subject: Subject, group: Group, digits: int) -> _Row:
+def _row(content: ReportContent, group: Group, digits: int) -> _Row:
     config = group.chosen.config
     row = {"run": group.name, "what": config.description or config.method, "student": config.student.name}
     if not group.finished:
@@ -93,10 +94,10 @@ def _row(subject: Subject, group: Group, digits: int) -> _Row:
         ("ECE", "ece", digits),
     ):
         row[title] = spread(group.values("split", name), places)
-    if len(subject.candidates) > 1 and subject.comparable:
-        gap = subject.verdict.gaps.get(group.name)
+    if len(content.candidates) > 1 and content.comparable:
+        gap = content.verdict.gaps.get(group.name)
         row["to the chosen"] = "chosen" if gap is None else gap.numbers()
-        gain = subject.gains.get(group.name)
+        gain = content.gains.get(group.name)
         row["gain"] = "" if gain is None else gain.numbers()
     return row | {
         "seeds": str(len(group.finished)),
@@ -109,10 +110,10 @@ def _row(subject: Subject, group: Group, digits: int) -> _Row:
     }
 
 
-def _teacher_row(mentor: Mentor, facts: TeacherFacts) -> _Row:
+def _teacher_row(teacher: ReportTeacher, facts: TeacherFacts) -> _Row:
     metrics = facts.metrics
     return {
-        "run": mentor.name,
+        "run": teacher.name,
         "what": "measured for this report",
         "top-1 %": f"{metrics.top1:.2f}",
         "top-5 %": f"{metrics.top5:.2f}",
@@ -138,10 +139,10 @@ def _memory(summary: dict[str, Any]) -> str:
     return f"{(device or summary['peak_memory_bytes']) / 2**30:.2f} GiB {'device' if device else 'host'}"
 
 
-def _every_run(subject: Subject) -> Table:
+def _every_run(content: ReportContent) -> Table:
     """Each seed's numbers, as its summary has them."""
-    found = [_seed_row(group.name, run) for group in subject.candidates for run in group.finished]
-    titles = [title for title in found[0] if title != "top-5 %" or subject.has_top5]
+    found = [_seed_row(group.name, run) for group in content.candidates for run in group.finished]
+    titles = [title for title in found[0] if title != "top-5 %" or content.has_top5]
     caption = "Each seed. Last: of the last checkpoint. Chosen epoch: of the checkpoint that validation chose."
     return Table(caption, titles, [[row[title] for title in titles] for row in found], folded="Every run")
 
@@ -162,50 +163,50 @@ def _seed_row(name: str, run: Run) -> _Row:
     }
 
 
-def cost(subject: Subject) -> Section:
+def cost(content: ReportContent) -> Section:
     """Accuracy against multiply-adds."""
     title = "Accuracy against cost"
-    if not subject.comparable and len(subject.finished) > 1:
+    if not content.comparable and len(content.finished) > 1:
         return Section("cost", title, [Note("Left out: the runs were measured on different images.", missing=True)])
     points: list[tuple[Series, float, float]] = []
-    for group in subject.shown:
+    for group in content.shown:
         if group.finished:
             top1 = group.values("split", "top1")
-            points.append((subject.series[group.name], group.values("multiply_adds")[0], sum(top1) / len(top1)))
+            points.append((content.series[group.name], group.values("multiply_adds")[0], sum(top1) / len(top1)))
     if not points:
         return Section("cost", title, [Note("Left out: no run is finished.", missing=True)])
     if len(points) > 1 and len({cost for _, cost, _ in points}) == 1:
-        return Section("cost", title, [Note(_one_cost(subject, points[0][1]))])
-    for mentor, facts in subject.taught:
+        return Section("cost", title, [Note(_one_cost(content, points[0][1]))])
+    for teacher, facts in content.measured_teachers:
         if not isinstance(facts, Note):
-            points.append((Series(mentor.name, None), facts.multiply_adds, facts.metrics.top1))
-    told = "; ".join(f"{series.name} {top1:.2f}% at {round(cost):,}" for series, cost, top1 in points)
-    svg = accuracy_over_cost("cost", f"Top-1 over multiply-adds: {told}", points)
+            points.append((Series(teacher.name, None), facts.multiply_adds, facts.metrics.top1))
+    values = "; ".join(f"{series.name} {top1:.2f}% at {round(cost):,}" for series, cost, top1 in points)
+    svg = accuracy_over_cost("cost", f"Top-1 over multiply-adds: {values}", points)
     note = "Up and to the left is better: more right, for less arithmetic an image."
     items: list[Item] = [Figures([Figure(svg, "Top-1 against multiply-adds", note, [point[0] for point in points])])]
-    if len(subject.candidates) > len(subject.shown):
-        items.append(Note(shown_text(subject)))
+    if len(content.candidates) > len(content.shown):
+        items.append(Note(shown_text(content)))
     return Section("cost", title, items)
 
 
-def _one_cost(subject: Subject, cost: float) -> str:
+def _one_cost(content: ReportContent, cost: float) -> str:
     """What every student costs, where there is nothing to weigh."""
-    told = f"All students cost the same: {round(cost):,} multiply-adds an image"
-    of_teachers = [f"the {m.name} {f.multiply_adds:,}" for m, f in subject.taught if not isinstance(f, Note)]
-    return f"{'; '.join([told, *of_teachers])}. So accuracy alone decides."
+    text = f"All students cost the same: {round(cost):,} multiply-adds an image"
+    of_teachers = [f"the {m.name} {f.multiply_adds:,}" for m, f in content.measured_teachers if not isinstance(f, Note)]
+    return f"{'; '.join([text, *of_teachers])}. So accuracy alone decides."
 
 
-def provenance(subject: Subject) -> Section:
+def provenance(content: ReportContent) -> Section:
     """Resolved configurations, hardware and versions."""
     names: dict[tuple[str, ...], list[str]] = {}
-    for group in subject.finished:
+    for group in content.finished:
         names.setdefault(_circumstances(group.chosen.summary or {}), []).append(group.name)
-    everyone = len(names) == 1 and len(subject.finished) > 1
+    everyone = len(names) == 1 and len(content.finished) > 1
     rows = [["all runs" if everyone else ", ".join(of), *facts] for facts, of in names.items()]
     titles = ("run", "training samples", "hardware", "versions", "revision")
     caption = "On what the runs ran, and with which versions."
     items: list[Item] = [Table(caption, titles, rows, words=titles[2:])] if rows else []
-    for group in subject.candidates:
+    for group in content.candidates:
         items.append(Text(f"config.yaml of {group.name}, seed {group.chosen.seed}", group.chosen.text))
     return Section("config", "Configuration and versions", items)
 

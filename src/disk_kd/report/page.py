@@ -10,17 +10,18 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from disk_kd.errors import ConfigError, RunError
 from disk_kd.files import write_text
+from disk_kd.report.content import ReportContent
 from disk_kd.report.gallery import most_helped
 from disk_kd.report.outcome import cost, provenance, runs
 from disk_kd.report.outputs import Outputs
 from disk_kd.report.predictions import honesty, teacher
+from disk_kd.report.quantities import quantities
 from disk_kd.report.reading import Run, find_runs, group_runs, name_groups
 from disk_kd.report.side import side_by_side
-from disk_kd.report.subject import Subject
-from disk_kd.report.training import budget, training
+from disk_kd.report.training import training
 
 REPORT = "report.html"
-_SECTIONS = (runs, cost, training, budget, honesty, teacher, most_helped, provenance)
+_SECTIONS = (runs, cost, training, quantities, honesty, teacher, most_helped, provenance)
 
 
 def report(paths: Iterable[Path], *, output: Path | None = None, device: str = "auto") -> Path:
@@ -48,7 +49,7 @@ def report(paths: Iterable[Path], *, output: Path | None = None, device: str = "
     groups = group_runs(find_runs(paths))
     if not output.parent.is_dir() or output.is_dir():
         raise RunError(f"the report cannot be written to {output}; give --output a file in a folder that exists")
-    write_text(output, page(Subject(groups, Outputs(device))))
+    write_text(output, page(ReportContent(groups, Outputs(device))))
     return output
 
 
@@ -65,10 +66,10 @@ def report_comparison(
     """
     groups = name_groups({name: [Run.read(folder) for folder in folders] for name, folders in rows.items()})
     base = None if baseline is None or baseline not in rows else groups[list(rows).index(baseline)].name
-    write_text(output, page(Subject(groups, Outputs(), base, differing)))
+    write_text(output, page(ReportContent(groups, Outputs(), base, differing)))
 
 
-def page(subject: Subject) -> str:
+def page(content: ReportContent) -> str:
     """The report as HTML."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -78,9 +79,9 @@ def page(subject: Subject) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    several = (side_by_side,) if len(subject.finished) > 1 and subject.comparable else ()
-    made = [section(subject) for section in (*several, *_SECTIONS)]
+    several = (side_by_side,) if len(content.finished) > 1 and content.comparable else ()
+    made = [section(content) for section in (*several, *_SECTIONS)]
     sections = [section for section in made if section is not None]
     template = environment.get_template("page.html.jinja")
     style = environment.get_template("page.css").render()
-    return template.render(verdict=subject.verdict, sections=sections, style=style, version=version("disk-kd"))
+    return template.render(verdict=content.verdict, sections=sections, style=style, version=version("disk-kd"))

@@ -1,4 +1,4 @@
-"""The sections on single predictions: calibration, refusal, the teacher's likeness, classes and confusions."""
+"""The sections on single predictions: calibration, refusal, agreement with the teacher, classes and confusions."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from functools import partial
 from torch import Tensor
 
 from disk_kd.errors import DataError
+from disk_kd.report.content import ReportContent
 from disk_kd.report.drawing import Series
 from disk_kd.report.figures import class_accuracies, reliability_diagram, risk_coverage_curve
 from disk_kd.report.items import Figure, Figures, Item, Note, Section, Table
 from disk_kd.report.measures import agreement, class_accuracy, lost_pairs, reliability, risk_coverage
 from disk_kd.report.outputs import metrics_of
 from disk_kd.report.reading import Group
-from disk_kd.report.subject import Subject
 
 Predicted = dict[Series, tuple[Tensor, Tensor]]
 """Logits and targets by series; the teachers last."""
@@ -26,45 +26,45 @@ LEAST_IN_BIN = 10
 """Images from which the accuracy of a bin is drawn: that of fewer is mostly chance."""
 
 
-def predicted(subject: Subject) -> tuple[Predicted, list[Note]]:
+def predicted(content: ReportContent) -> tuple[Predicted, list[Note]]:
     """What the chosen runs of the groups shown, and their teachers, say of the split; and what is left out, and why."""
     found: Predicted = {}
     notes: list[Note] = []
-    for group in subject.shown:
+    for group in content.shown:
         if not group.finished:
             continue
-        outputs = subject.attempt(partial(subject.outputs.student_logits, group.chosen))
+        outputs = content.attempt(partial(content.outputs.student_logits, group.chosen))
         if isinstance(outputs, Note):
             notes.append(outputs)
             continue
-        found[subject.series[group.name]] = outputs
+        found[content.series[group.name]] = outputs
         differing = _differs(group, *outputs)
         notes += [differing] if differing else []
-    for mentor in subject.mentors if found else ():
-        outputs = subject.attempt(partial(subject.outputs.teacher_logits, mentor.config, mentor.run))
+    for teacher in content.teachers if found else ():
+        outputs = content.attempt(partial(content.outputs.teacher_logits, teacher.config, teacher.run))
         if isinstance(outputs, Note):
             notes.append(outputs)
         else:
-            found[Series(mentor.name, None)] = outputs
+            found[Series(teacher.name, None)] = outputs
     return found, list(dict.fromkeys(notes))
 
 
 def _differs(group: Group, logits_NC: Tensor, targets_N: Tensor) -> Note | None:
     """A warning where the predictions of now are not those of the summary."""
     then, now = group.chosen.summary or {}, metrics_of(logits_NC, targets_N)
-    told = then[group.chosen.split]
-    if now.samples == told["samples"] and abs(now.top1 - told["top1"]) <= 0.05:
+    before = then[group.chosen.split]
+    if now.samples == before["samples"] and abs(now.top1 - before["top1"]) <= 0.05:
         return None
     return Note(
         f"{group.name}: its weights give {now.top1:.2f}% on {now.samples:,} images today, its summary says"
-        f" {told['top1']:.2f}% on {told['samples']:,}; data, weights or versions have changed since.",
+        f" {before['top1']:.2f}% on {before['samples']:,}; data, weights or versions have changed since.",
         missing=True,
     )
 
 
-def honesty(subject: Subject) -> Section:
+def honesty(content: ReportContent) -> Section:
     """Reliability diagram and risk-coverage curve."""
-    found, notes = predicted(subject)
+    found, notes = predicted(content)
     title = "Can its probabilities be trusted?"
     if not found:
         return Section("honesty", title, notes or [Note("Left out: no run is finished.", missing=True)])
@@ -99,7 +99,7 @@ def honesty(subject: Subject) -> Section:
         "area under risk-coverage %",
         "wrong at 80% answered %",
     )
-    return Section("honesty", title, [Figures(figures), Table(_whose(subject), titles, rows), *notes])
+    return Section("honesty", title, [Figures(figures), Table(_whose(content), titles, rows), *notes])
 
 
 def _honest_row(series: Series, outputs: tuple[Tensor, Tensor], risk: Tensor) -> list[str]:
@@ -110,51 +110,51 @@ def _honest_row(series: Series, outputs: tuple[Tensor, Tensor], risk: Tensor) ->
     return [series.name, *numbers, f"{100 * float(risk.mean()):.2f}", f"{100 * at_80:.2f}"]
 
 
-def _whose(subject: Subject) -> str:
-    several = any(len(group.finished) > 1 for group in subject.shown)
-    return f"On the {subject.finished[0].chosen.split} split" + (
+def _whose(content: ReportContent) -> str:
+    several = any(len(group.finished) > 1 for group in content.shown)
+    return f"On the {content.finished[0].chosen.split} split" + (
         ", of each run's seed that validation prefers." if several else "."
     )
 
 
-def teacher(subject: Subject) -> Section:
+def teacher(content: ReportContent) -> Section:
     """Agreement with the teacher, accuracy per class, and the confusions that only the student has."""
     title = "Beside the teacher"
-    found, _ = predicted(subject)
-    chosen = subject.verdict.chosen
-    if chosen is None or subject.series[chosen.name] not in found:
+    found, _ = predicted(content)
+    chosen = content.verdict.chosen
+    if chosen is None or content.series[chosen.name] not in found:
         reason = "no run is finished" if chosen is None else "there are no predictions (see above)"
         return Section("teacher", title, [Note(f"Left out: {reason}.", missing=True)])
-    items: list[Item] = [*_agreements(subject, found)]
-    of_teacher = subject.attempt(lambda: _of_teacher(subject, chosen))
-    if isinstance(of_teacher, Note):
-        return Section("teacher", title, list(dict.fromkeys([*items, of_teacher])))
-    names = subject.outputs.dataset(chosen.chosen.config).shown_names
-    items += _classes(subject, found, names)
-    items.append(_confusions(found[subject.series[chosen.name]], of_teacher, names, chosen.name))
+    items: list[Item] = [*_agreements(content, found)]
+    teacher_NC = content.attempt(lambda: _teacher_logits(content, chosen))
+    if isinstance(teacher_NC, Note):
+        return Section("teacher", title, list(dict.fromkeys([*items, teacher_NC])))
+    names = content.outputs.dataset(chosen.chosen.config).shown_names
+    items += _classes(content, found, names)
+    items.append(_confusions(found[content.series[chosen.name]], teacher_NC, names, chosen.name))
     return Section("teacher", title, items)
 
 
-def _of_teacher(subject: Subject, group: Group) -> Tensor:
-    mentor = subject.mentor(group)
-    logits_NC, targets_N = subject.outputs.teacher_logits(mentor.config, mentor.run)
-    own = subject.outputs.student_logits(group.chosen)[1]
+def _teacher_logits(content: ReportContent, group: Group) -> Tensor:
+    teacher = content.teacher_of(group)
+    logits_NC, targets_N = content.outputs.teacher_logits(teacher.config, teacher.run)
+    own = content.outputs.student_logits(group.chosen)[1]
     if not (len(own) == len(targets_N) and bool((own == targets_N).all())):
         raise DataError(f"{group.name} has other images in its split than the run its teacher is measured for")
     return logits_NC
 
 
-def _agreements(subject: Subject, found: Predicted) -> list[Item]:
+def _agreements(content: ReportContent, found: Predicted) -> list[Item]:
     rows, notes = [], []
-    for group in subject.shown:
-        series = subject.series[group.name]
+    for group in content.shown:
+        series = content.series[group.name]
         if series not in found:
             continue
-        of_teacher = subject.attempt(partial(_of_teacher, subject, group))
-        if isinstance(of_teacher, Note):
-            notes.append(of_teacher)
+        teacher_NC = content.attempt(partial(_teacher_logits, content, group))
+        if isinstance(teacher_NC, Note):
+            notes.append(teacher_NC)
             continue
-        numbers = agreement(found[series][0], of_teacher, found[series][1])
+        numbers = agreement(found[series][0], teacher_NC, found[series][1])
         cells = [_percent(numbers.same_guess), f"{numbers.kl:.3f}", _percent(numbers.right_where_teacher_right)]
         rows.append([group.name, *cells, _percent(numbers.right_where_teacher_wrong), _percent(numbers.same_error)])
     titles = (
@@ -169,14 +169,14 @@ def _percent(value: float) -> str:
     return "none" if math.isnan(value) else f"{value:.2f}"
 
 
-def _classes(subject: Subject, found: Predicted, names: Sequence[str]) -> list[Item]:
+def _classes(content: ReportContent, found: Predicted, names: Sequence[str]) -> list[Item]:
     """Accuracy per class, drawn for the chosen group, the baseline and the teacher, in a table for all shown."""
-    chosen = subject.verdict.chosen
+    chosen = content.verdict.chosen
     assert chosen is not None
-    mentor = subject.mentor(chosen)
-    compared = [series for series in found if series.name in (chosen.name, mentor.name)]
-    baseline = subject.baseline
-    series = None if baseline is None or baseline is chosen else subject.series.get(baseline.name)
+    teacher = content.teacher_of(chosen)
+    compared = [series for series in found if series.name in (chosen.name, teacher.name)]
+    baseline = content.baseline
+    series = None if baseline is None or baseline is chosen else content.series.get(baseline.name)
     if series in found:
         compared.insert(1, series)
     accuracies = {series: class_accuracy(*outputs).tolist() for series, outputs in found.items()}

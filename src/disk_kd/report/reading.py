@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,18 +13,16 @@ from typing import Any
 import yaml
 
 from disk_kd.build import STUDENT
-from disk_kd.comparison.conditions import Conditions, fingerprints, settled
-from disk_kd.config import ENVIRONMENT, RunConfig, find_method
+from disk_kd.comparison.conditions import Conditions, fingerprints, resolved_conditions
+from disk_kd.config import RunConfig, identity
 from disk_kd.errors import RunError
 from disk_kd.old_names import new_keys
 from disk_kd.options import dotted
 from disk_kd.recipe import CONFIG
 from disk_kd.summary import read_summary
-from disk_kd.tasks import DiSKTask
+from disk_kd.tasks import HelpsExamples, Quantity
 
 _SEED_FOLDER = re.compile(r"seed\d+")
-_NOT_COMPARED = {"train.seed", "output", "description", "published", *ENVIRONMENT}
-"""Options in which runs of one group may differ."""
 _SET_ASIDE = ("data.validation", "data.split_seed")
 _READING = ("data.image_size", "data.crop_pct", "data.grey_bits", "data.skip_unreadable", "data.timm.enabled")
 """Options that change what is read of the same files, and with it their fingerprint."""
@@ -32,7 +30,7 @@ _READING = ("data.image_size", "data.crop_pct", "data.grey_bits", "data.skip_unr
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A run directory.
+    """The files of a run directory.
 
     Attributes:
         folder: of the run.
@@ -119,8 +117,8 @@ class Run:
 
     @cached_property
     def conditions(self) -> Conditions:
-        """What `settled` says of it, which is read once for all seeds."""
-        return settled(self.folder)
+        """What `resolved_conditions` says of it, which is read once for all seeds."""
+        return resolved_conditions(self.folder)
 
     @property
     def reading(self) -> tuple[Any, ...]:
@@ -134,22 +132,23 @@ class Run:
 
     @property
     def written_key(self) -> str:
-        """The same for runs that differ in their seed alone, as far as their files are of one version."""
-        options = {name: value for name, value in dotted(self.tree).items() if name not in _NOT_COMPARED}
-        return _SEED_FOLDER.sub("seed", json.dumps([options, self.fingerprints], sort_keys=True))
+        """Equal for runs that differ in their seed alone, if one version wrote their files."""
+        return self._key(identity(dotted(self.tree)))
 
     @property
     def key(self) -> str:
-        """The same for runs that differ in their seed alone, options that one file leaves out at their defaults."""
-        config = self.config
-        names = ("data", "student", "teacher", "method", "method_options", "hint", "hint_options", "train")
-        options = dotted({name: part for name, part in asdict(config).items() if name in names})
-        shown = sorted((name, repr(value)) for name, value in options.items() if name not in _NOT_COMPARED)
-        return _SEED_FOLDER.sub("seed", repr([shown, sorted(self.fingerprints.items())]))
+        """Equal for runs that differ in their seed alone. Options that a file lacks have their defaults."""
+        return self._key(self.config.identity)
+
+    def _key(self, options: Mapping[str, Any]) -> str:
+        """Text of options and images, without the seed."""
+        options = {name: value for name, value in options.items() if name != "train.seed"}
+        return _SEED_FOLDER.sub("seed", json.dumps([options, self.fingerprints], sort_keys=True, default=str))
 
     @cached_property
     def student_lines(self) -> list[dict[str, Any]]:
-        """The training lines of student epochs, each with the student "epochs" done by then."""
+        """The training lines of student epochs, each with the number of student "epochs" at its end."""
+        fixed = self.config.task_class.fixed_student_phases
         train = [line for line in self.lines if line["kind"] == "train"]
         if not train:
             return []
@@ -157,7 +156,7 @@ class Run:
         done: dict[int, int] = {}
         found = []
         for line in train:
-            if line["phase"] != "helper":
+            if line["phase"] not in fixed:
                 before = done.setdefault(line["epoch"], len(done))
                 found.append({**line, "epochs": before + line["step"] / steps - line["epoch"]})
         return found
@@ -186,9 +185,14 @@ class Group:
         return max(self.finished or self.runs[:1], key=_validated)
 
     @property
-    def uses_disk(self) -> bool:
-        """Whether its method is DiSK, or a user's own that derives from it."""
-        return issubclass(find_method(self.chosen.config.method), DiSKTask)
+    def quantities(self) -> tuple[Quantity, ...]:
+        """What its method logs beside losses."""
+        return self.chosen.config.quantities
+
+    @property
+    def helps_examples(self) -> bool:
+        """Whether its method helps single examples (`disk_kd.tasks.HelpsExamples`)."""
+        return issubclass(self.chosen.config.task_class, HelpsExamples)
 
     @property
     def labels_alone(self) -> bool:
@@ -303,6 +307,6 @@ def _json_lines(path: Path) -> list[dict[str, Any]]:
     for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         try:
             lines.append(new_keys(json.loads(text)))
-        except ValueError:
+        except (AttributeError, ValueError):  # cut off, or no mapping
             continue
     return lines

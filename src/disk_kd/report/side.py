@@ -5,72 +5,72 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from disk_kd.comparison.gain import differences, interval
+from disk_kd.report.content import ReportContent
 from disk_kd.report.drawing import Series
 from disk_kd.report.figures import Seeds, seeds_and_intervals
 from disk_kd.report.items import Figure, Figures, Item, Note, Section
 from disk_kd.report.reading import Group
-from disk_kd.report.subject import Subject
 from disk_kd.report.verdict import tops
 
 _MOST_ROWS = 24
 
 
-def side_by_side(subject: Subject) -> Section:
+def side_by_side(content: ReportContent) -> Section:
     """Every seed of every finished group, with intervals, and the gains over the baseline."""
     title = "Side by side"
-    drawn = subject.finished[:_MOST_ROWS]
-    values = [_seeds(subject, group) for group in drawn]
+    drawn = content.finished[:_MOST_ROWS]
+    values = [_seeds(content, group) for group in drawn]
     unit = f"top-1 on {drawn[0].chosen.split}, %"
-    told = "; ".join(f"{row.series.name} {row.mean:.2f}" for row in values)
+    means = "; ".join(f"{row.series.name} {row.mean:.2f}" for row in values)
     how = (
         "Pale dots: seeds, which differ in initial weights and in the order of the images."
         " Mark and bar: their mean and its 95% interval."
     )
-    figures = [Figure(seeds_and_intervals("tops", f"Top-1 of each seed: {told}", unit, values), "Accuracy", how)]
-    base = subject.baseline
-    gains = [_gains(subject, group, base) for group in drawn if base is not None and group is not base]
+    figures = [Figure(seeds_and_intervals("tops", f"Top-1 of each seed: {means}", unit, values), "Accuracy", how)]
+    base = content.baseline
+    gains = [_gains(content, group, base) for group in drawn if base is not None and group is not base]
     if base is not None and gains:
         label = f"Gain over {base.name}: " + "; ".join(f"{row.series.name} {row.mean:+.2f}" for row in gains)
         svg = seeds_and_intervals("gains", label, f"points above {base.name} (0)", gains, zero=base.name)
-        how = f"Differences to {base.name}, {_by(subject)}. A bar that crosses the dotted line could be chance."
+        how = f"Differences to {base.name}, {_by(content)}. A bar that crosses the dotted line could be chance."
         figures.append(Figure(svg, f"Gain over {base.name}", how))
-    items: list[Item] = [Note(_task(subject)), Figures(figures)]
-    if len(subject.finished) > len(drawn):
-        items.append(Note(f"The figures show {len(drawn)}, {subject.first} first; the table below has all."))
+    items: list[Item] = [Note(_task(content)), Figures(figures)]
+    if len(content.finished) > len(drawn):
+        items.append(Note(f"The figures show {len(drawn)}, {content.first} first; the table below has all."))
     return Section("side", title, items)
 
 
-def _seeds(subject: Subject, group: Group) -> Seeds:
+def _seeds(content: ReportContent, group: Group) -> Seeds:
     values = list(tops(group).values())
-    return Seeds(_series(subject, group), values, *interval(values))
+    return Seeds(_series(content, group), values, *interval(values))
 
 
-def _gains(subject: Subject, group: Group, base: Group) -> Seeds:
-    gap, pairs = subject.gains[group.name], differences(tops(group), tops(base))
-    return Seeds(_series(subject, group), pairs, gap.points, gap.half)
+def _gains(content: ReportContent, group: Group, base: Group) -> Seeds:
+    gap, pairs = content.gains[group.name], differences(tops(group), tops(base))
+    return Seeds(_series(content, group), pairs, gap.points, gap.half)
 
 
-def _series(subject: Subject, group: Group) -> Series:
-    return subject.series.get(group.name, Series(group.name, None))
+def _series(content: ReportContent, group: Group) -> Series:
+    return content.series.get(group.name, Series(group.name, None))
 
 
-def _by(subject: Subject) -> str:
+def _by(content: ReportContent) -> str:
     """What the intervals of the gains are over, if it is the same for all."""
-    ways = {gap.by for gap in subject.gains.values()}
+    ways = {gap.by for gap in content.gains.values()}
     return ways.pop() if len(ways) == 1 else "each by the seeds that both have"
 
 
-def _task(subject: Subject) -> str:
+def _task(content: ReportContent) -> str:
     """What all runs have in common, in a sentence."""
-    data = [group.chosen.config.data for group in subject.finished]
-    summaries = [group.chosen.summary or {} for group in subject.finished]
+    data = [group.chosen.config.data for group in content.finished]
+    summaries = [group.chosen.summary or {} for group in content.finished]
     samples = {summary["train_samples"] for summary in summaries}
-    text = f"{'Students' if len(subject.finished) > 1 else 'A student'} of {_one_of(d.name for d in data)}"
+    text = f"{'Students' if len(content.finished) > 1 else 'A student'} of {_one_of(d.name for d in data)}"
     text += f", trained on {_one_of(f'{n:,}' for n in samples)} images"
     noise = {d.label_noise for d in data}
     if noise != {0.0}:
         text += f" of which {_one_of(f'{share:.0%}' for share in sorted(noise))} have a wrong label"
-    split = subject.finished[0].chosen.split
+    split = content.finished[0].chosen.split
     return f"{text}, and measured on the {summaries[0][split]['samples']:,} images of the {split} split."
 
 

@@ -1,4 +1,4 @@
-"""Which student to ship, and why: chosen on validation, told on test."""
+"""Which student to ship, and why: chosen on validation, measured on test."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class Gap:
         half = self.half_over_images if self.half is None else self.half
         return half is None or abs(self.points) <= half
 
-    def told(self) -> str:
-        """In words."""
+    def text(self) -> str:
+        """The gap in words, with its interval."""
         images = "" if self.half_over_images is None else f", ± {self.half_over_images:.2f} over its images alone"
         return f"{self.numbers()} points ({self.by}{images})"
 
@@ -81,7 +81,7 @@ def labels_alone(groups: Sequence[Group], best: Group) -> Group | None:
 
 
 def gap_between(one: Group, other: Group, outputs: Outputs) -> Gap:
-    """Top-1 of one group less that of the other, on the split that they are told on, paired by seed.
+    """Top-1 of one group less that of the other, on the split of their test results, paired by seed.
 
     A single shared seed has no interval over seeds. Its two runs are paired by image, which leaves the chance of the
     seeds out.
@@ -243,7 +243,7 @@ def _over(seeds: int) -> str:
 
 def _against(others: Sequence[Group], gaps: dict[str, Gap]) -> str:
     nearest = others[0]
-    text = f"Next is {nearest.name}, {gaps[nearest.name].told()} on {nearest.chosen.split}."
+    text = f"Next is {nearest.name}, {gaps[nearest.name].text()} on {nearest.chosen.split}."
     chance = [other.name for other in others if gaps[other.name].chance]
     if not chance:
         return f"{text} Every difference is larger than its interval."
@@ -255,7 +255,7 @@ def _baseline(best: Group, baseline: Group, gap: Gap) -> str:
     gain = Gap(-gap.points, gap.half, gap.by)
     chance = ", which could be chance" if gap.chance else ""
     alone = ", trained on the labels alone" if baseline.labels_alone else ""
-    return f"{best.name} gains {gain.told()} over {baseline.name}{alone}{chance}."
+    return f"{best.name} gains {gain.text()} over {baseline.name}{alone}{chance}."
 
 
 def _teacher(best: Group, name: str, top1: float, multiply_adds: int) -> str:
@@ -297,7 +297,7 @@ def _smaller(best: Group, others: Sequence[Group], gaps: dict[str, Gap]) -> str:
         return ""
     other = cheaper[0]
     share = other.values("multiply_adds")[0] / cost
-    return f"{other.name} takes {share:.0%} of the multiply-adds, at {gaps[other.name].told()} top-1."
+    return f"{other.name} takes {share:.0%} of the multiply-adds, at {gaps[other.name].text()} top-1."
 
 
 def _shipped(best: Group) -> str:

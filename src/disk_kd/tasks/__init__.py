@@ -1,18 +1,22 @@
 """Methods of distillation: what runs forward, which loss, what trains. One method a file."""
 
+from disk_kd.hints import StudentWrapper
 from disk_kd.tasks.abkd import ABKDTask
 from disk_kd.tasks.base import StudentTask
 from disk_kd.tasks.cross_entropy import CETask
 from disk_kd.tasks.disk import DiSKTask
+from disk_kd.tasks.disk_help import default_help
 from disk_kd.tasks.disk_settings import VARIANTS, DiSKSettings
 from disk_kd.tasks.dist import DISTTask
 from disk_kd.tasks.dkd import DKDTask
+from disk_kd.tasks.example_help import ExampleHelp, HelpsExamples
 from disk_kd.tasks.gce import GCETask
 from disk_kd.tasks.jensen_shannon import JensenShannonTask
 from disk_kd.tasks.kd import KDTask
 from disk_kd.tasks.mlkd import MLKDTask
 from disk_kd.tasks.nkd import NKDTask
 from disk_kd.tasks.phase import Phase, plan_epochs
+from disk_kd.tasks.quantity import Quantity
 from disk_kd.tasks.rld import RLDTask
 from disk_kd.tasks.schedule import Cosine
 from disk_kd.tasks.skd import SKDTask
@@ -53,20 +57,25 @@ __all__ = [
     "DKDTask",
     "DiSKSettings",
     "DiSKTask",
+    "ExampleHelp",
     "GCETask",
+    "HelpsExamples",
     "JensenShannonTask",
     "KDTask",
     "MLKDTask",
     "NKDTask",
     "Phase",
+    "Quantity",
     "RLDTask",
     "SKDTask",
     "StudentTask",
+    "StudentWrapper",
     "TTMTask",
     "TimmFeatureTask",
     "TimmLogitTask",
     "TimmTokenTask",
     "WKDTask",
     "WTTMTask",
+    "default_help",
     "plan_epochs",
 ]

@@ -12,7 +12,7 @@ from disk_kd.tasks.logit_task import LogitTask
 
 
 class ABKDTask(LogitTask):
-    """The student nears the teacher in a divergence between KL, reverse KL and the squared distance.
+    """ABKD: a divergence family between KL, reverse KL and the squared distance.
 
     loss = ce_weight cross_entropy(s, y) + abkd_weight D_alpha_beta(t || s)
 
@@ -23,14 +23,14 @@ class ABKDTask(LogitTask):
     Args:
         student: the model to train.
         teacher: a trained model of the same classes; it is frozen.
-        alpha: 1 and beta 0 is KD; a smaller one weighs large errors more.
-        beta: a larger one weighs classes more of which the student is sure.
-        temperature: of both models.
-        ce_weight: weight of the cross-entropy on the labels.
-        abkd_weight: weight of the distillation loss.
-        warmup_epochs: student epochs over which that weight rises from 0.
-        standardise: bring each row of logits to mean 0 and deviation 1 first (Sun et al., CVPR 2024).
-        label_smoothing: of the cross-entropy, in [0, 1).
+        alpha: Power alpha; alpha 1 with beta 0 is KD. A smaller alpha gives more weight to large errors.
+        beta: Power beta. A larger beta gives more weight to classes for which the student is certain.
+        temperature: Temperature of student and teacher.
+        ce_weight: Weight of the cross-entropy on the labels.
+        abkd_weight: Weight of the distillation loss.
+        warmup_epochs: Number of student epochs over which the weight of the distillation loss rises from 0.
+        standardise: Standardise each row of logits to mean 0 and standard deviation 1 first (Sun et al., CVPR 2024).
+        label_smoothing: Label smoothing of the cross-entropy, in [0, 1).
 
     Raises:
         ConfigError: alpha and beta that are no powers, a temperature that is not positive, or a negative weight.

@@ -1,10 +1,10 @@
-"""What every task of this project shares beyond timm's protocol."""
+"""The base class of all tasks: what they share beyond timm's protocol."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from timm.task import TrainingTask
@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from disk_kd.errors import ConfigError, ModelError
-from disk_kd.hints import Hint, StudentAndHint
+from disk_kd.hints import Hint, StudentAndHint, StudentWrapper
 from disk_kd.logits import class_count, logits_of
 from disk_kd.losses.standardise import standardise
 from disk_kd.support import check_targets, require_range
 from disk_kd.tasks.phase import Phase
+from disk_kd.tasks.quantity import Quantity
 from disk_kd.tasks.snapshot import snapshot
-from disk_kd.tasks.student_and_helper import StudentAndHelper
 from disk_kd.teacher import Teacher
 
 
@@ -27,7 +27,7 @@ class StudentTask(TrainingTask):
     """A `timm.task.TrainingTask` around one student, with or without a frozen teacher.
 
     A method derives from it and writes `forward`: `task(input, target, teacher=None) -> {"loss", "output",
-    parts}`. Parts are detached 0-dim tensors for the log.
+    parts}`. Parts are detached 0-dim tensors for the log. `quantities` declares how people read them.
 
     Args:
         student: the model to train.
@@ -36,31 +36,36 @@ class StudentTask(TrainingTask):
         phases: kinds of epochs, in the order of one round.
 
     Raises:
+        ConfigError: a phase leaves the student fixed, and `fixed_student_phases` does not name it.
         ModelError: teacher and student are one model, share weights, or differ in their number of classes.
     """
+
+    fixed_student_phases: ClassVar[frozenset[str]] = frozenset()
+    """Names of the phases whose epochs leave the student fixed (`Phase.trains_student` is false). Their lines of the
+    log are no part of the summary and of the report's curves."""
 
     trainable_module: nn.Module
     teacher: Teacher | None
     step: Tensor
-    """Calls that trained the student so far: the clock of schedules and warm-ups."""
+    """Number of calls that trained the student so far. Schedules and warm-ups follow it."""
     steps_per_epoch = 1
-    """Calls in an epoch over the data, which turns steps into epochs for schedules; a loop that knows sets it."""
+    """Number of calls in an epoch, which turns steps into epochs for schedules. `set_clock` sets it."""
     top_logits = 0
-    """How many of the teacher's largest logits it tells apart; stored outputs that keep fewer are refused."""
+    """How many of the teacher's largest logits the method needs. Stored outputs that keep fewer are refused."""
     mixes: bool = False
-    """Whether targets may be shares of several classes, (B, C), as mixup and cutmix make them."""
+    """Whether targets may be class probabilities (B, C), as mixup and cutmix make them."""
     unlabelled: bool = True
     """Whether images may come without a label, -100."""
     standardise = False
-    """Whether `pair` standardises logits."""
+    """Whether `prepare_logits` standardises logits."""
     _parallel: dict[str, Any] | None = None
-    """Options of the data-parallel wrapper; None: there is none."""
+    """Options of the data-parallel wrapper; None: there is no wrapper."""
     _compiled: dict[str, Any] | None = None
-    """Options of the compiler; None: the student runs as it is."""
+    """Options of the compiler; None: the student is not compiled."""
     _labels_seen = False
-    """Whether labels on an accelerator were looked at, which is done once."""
+    """Whether labels on an accelerator were checked, which happens once."""
     micro_batches = 1
-    """Calls in one step of the optimiser; a loop that accumulates gradients sets it."""
+    """Number of calls in one step of the optimiser, with gradient accumulation. `set_clock` sets it."""
 
     def __init__(
         self,
@@ -74,34 +79,50 @@ class StudentTask(TrainingTask):
             raise ModelError("student and teacher are one model, which would be frozen; give a teacher of its own")
         if teacher is not None:
             _check_apart(teacher, student)
+        if undeclared := {phase.name for phase in phases if not phase.trains_student} - self.fixed_student_phases:
+            raise ConfigError(
+                f"the phase {min(undeclared)} leaves the student fixed; add its name to fixed_student_phases of"
+                f" {type(self).__name__}"
+            )
         super().__init__(device=next(student.parameters()).device, verbose=False)
         self.needs = needs
         self.phases = phases
         self.phase: str | None = None
         self.trainable_module = student
         self.teacher = None if teacher is None else Teacher.of(teacher, student, needs)
-        if not student.training:  # as a model comes from an evaluation; parts of it that were frozen alone stay so
+        if not student.training:  # a model after an evaluation; in one that trains, frozen parts stay frozen
             student.train()
         self.register_buffer("step", torch.zeros((), dtype=torch.int64, device=self.device))
 
     @classmethod
     def with_defaults(cls, options: dict[str, Any]) -> dict[str, Any]:
-        """Options of the constructor, with None replaced where the method then takes a fixed value.
+        """Options of the constructor, with None replaced by the value that the method takes for it.
 
-        What a run's config holds: it repeats the run although a later version may choose other defaults.
+        A run's config.yaml holds them. It repeats the run even if a later version has other defaults.
         """
         return options
 
+    @classmethod
+    def quantities(cls, options: Mapping[str, Any]) -> tuple[Quantity, ...]:
+        """The numbers that `forward` returns for the log beside losses, and how people read them.
+
+        Args:
+            options: of the constructor, by name.
+        """
+        return ()
+
     @property
     def student(self) -> nn.Module:
-        """The plain model: nothing of the method is needed to use or export it."""
+        """The plain model, which needs nothing of the method to be used or exported."""
         return plain(self.trainable_module)
 
     @property
     def learner(self) -> nn.Module:
-        """The student with its hint: what epochs of the student move."""
+        """The student with its hint: what student epochs train."""
         module = unwrap_model(self.trainable_module)
-        return module.student if isinstance(module, StudentAndHelper) else module
+        while isinstance(module, StudentWrapper) and not isinstance(module, StudentAndHint):
+            module = module.student
+        return module
 
     @property
     def hint(self) -> Hint | None:
@@ -110,7 +131,7 @@ class StudentTask(TrainingTask):
 
     @property
     def least_batch(self) -> int:
-        """The fewest images at a time that the loss can learn from."""
+        """Minimum batch size."""
         return 1 if self.hint is None else self.hint.least_batch
 
     @property
@@ -119,7 +140,7 @@ class StudentTask(TrainingTask):
         return self.hint is not None and self.hint.needs_ids
 
     def set_clock(self, steps_per_epoch: int, micro_batches: int = 1) -> None:
-        """Tell the task how its calls count: for schedules and warm-ups, which are set in epochs.
+        """Say how many calls an epoch has, for schedules and warm-ups, which are set in epochs.
 
         Args:
             steps_per_epoch: steps of the optimiser in an epoch over the data.
@@ -149,16 +170,23 @@ class StudentTask(TrainingTask):
         self.phases = tuple(
             replace(phase, module="learner") if phase.module == "student" else phase for phase in self.phases
         )
-        learner = StudentAndHint(self.student, hint.to(self.device))
-        if isinstance(self.trainable_module, StudentAndHelper):
-            self.trainable_module.student = learner
-        else:
+        self._replace_student(StudentAndHint(self.student, hint.to(self.device)))
+
+    def _replace_student(self, learner: nn.Module) -> None:
+        """Put `learner` where the plain student is: in the innermost wrapper, or in no wrapper."""
+        wrapper = self.trainable_module
+        if not isinstance(wrapper, StudentWrapper):
             self.trainable_module = learner
+            return
+        while isinstance(wrapper.student, StudentWrapper):
+            wrapper = wrapper.student
+        wrapper.student = learner
 
     def __call__(self, input: Tensor, target: Tensor, *args: Any, **kwargs: Any) -> Any:
         """`forward`, with class indices of any integer type.
 
-        Labels on the CPU are checked at each call, those on an accelerator at the first: to read them stops it.
+        Labels on the CPU are checked at each call, labels on an accelerator at the first call only, because the check
+        waits for the device.
 
         Raises:
             DataError: labels outside the classes, or not one for each image.
@@ -187,10 +215,10 @@ class StudentTask(TrainingTask):
         return any(phase.trains_student for phase in self.phases if self.phase in (None, phase.name))
 
     def set_phase(self, name: str | None) -> None:
-        """Select what the coming epochs train, and put that part alone into train mode.
+        """Select what the next epochs train, and put only that part into train mode.
 
         Args:
-            name: a phase's name; None: everything at once, as in a plain loop.
+            name: the name of a phase; None: all parts train at once, as in a plain loop.
         """
         self.phase = name
         if self._parallel is not None:
@@ -200,7 +228,7 @@ class StudentTask(TrainingTask):
     def prepare_distributed(self, device_ids: list[int] | None = None, **options: Any) -> StudentTask:
         """Wrap what is trained in `DistributedDataParallel`, as timm's tasks do.
 
-        What a phase leaves alone takes no part in its reductions, so each phase has a wrapper of its own.
+        Each phase has its own wrapper, because parts that do not train take no part in its reductions.
 
         Args:
             device_ids: [the device's number], or None on a CPU.
@@ -224,7 +252,7 @@ class StudentTask(TrainingTask):
             self.compile(**self._compiled)
 
     def train(self, mode: bool = True) -> StudentTask:
-        """Train mode for the parts that the phase trains, eval mode for the others."""
+        """Set train mode for the parts that the phase trains, and eval mode for the others."""
         super().train(mode)
         trained = {phase.module for phase in self.phases if self.phase in (None, phase.name)}
         for module in {phase.module for phase in self.phases} - trained:
@@ -232,17 +260,18 @@ class StudentTask(TrainingTask):
         return self
 
     def begin(self, batches: Iterable[tuple[Tensor, Tensor, dict[str, Tensor]]]) -> None:
-        """What the method learns of the data before training; nothing, unless it says otherwise.
+        """Read training data before training begins. By default it does nothing.
 
         Args:
-            batches: training images, labels (B,) and stored outputs, which may be empty; a run gives its first epoch.
+            batches: training images, labels (B,) and stored outputs, which may be empty. A run gives the batches of its
+                first epoch.
         """
 
-    def teach(self, input: Tensor, stored: dict[str, Tensor] | None) -> dict[str, Tensor]:
-        """The teacher's outputs for a batch: the stored ones; where some are missing, those of its forward pass.
+    def teacher_outputs(self, input: Tensor, stored: dict[str, Tensor] | None) -> dict[str, Tensor]:
+        """The teacher's outputs for a batch. The teacher runs only if `stored` lacks some of them.
 
         Raises:
-            ConfigError: there are neither.
+            ConfigError: outputs are missing, and there is no teacher to compute them.
         """
         stored = stored or {}
         if self.needs <= stored.keys():
@@ -252,31 +281,33 @@ class StudentTask(TrainingTask):
         return {**self.teacher(input), **stored}
 
     def unusable_outputs(self, input: Tensor) -> list[str]:
-        """Names of the teacher's outputs that are not finite for a batch: the loss is not finite then either."""
+        """Names of the teacher's outputs that are not finite for a batch. They make the loss not finite too."""
         outputs = {} if self.teacher is None else self.teacher(input)
         return [name for name, output in outputs.items() if not output.isfinite().all()]
 
-    def look(self, input: Tensor, target: Tensor, teacher: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
-        """The student's logits (B, C), and the hint's weighted loss if there is a hint."""
+    def student_outputs(
+        self, input: Tensor, target: Tensor, teacher: dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor | None]:
+        """The student's logits (B, C), and the weighted loss of the hint; None if there is no hint."""
         if self.hint is None:
             return logits_of(self.trainable_module(input), self.student), None
         outputs = self.trainable_module(input, target, teacher)
         return outputs["logits"], self.hint_ramp() * outputs["hint_loss"]
 
     def hint_ramp(self) -> Tensor | float:
-        """The warm-up of the hint's weight."""
+        """The factor of the hint's weight in its warm-up."""
         return 1.0 if self.hint is None else self.ramp(self.hint.warmup_epochs)
 
     def ramp(self, epochs: float) -> Tensor | float:
-        """A weight's warm-up: from 0 to 1 over so many student epochs, by the step."""
+        """The factor of a weight in its warm-up: it rises from 0 to 1 over `epochs` student epochs, step by step."""
         return 1.0 if not epochs else ((snapshot(self.step) + 1) / (epochs * self.steps_per_epoch)).clamp(max=1)
 
-    def pair(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of student and teacher, (B, C), each row standardised where the method's option asks for it."""
+    def prepare_logits(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of student and teacher, (B, C). With the option `standardise` each row has mean 0 and deviation 1."""
         return (standardise(student), standardise(teacher)) if self.standardise else (student, teacher)
 
     def result(self, loss: Tensor, logits: Tensor, hint_loss: Tensor | None, **parts: Tensor) -> dict[str, Tensor]:
-        """What `forward` returns: the loss with the hint's, the logits, and the parts for the log, detached."""
+        """What `forward` returns: the loss plus the hint's, the logits, and the detached parts for the log."""
         if self.training and torch.is_grad_enabled() and self._student_moves:
             self.step += 1
         if hint_loss is not None:
@@ -295,13 +326,13 @@ class StudentTask(TrainingTask):
 
 
 def plain(module: nn.Module) -> nn.Module:
-    """The model alone, without hint, helper, or a wrapper of torch around it."""
+    """The student alone, without the wrappers of torch (`DistributedDataParallel`, `compile`) and of methods."""
     module = unwrap_model(module)
-    return plain(module.student) if isinstance(module, StudentAndHelper | StudentAndHint) else module
+    return plain(module.student) if isinstance(module, StudentWrapper) else module
 
 
 def _check_apart(teacher: nn.Module, student: nn.Module) -> None:
-    """Refuse a student that shares weights with its teacher: they would be frozen in both."""
+    """Refuse a student that shares weights with its teacher, because they would be frozen in both."""
     theirs = {id(tensor) for tensor in teacher.state_dict(keep_vars=True).values()}
     shared = [name for name, tensor in student.state_dict(keep_vars=True).items() if id(tensor) in theirs]
     if shared:

@@ -10,14 +10,14 @@ from disk_kd.tasks.checks import fraction, non_negative
 
 
 class CETask(StudentTask):
-    """Plain supervised training.
+    """Supervised training with cross-entropy, without a teacher.
 
     loss = ce_weight mean_i cross_entropy(s(x_i), y_i), with label smoothing
 
     Args:
         student: the model to train.
-        ce_weight: 0 leaves the training to a hint.
-        label_smoothing: mass moved from the label to the uniform distribution, in [0, 1).
+        ce_weight: Weight of the cross-entropy on the labels. 0 trains with the hint alone.
+        label_smoothing: Label smoothing of the cross-entropy, in [0, 1).
 
     Raises:
         ConfigError: `label_smoothing` is outside [0, 1), or the weight is negative.
@@ -41,6 +41,6 @@ class CETask(StudentTask):
         Returns:
             `loss` (scalar), `output`, the student's logits (B, classes), and for the log `ce_loss`.
         """
-        logits, hint_loss = self.look(input, target, self.teach(input, teacher))
+        logits, hint_loss = self.student_outputs(input, target, self.teacher_outputs(input, teacher))
         ce = label_loss(logits, target, self.label_smoothing)
         return self.result(self.ce_weight * ce, logits, hint_loss, ce_loss=ce)

@@ -6,6 +6,8 @@ Shape letters: B batch, C classes.
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -20,8 +22,10 @@ from disk_kd.losses import budget_penalty, scaffolded_kl, scaffolded_nll
 from disk_kd.support import label_cross_entropy, label_loss
 from disk_kd.tasks.base import StudentTask
 from disk_kd.tasks.checks import fraction
+from disk_kd.tasks.disk_help import ExactHelp
 from disk_kd.tasks.disk_settings import disk_settings, variant_defaults
 from disk_kd.tasks.phase import Phase
+from disk_kd.tasks.quantity import Quantity
 from disk_kd.tasks.schedule import Cosine, scheduled
 from disk_kd.tasks.snapshot import snapshot
 from disk_kd.tasks.student_and_helper import StudentAndHelper
@@ -39,6 +43,9 @@ HELPER_WARMUP_END = 0.3
 HELPED = 1e-3
 """In the log an example counts as helped above this g."""
 
+_BUDGET_UNITS = {"ce": "mean g × CE, nats", "help": "mean g", "examples": "share helped"}
+"""What a `budget_unit` means, in words."""
+
 Support = Literal["teacher", "all", "outside-student"]
 """Which classes may be helped."""
 
@@ -47,7 +54,7 @@ ScaffoldInputs = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class DiSKTask(StudentTask):
-    """Distillation with a helper g(x) in [0, 1] that carries the student where it cannot follow the teacher.
+    """DiSK: distillation with a helper g(x) in [0, 1] that supports the student where it cannot follow the teacher.
 
     normalised (default)
         student  ce_weight CE(s, y) + kd_weight T_s T_t KL(t || q),  q_y = (s_y + g 1[y in M]) / (1 + |M| g)
@@ -71,32 +78,36 @@ class DiSKTask(StudentTask):
     Args:
         student: the model to train.
         teacher: a trained model of the same classes; it is frozen.
-        variant: which form of the method.
-        helper: "exact" (normalised only), the name of a network (`disk_kd.helpers.HELPERS`), or a constant g.
-        top_k: K of the support M, at least 0 (released forms: 1); above the number of classes it means all of them.
-        support: whether M is the teacher's top K, all classes, or those outside the student's own top K; the label
-            always belongs to it (normalised only).
-        support_mass: of the teacher's top K those until its probability reaches this (normalised only).
-        student_temperature: T_s.
-        teacher_temperature: T_t.
-        kd_weight: weight of the scaffolded divergence.
-        ce_weight: weight of the cross-entropy on the labels.
-        budget: help allowed: a number, or a `Cosine` over student epochs.
-        budget_unit: what it counts: "ce", g min(CE, max_ce) in nats; "help", g; "examples", the share of images
-            that are helped (the last two normalised only).
-        price: what help costs. With `price_rate` 0 it is followed as given, else the dual ascent starts from it.
-        price_rate: rho of the plain dual ascent rho (used - budget), or "relative" (with the exact helper the
-            default): the ascent above, which meets budgets of every unit from a tenth of an image in a batch on.
-        max_ce: cap of CE_i in nats.
-        fill: the released target off the support: the row's smallest logit, or zero.
-        against: the released CE_i: towards the teacher's argmax, or the label.
-        standardise: bring each row of logits to mean 0 and deviation 1 before the scaffold; prices and budgets keep
-            the plain cross-entropy.
-        label_smoothing: of the cross-entropy on the labels, in [0, 1).
-        student_epochs: student epochs in one round of the alternation (networks only).
-        helper_epochs: helper epochs in one round.
-        helper_warmup_epochs: helper epochs before the first round, at a learning rate that falls to 0.3 of its peak.
-        steps_per_epoch: batches in an epoch, which turns steps into epochs for the schedules.
+        variant: Form of the method: normalised (this project's), paper or imagenet (the release's).
+        helper: Helper: "exact" (normalised only), the name of a network (`disk_kd.helpers.HELPERS`), or a constant g
+            from 0 to 1.
+        top_k: Number K of the teacher's top classes in the support M. The minimum is 0 (released forms: 1); numbers
+            above the number of classes mean all classes.
+        support: Choice of the support M: the teacher's top K, all classes, or the classes outside the student's own top
+            K. The label always belongs to M (normalised only).
+        support_mass: Keep only the first of the teacher's top K classes whose probabilities reach this sum (normalised
+            only).
+        student_temperature: Temperature T_s of the student.
+        teacher_temperature: Temperature T_t of the teacher.
+        kd_weight: Weight of the scaffolded divergence.
+        ce_weight: Weight of the cross-entropy on the labels.
+        budget: Allowed help: a number, or a `Cosine` over student epochs.
+        budget_unit: Unit of the budget: "ce", g min(CE, max_ce) in nats; "help", g; "examples", the share of images
+            that get help. The last two are normalised only.
+        price: Price of help. With `price_rate` 0 it is used as given; otherwise dual ascent starts from it.
+        price_rate: Rate rho of the plain dual ascent rho (used - budget), or "relative": the ascent above, the default
+            with the exact helper. "relative" meets budgets of every unit, down to a tenth of an image in a batch.
+        max_ce: Cap of CE_i in nats.
+        fill: Released forms: the target off the support is the row's smallest logit, or zero.
+        against: Released forms: CE_i is taken against the teacher's argmax, or against the label.
+        standardise: Standardise each row of logits to mean 0 and standard deviation 1 before the scaffold. Prices and
+            budgets keep the plain cross-entropy.
+        label_smoothing: Label smoothing of the cross-entropy on the labels, in [0, 1).
+        student_epochs: Number of student epochs in a round of the alternation (networks only).
+        helper_epochs: Number of helper epochs in a round.
+        helper_warmup_epochs: Number of helper epochs before the first round. Their learning rate falls to 0.3 of its
+            peak.
+        steps_per_epoch: number of batches in an epoch. Schedules need it to convert steps to epochs.
 
     Raises:
         ConfigError: an unknown variant or helper, a constant outside [0, 1], a negative `top_k`,
@@ -112,6 +123,7 @@ class DiSKTask(StudentTask):
     """
 
     unlabelled = False
+    fixed_student_phases = frozenset({"helper"})
     price: Tensor
     excess: Tensor
     calls: Tensor
@@ -204,6 +216,34 @@ class DiSKTask(StudentTask):
         """
         return options | variant_defaults(options)
 
+    @classmethod
+    def quantities(cls, options: Mapping[str, Any]) -> tuple[Quantity, ...]:
+        """Budget, help given, price, mean g and the share of helped examples, as `forward` returns them."""
+        unit = _BUDGET_UNITS.get(options.get("budget_unit", "ce"), "")
+        return (
+            Quantity("budget", "Budget", unit, "Help that is allowed.", column="budget"),
+            Quantity(
+                "budget_used",
+                "Budget used",
+                unit,
+                "Help that was given. The budget is met where the line is at or below the dots.",
+                limit="budget",
+                progress=True,
+                column="used",
+                log_axis=True,
+            ),
+            Quantity(
+                "price",
+                "Price of help",
+                "nats of KL per unit",
+                "It rises while more help is used than the budget allows, else it falls.",
+                reduction="last",
+                progress=True,
+            ),
+            Quantity("helper_mean", "Mean g", "g", "Mean help of an example; 0 is none, 1 is all.", log_axis=True),
+            Quantity("helped", "Share helped", "share of examples", f"Share of examples with g above {HELPED:g}."),
+        )
+
     @property
     def helper(self) -> nn.Module | None:
         """The helper network; None where the helper is exact or constant."""
@@ -241,11 +281,12 @@ class DiSKTask(StudentTask):
             `loss`, `output` (the student's logits), and for the log `ce_loss`, `scaffold_loss`, `budget` and
             `budget_used` (in `budget_unit`), `price`, `helped` (share of examples with g above 0.001), `helper_mean`.
         """
-        teacher = self.teach(input, teacher)
+        teacher = self.teacher_outputs(input, teacher)
         epochs = self.clock()
         budget = scheduled(self.settings.budget, epochs)
         price = snapshot(self.price) if self.settings.price_rate else scheduled(self.settings.price, epochs)
         logits_BC, helper_B, hint_loss = self._student_and_helper(input, target, teacher, price)
+        helper_B = self.adjust_help(helper_B, logits_BC, target, teacher)
         ce = label_loss(logits_BC, target, self.label_smoothing)
         joint = self.variant == "imagenet"
         batch = (logits_BC, teacher["logits"], target, helper_B)
@@ -265,7 +306,7 @@ class DiSKTask(StudentTask):
         helper_B = helper_B.detach()
         used = self._budget_used((logits_BC.detach(), *batch[1:3], helper_B))
         if self.training and torch.is_grad_enabled():
-            self._advance(used, budget)
+            self.update_price(used, budget)
         return self.result(
             loss,
             logits_BC,
@@ -291,6 +332,36 @@ class DiSKTask(StudentTask):
         done = step if self.phase == "student" else (step - 1).clamp(min=0)
         return done // (self.student_epochs * self.steps_per_epoch) * float(self.student_epochs)
 
+    def adjust_help(self, helper_B: Tensor, logits_BC: Tensor, target: Tensor, teacher: Mapping[str, Tensor]) -> Tensor:
+        """The help that the loss uses, (B,). A subclass changes it here; this class takes it as it comes.
+
+        Args:
+            helper_B: g of the exact helper, the network or the constant; in phases that train a network with gradients.
+            logits_BC: of the student.
+            target: class indices (B,) or class probabilities (B, C).
+            teacher: the teacher's outputs, and the samples' "ids" if `needs_ids`.
+        """
+        return helper_B
+
+    def example_help(self, logged: Mapping[str, float], price: float | None = None) -> ExactHelp:
+        """The exact helper with the support and the temperatures of this task (`disk_kd.tasks.HelpsExamples`).
+
+        Args:
+            logged: numbers at the end of a run. Its price counts if the task's helper is exact, else the price is 0.
+            price: in the place of that price.
+        """
+        found = ExactHelp.from_settings(self.settings)
+        if self.settings.helper == "exact":
+            found = replace(
+                found,
+                price=logged.get("price") or 0.0,
+                unit=self.budget_unit,
+                mass=self.support_mass,
+                outside_student=self.outside_student,
+                standardise=self.standardise,
+            )
+        return found if price is None else replace(found, price=price)
+
     def _student_and_helper(
         self, input: Tensor, target: Tensor, teacher: dict[str, Tensor], price: Tensor
     ) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -298,7 +369,7 @@ class DiSKTask(StudentTask):
         if self.helper is not None:
             logits_BC, helper_B, hint_loss = self.trainable_module(input, target, teacher, self.phase)
             return logits_BC, helper_B, None if hint_loss is None else self.hint_ramp() * hint_loss
-        logits_BC, hint_loss = self.look(input, target, teacher)
+        logits_BC, hint_loss = self.student_outputs(input, target, teacher)
         if self.settings.helper != "exact":
             return (
                 logits_BC,
@@ -306,7 +377,7 @@ class DiSKTask(StudentTask):
                 hint_loss,
             )
         helper_B = exact_helper(
-            *self.pair(logits_BC, teacher["logits"]),
+            *self.prepare_logits(logits_BC, teacher["logits"]),
             target,
             price=price,
             max_ce=self.settings.max_ce,
@@ -319,10 +390,10 @@ class DiSKTask(StudentTask):
     def _scaffold(self, batch: ScaffoldInputs) -> Tensor:
         """The student's divergence from the teacher, with help and with the temperatures' factor."""
         student_BC, teacher_BC, target_B, helper_B = batch
-        batch = (*self.pair(student_BC, teacher_BC), target_B, helper_B)
+        batch = (*self.prepare_logits(student_BC, teacher_BC), target_B, helper_B)
         terms = self._support_and_temperatures()
         if self.variant == "normalised":
-            return self._heat * scaffolded_kl(*batch, **terms)
+            return self._temperature_factor * scaffolded_kl(*batch, **terms)
         return scaffolded_nll(*batch, fill=self.fill, **terms)
 
     def _penalty(self, batch: ScaffoldInputs, budget: Tensor, price: Tensor) -> Tensor:
@@ -357,8 +428,15 @@ class DiSKTask(StudentTask):
         )
 
     @torch.no_grad()
-    def _advance(self, used: Tensor, budget: Tensor) -> None:
-        """Move the price with the helper; a constant one does not answer it."""
+    def update_price(self, used: Tensor, budget: Tensor) -> None:
+        """One step of the price in training. A subclass changes it here.
+
+        A constant helper does not depend on the price, so the price stays.
+
+        Args:
+            used: help of the batch, a scalar in the unit of the budget.
+            budget: help that is allowed, a scalar.
+        """
         moves = self.settings.helper == "exact" or (self.helper is not None and self.phase != "student")
         if self.settings.price_rate and moves:
             over = ranks.mean(used) - budget
@@ -378,13 +456,14 @@ class DiSKTask(StudentTask):
         return rate * self.excess
 
     @property
-    def _heat(self) -> float:
+    def _temperature_factor(self) -> float:
+        """T_s T_t, the factor of tempered divergences."""
         return self.settings.student_temperature * self.settings.teacher_temperature
 
     @property
     def _helper_weight(self) -> float:
         """Of the divergence in a helper network's loss; the normalised form prices the divergence without T_s T_t."""
-        return 1 / self._heat if self.variant == "normalised" else self.settings.kd_weight
+        return 1 / self._temperature_factor if self.variant == "normalised" else self.settings.kd_weight
 
     def _support_and_temperatures(self) -> dict[str, Any]:
         terms: dict[str, Any] = {

@@ -12,7 +12,7 @@ from disk_kd.tasks.logit_task import LogitTask
 
 
 class DISTTask(LogitTask):
-    """Correlations with the teacher, within an image and within a class, instead of equality.
+    """DIST: the student correlates with the teacher within each image and within each class, instead of matching it.
 
     loss = ce_weight cross_entropy(s, y) + dist_weight (inter_weight INTER + intra_weight INTRA)
 
@@ -22,17 +22,17 @@ class DISTTask(LogitTask):
     Args:
         student: the model to train.
         teacher: a trained model of the same classes; it is frozen.
-        inter_weight: weight of the correlation over the classes of an image.
-        intra_weight: weight of the correlation over the images of a class.
-        temperature: of both models.
-        ce_weight: weight of the cross-entropy on the labels.
-        dist_weight: weight of the distillation loss.
-        warmup_epochs: student epochs over which that weight rises from 0.
-        standardise: bring each row of logits to mean 0 and deviation 1 first (Sun et al., CVPR 2024).
-        label_smoothing: of the cross-entropy, in [0, 1).
+        inter_weight: Weight of the correlation over the classes of an image.
+        intra_weight: Weight of the correlation over the images of a class.
+        temperature: Temperature of student and teacher.
+        ce_weight: Weight of the cross-entropy on the labels.
+        dist_weight: Weight of the distillation loss.
+        warmup_epochs: Number of student epochs over which the weight of the distillation loss rises from 0.
+        standardise: Standardise each row of logits to mean 0 and standard deviation 1 first (Sun et al., CVPR 2024).
+        label_smoothing: Label smoothing of the cross-entropy, in [0, 1).
 
     Raises:
-        ConfigError: a temperature that is not positive, or a negative weight.
+        ConfigError: a temperature is not positive, or a weight is negative.
         ModelError: teacher and student differ in their number of classes.
     """
 

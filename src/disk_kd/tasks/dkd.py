@@ -12,7 +12,7 @@ from disk_kd.tasks.logit_task import LogitTask
 
 
 class DKDTask(LogitTask):
-    """The teacher's word on the label and its word on the other classes, weighted apart.
+    """Decoupled KD: the label's part and the other classes' part of the divergence have separate weights.
 
     loss = ce_weight cross_entropy(s, y) + dkd_weight (alpha TCKD + beta NCKD)
 
@@ -22,17 +22,17 @@ class DKDTask(LogitTask):
     Args:
         student: the model to train.
         teacher: a trained model of the same classes; it is frozen.
-        alpha: weight of the label's part.
-        beta: weight of the other classes' part.
-        temperature: of both models.
-        ce_weight: weight of the cross-entropy on the labels.
-        dkd_weight: weight of the distillation loss.
-        warmup_epochs: student epochs over which that weight rises from 0.
-        standardise: bring each row of logits to mean 0 and deviation 1 first (Sun et al., CVPR 2024).
-        label_smoothing: of the cross-entropy, in [0, 1).
+        alpha: Weight of the label's part (TCKD).
+        beta: Weight of the other classes' part (NCKD).
+        temperature: Temperature of student and teacher.
+        ce_weight: Weight of the cross-entropy on the labels.
+        dkd_weight: Weight of the distillation loss.
+        warmup_epochs: Number of student epochs over which the weight of the distillation loss rises from 0.
+        standardise: Standardise each row of logits to mean 0 and standard deviation 1 first (Sun et al., CVPR 2024).
+        label_smoothing: Label smoothing of the cross-entropy, in [0, 1).
 
     Raises:
-        ConfigError: a temperature that is not positive, or a negative weight.
+        ConfigError: a temperature is not positive, or a weight is negative.
         ModelError: teacher and student differ in their number of classes.
     """
 

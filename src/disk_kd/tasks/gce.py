@@ -12,7 +12,7 @@ from disk_kd.tasks.logit_task import LogitTask
 
 
 class GCETask(LogitTask):
-    """A bounded cross-entropy with the teacher's probabilities, which gives up on what the student holds for unlikely.
+    """Generalised cross-entropy with the teacher's probabilities. It is bounded, so very unlikely classes count little.
 
     loss = ce_weight cross_entropy(s, y) + gce_weight GCE(s, t)
 
@@ -23,13 +23,13 @@ class GCETask(LogitTask):
     Args:
         student: the model to train.
         teacher: a trained model of the same classes; it is frozen.
-        power: q, above 0, where it becomes KD, and at most 1.
-        temperature: of both models.
-        ce_weight: weight of the cross-entropy on the labels.
-        gce_weight: weight of the distillation loss.
-        warmup_epochs: student epochs over which that weight rises from 0.
-        standardise: bring each row of logits to mean 0 and deviation 1 first (Sun et al., CVPR 2024).
-        label_smoothing: of the cross-entropy, in [0, 1).
+        power: Power q, above 0 and at most 1. It tends to KD as q tends to 0.
+        temperature: Temperature of student and teacher.
+        ce_weight: Weight of the cross-entropy on the labels.
+        gce_weight: Weight of the distillation loss.
+        warmup_epochs: Number of student epochs over which the weight of the distillation loss rises from 0.
+        standardise: Standardise each row of logits to mean 0 and standard deviation 1 first (Sun et al., CVPR 2024).
+        label_smoothing: Label smoothing of the cross-entropy, in [0, 1).
 
     Raises:
         ConfigError: a power or temperature out of range, or a negative weight.

@@ -11,11 +11,11 @@ from disk_kd.tasks.logit_task import LogitTask
 
 
 class JensenShannonTask(LogitTask):
-    """The student nears the teacher in a bounded divergence, which gives up on images that it cannot fit.
+    """Jensen-Shannon divergence to the teacher. It is bounded, so images that the student cannot fit count little.
 
     loss = ce_weight cross_entropy(s, y) + jsd_weight jensen_shannon_loss(s, t)
 
-    The control of every claim that a helper, which bounds the loss too, does more than that.
+    It is the control experiment for DiSK: a helper also bounds the loss, so DiSK must do better than a bounded loss.
 
     Source: Agarwal et al., "On-Policy Distillation of Language Models", ICLR 2024; `disk_kd.losses.jensen_shannon`
     has the formula.
@@ -23,12 +23,13 @@ class JensenShannonTask(LogitTask):
     Args:
         student: the model to train.
         teacher: a trained model of the same classes; it is frozen.
-        skew: above 0, where it becomes KD, and below 1, where it becomes the reverse divergence.
-        temperature: of both models.
-        jsd_weight: weight of the divergence.
-        ce_weight: weight of the cross-entropy on the labels.
-        standardise: bring each row of logits to mean 0 and deviation 1 first.
-        label_smoothing: of that cross-entropy, in [0, 1).
+        skew: Skew between the two directions, above 0 and below 1. It tends to KD at 0 and to the reverse divergence at
+            1.
+        temperature: Temperature of student and teacher.
+        jsd_weight: Weight of the divergence.
+        ce_weight: Weight of the cross-entropy on the labels.
+        standardise: Standardise each row of logits to mean 0 and standard deviation 1 first.
+        label_smoothing: Label smoothing of the cross-entropy, in [0, 1).
 
     Raises:
         ConfigError: a skew or temperature out of range, or a negative weight.

@@ -10,7 +10,7 @@ from disk_kd.tasks.logit_task import LogitTask
 
 
 class KDTask(LogitTask):
-    """The student matches the teacher's softened probabilities.
+    """Knowledge distillation: the student matches the teacher's softened probabilities.
 
     loss = ce_weight cross_entropy(s, y) + kd_weight T_s T_t KL(softmax(t / T_t) || softmax(s / T_s))
 
@@ -19,17 +19,17 @@ class KDTask(LogitTask):
     Args:
         student: the model to train.
         teacher: a trained model of the same classes; it is frozen.
-        temperature: T_s, and T_t unless `teacher_temperature` is given.
-        teacher_temperature: T_t.
-        kd_weight: weight of the divergence.
-        ce_weight: weight of the cross-entropy on the labels.
-        reverse: share of the divergence with teacher and student exchanged, from 0 to 1.
-        standardise: bring each row of logits to mean 0 and deviation 1 first (Sun et al., "Logit Standardization in
-            Knowledge Distillation", CVPR 2024, who take temperature 2 and weight 9 then).
-        label_smoothing: of that cross-entropy, in [0, 1).
+        temperature: Temperature T_s of the student; also the teacher's, unless `teacher_temperature` is given.
+        teacher_temperature: Temperature T_t of the teacher. null takes `temperature`.
+        kd_weight: Weight of the divergence.
+        ce_weight: Weight of the cross-entropy on the labels.
+        reverse: Share of the divergence in the reverse direction, KL(student || teacher), from 0 to 1.
+        standardise: Standardise each row of logits to mean 0 and standard deviation 1 first (Sun et al., "Logit
+            Standardization in Knowledge Distillation", CVPR 2024, who then use temperature 2 and weight 9).
+        label_smoothing: Label smoothing of the cross-entropy, in [0, 1).
 
     Raises:
-        ConfigError: a temperature that is not positive, a negative weight, or `reverse` outside [0, 1].
+        ConfigError: a temperature is not positive, a weight is negative, or `reverse` is outside [0, 1].
         ModelError: teacher and student differ in their number of classes.
     """
 

@@ -62,9 +62,9 @@ class LogitTask(StudentTask):
         Returns:
             `loss`, `output` (the student's logits), and for the log `ce_loss` and the method's own.
         """
-        teacher = self.teach(input, teacher)
-        logits, hint_loss = self.look(input, target, teacher)
-        own = self.distillation(*self.pair(logits, teacher["logits"]), target)
+        teacher = self.teacher_outputs(input, teacher)
+        logits, hint_loss = self.student_outputs(input, target, teacher)
+        own = self.distillation(*self.prepare_logits(logits, teacher["logits"]), target)
         ce = label_loss(logits, target, self.label_smoothing)
         loss = self.ce_weight * ce + self.ramp(self.warmup_epochs) * self.weight * own
         return self.result(loss, logits, hint_loss, **{"ce_loss": ce, f"{self.name}_loss": own})

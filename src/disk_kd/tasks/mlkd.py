@@ -13,7 +13,7 @@ from disk_kd.tasks.logit_task import LogitTask
 
 
 class MLKDTask(LogitTask):
-    """The teacher's word on each image, on which images are alike and on which classes go together.
+    """Multi-level logit distillation: predictions of each image, relations among images, relations among classes.
 
     loss = ce_weight cross_entropy(s, y) + mlkd_weight sum_T (instance_weight KD_T + batch_weight BATCH_T
     + class_weight CLASS_T)
@@ -24,15 +24,15 @@ class MLKDTask(LogitTask):
     Args:
         student: the model to train.
         teacher: a trained model of the same classes; it is frozen.
-        instance_weight: weight of the predictions of each image.
-        batch_weight: weight of the relations among the images of a batch.
-        class_weight: weight of the relations among classes.
-        temperatures: of both models; the loss is summed over them.
-        ce_weight: weight of the cross-entropy on the labels.
-        mlkd_weight: weight of the distillation loss.
-        warmup_epochs: student epochs over which that weight rises from 0.
-        standardise: bring each row of logits to mean 0 and deviation 1 first (Sun et al., CVPR 2024).
-        label_smoothing: of the cross-entropy, in [0, 1).
+        instance_weight: Weight of the predictions of each image.
+        batch_weight: Weight of the relations among the images of a batch.
+        class_weight: Weight of the relations among classes.
+        temperatures: Temperatures of student and teacher. The loss is summed over them.
+        ce_weight: Weight of the cross-entropy on the labels.
+        mlkd_weight: Weight of the distillation loss.
+        warmup_epochs: Number of student epochs over which the weight of the distillation loss rises from 0.
+        standardise: Standardise each row of logits to mean 0 and standard deviation 1 first (Sun et al., CVPR 2024).
+        label_smoothing: Label smoothing of the cross-entropy, in [0, 1).
 
     Raises:
         ConfigError: no temperature, one that is not positive, or a negative weight.

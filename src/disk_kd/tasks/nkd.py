@@ -12,7 +12,8 @@ from disk_kd.tasks.logit_task import LogitTask
 
 
 class NKDTask(LogitTask):
-    """The teacher's probability of the label, and its others normalised among themselves.
+    """Normalised KD: the teacher's probability of the label, and its probabilities of the other classes normalised to
+    1.
 
     loss = ce_weight cross_entropy(s, y) + nkd_weight NKD
 
@@ -22,16 +23,16 @@ class NKDTask(LogitTask):
     Args:
         student: the model to train.
         teacher: a trained model of the same classes; it is frozen.
-        gamma: weight of the other classes' part.
-        temperature: of the other classes' part.
-        ce_weight: weight of the cross-entropy on the labels.
-        nkd_weight: weight of the distillation loss.
-        warmup_epochs: student epochs over which that weight rises from 0.
-        standardise: bring each row of logits to mean 0 and deviation 1 first (Sun et al., CVPR 2024).
-        label_smoothing: of the cross-entropy, in [0, 1).
+        gamma: Weight of the other classes' part.
+        temperature: Temperature of the other classes' part.
+        ce_weight: Weight of the cross-entropy on the labels.
+        nkd_weight: Weight of the distillation loss.
+        warmup_epochs: Number of student epochs over which the weight of the distillation loss rises from 0.
+        standardise: Standardise each row of logits to mean 0 and standard deviation 1 first (Sun et al., CVPR 2024).
+        label_smoothing: Label smoothing of the cross-entropy, in [0, 1).
 
     Raises:
-        ConfigError: a temperature that is not positive, or a negative weight.
+        ConfigError: a temperature is not positive, or a weight is negative.
         ModelError: teacher and student differ in their number of classes.
     """
 

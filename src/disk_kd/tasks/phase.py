@@ -1,4 +1,4 @@
-"""Phases: what one epoch over the data trains."""
+"""Phases: which part of a task an epoch trains."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ class Phase:
 
     Args:
         name: `task.set_phase(name)` selects it.
-        module: the submodule of the task whose parameters move; it alone is in train mode.
-        trains_student: whether such an epoch counts against the run's budget of student epochs.
-        epochs: epochs over the data in one round of all phases.
-        warmup_epochs: epochs of this phase alone, before the first round. The learning rate follows half a cosine in
-            them, from its peak down; then the phase's own schedule begins, at the peak again.
-        warmup_end: where that cosine ends, as a share of the peak; 1: the rate stays at the peak.
+        module: the name of the submodule of the task that trains. Only this one is in train mode.
+        trains_student: whether its epochs train the student. If so, they count as student epochs of the run.
+        epochs: number of epochs in one round of all phases.
+        warmup_epochs: number of epochs of this phase alone, before the first round. The learning rate then follows half
+            a cosine, from its peak down. After them the phase's own schedule begins at the peak.
+        warmup_end: end of that cosine, as a fraction of the peak; 1: the rate stays at the peak.
     """
 
     name: str
@@ -30,13 +30,13 @@ class Phase:
 
 
 def plan_epochs(phases: tuple[Phase, ...], student_epochs: int) -> list[Phase]:
-    """The whole run, one phase an epoch, in order, until `student_epochs` of them trained the student.
+    """The phase of each epoch of a run, in order, with `student_epochs` epochs that train the student.
 
-    The warm-up epochs come first, then rounds. A round whose student epochs are all done is done to its end; one
-    that the budget cuts short ends with its last student epoch.
+    The warm-up epochs come first, then rounds. The last round ends with its last student epoch if `student_epochs` cuts
+    it short. Otherwise it runs to its end.
 
     Raises:
-        ConfigError: no phase trains the student, so that the budget would never be spent; or epochs are negative.
+        ConfigError: no phase trains the student, or a number of epochs is negative.
     """
     for phase in phases:
         for name in ("epochs", "warmup_epochs"):

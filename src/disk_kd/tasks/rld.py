@@ -12,7 +12,7 @@ from disk_kd.tasks.logit_task import LogitTask
 
 
 class RLDTask(LogitTask):
-    """The teacher says how sure it is, and ranks the classes below the label; its mistakes are left out.
+    """Refined logit distillation: the teacher's confidence and its ranking below the label, without its mistakes.
 
     loss = ce_weight cross_entropy(s, y) + rld_weight (alpha SCD + beta MCD)
 
@@ -22,17 +22,17 @@ class RLDTask(LogitTask):
     Args:
         student: the model to train.
         teacher: a trained model of the same classes; it is frozen.
-        alpha: weight of the sample's confidence.
-        beta: weight of the classes below the label.
-        temperature: of both models.
-        ce_weight: weight of the cross-entropy on the labels.
-        rld_weight: weight of the distillation loss.
-        warmup_epochs: student epochs over which that weight rises from 0.
-        standardise: bring each row of logits to mean 0 and deviation 1 first (Sun et al., CVPR 2024).
-        label_smoothing: of the cross-entropy, in [0, 1).
+        alpha: Weight of the sample confidence (SCD).
+        beta: Weight of the classes that the teacher ranks below the label (MCD).
+        temperature: Temperature of student and teacher.
+        ce_weight: Weight of the cross-entropy on the labels.
+        rld_weight: Weight of the distillation loss.
+        warmup_epochs: Number of student epochs over which the weight of the distillation loss rises from 0.
+        standardise: Standardise each row of logits to mean 0 and standard deviation 1 first (Sun et al., CVPR 2024).
+        label_smoothing: Label smoothing of the cross-entropy, in [0, 1).
 
     Raises:
-        ConfigError: a temperature that is not positive, or a negative weight.
+        ConfigError: a temperature is not positive, or a weight is negative.
         ModelError: teacher and student differ in their number of classes.
     """
 

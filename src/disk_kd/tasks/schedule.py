@@ -13,7 +13,7 @@ from disk_kd.errors import ConfigError
 
 @dataclass(frozen=True)
 class Cosine:
-    """Half a cosine from `start` to `end`, begun again every `period` student epochs.
+    """Half a cosine from `start` to `end`, restarted every `period` student epochs.
 
     value(t) = start_n + (end - start_n) (1 - cos(pi (t mod period) / period)) / 2
     start_n  = start start_decay^n in the period n = floor(t / period)
@@ -23,10 +23,10 @@ class Cosine:
     budget's start lies below its end (.6 * .9^4 < .4), and the curve rises. It is off by default.
 
     Args:
-        start: value at the beginning of the first period.
-        end: value at the end of each period.
-        period: length of a period in student epochs.
-        start_decay: factor on the start at each restart; 1: all periods are alike.
+        start: Value at the start of the first period.
+        end: Value at the end of each period.
+        period: Length of a period in student epochs.
+        start_decay: Factor on the start value at each restart. 1 keeps all periods equal.
 
     Raises:
         ConfigError: a number is not finite, `period` is not positive, or `start_decay` not above 0 and at most 1.

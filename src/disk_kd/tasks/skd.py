@@ -15,27 +15,27 @@ from disk_kd.tasks.logit_task import LogitTask
 
 
 class SKDTask(LogitTask):
-    """The teacher's predictions, and the angles between the logits of a batch's images.
+    """Streamlined KD: the teacher's predictions, and the angles between the logits of a batch's images.
 
     loss = ce_weight cross_entropy(s, y) + skd_weight (instance_weight KD + direction_weight DIRECTION)
 
     Source: Jeong et al., "Streamlined Knowledge Distillation", CVPR 2026.
     `disk_kd.losses.skd` has the formula.
 
-    The angles read all logits, so a store of the K largest is refused.
+    The angles need all logits. A store with only the K largest logits is refused.
 
     Args:
         student: the model to train.
         teacher: a trained model of the same classes; it is frozen.
-        instance_weight: weight of the predictions of each image.
-        direction_weight: weight of the angles between images.
-        temperature: of both models, in the first of the two.
-        tikhonov: added to the diagonal of the covariance that whitens the angles' differences.
-        ce_weight: weight of the cross-entropy on the labels.
-        skd_weight: weight of the distillation loss.
-        warmup_epochs: student epochs over which that weight rises from 0.
-        standardise: bring each row of logits to mean 0 and deviation 1 first (Sun et al., CVPR 2024).
-        label_smoothing: of the cross-entropy, in [0, 1).
+        instance_weight: Weight of the predictions of each image.
+        direction_weight: Weight of the angles between images.
+        temperature: Temperature of student and teacher for the predictions.
+        tikhonov: Number added to the diagonal of the covariance that whitens the differences of the angles.
+        ce_weight: Weight of the cross-entropy on the labels.
+        skd_weight: Weight of the distillation loss.
+        warmup_epochs: Number of student epochs over which the weight of the distillation loss rises from 0.
+        standardise: Standardise each row of logits to mean 0 and standard deviation 1 first (Sun et al., CVPR 2024).
+        label_smoothing: Label smoothing of the cross-entropy, in [0, 1).
 
     Raises:
         ConfigError: a temperature or `tikhonov` that is not positive, or a negative weight.

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from disk_kd.helpers import HelperNetwork
-from disk_kd.hints import StudentAndHint
-from disk_kd.hints.base import StudentWithOthers
+from disk_kd.hints import StudentAndHint, StudentWrapper
 from disk_kd.teacher import forward_with_features
 
 
-class StudentAndHelper(StudentWithOthers):
-    """The student, with its hint if there is one, and a helper network, as data-parallel wrappers need them.
+class StudentAndHelper(StudentWrapper):
+    """The student, with its hint if there is one, and a helper network behind one forward pass.
+
+    Data-parallel wrappers need a single module that holds everything that trains.
 
     Args:
         student: a plain model, or a `StudentAndHint`.
@@ -29,7 +30,10 @@ class StudentAndHelper(StudentWithOthers):
     def forward(
         self, input: Tensor, target: Tensor, teacher: Mapping[str, Tensor], phase: str | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Logits (B, C), g (B,), and the hint's weighted loss; the part that `phase` leaves alone has no gradients."""
+        """Logits (B, C), g (B,), and the hint's weighted loss.
+
+        The part that `phase` does not train has no gradients.
+        """
         names = ("map",) if "student_map" in self.helper.needs else ()
         with torch.set_grad_enabled(torch.is_grad_enabled() and phase != "helper"):
             if isinstance(self.student, StudentAndHint) and phase != "helper":

@@ -116,7 +116,7 @@ class _TimmTask(StudentTask):
         """
         (inner,) = self._inner
         need = inner.teacher.need
-        inner.teacher.outputs = {need: self.teach(input, teacher)[need].clamp(min=LOWEST)}
+        inner.teacher.outputs = {need: self.teacher_outputs(input, teacher)[need].clamp(min=LOWEST)}
         try:
             result = inner(input, target)
         except (AttributeError, TypeError) as error:
@@ -140,9 +140,9 @@ class TimmLogitTask(_TimmTask):
     Args:
         student: the model to train.
         teacher: a trained model of the same classes; it is frozen.
-        temperature: T.
-        task_loss_weight: of the cross-entropy.
-        distill_loss_weight: of the divergence.
+        temperature: Temperature T.
+        task_loss_weight: Weight of the cross-entropy.
+        distill_loss_weight: Weight of the divergence.
 
     Raises:
         ConfigError: the temperature is not positive, or a weight is negative.
@@ -170,15 +170,15 @@ class TimmLogitTask(_TimmTask):
 
 
 class TimmFeatureTask(_TimmTask):
-    """timm.task.FeatureDistillationTask: the student's pooled features, projected, imitate the teacher's.
+    """timm.task.FeatureDistillationTask: projected pooled features of the student imitate the teacher's.
 
     loss = task_loss_weight cross_entropy(s, y) + distill_loss_weight mean_squared_error(projection(f_s), f_t)
 
     Args:
         student: the model to train.
         teacher: a trained model of the same classes; it is frozen.
-        task_loss_weight: of the cross-entropy.
-        distill_loss_weight: of the features.
+        task_loss_weight: Weight of the cross-entropy.
+        distill_loss_weight: Weight of the feature loss.
 
     Raises:
         ConfigError: a weight is negative.
@@ -204,7 +204,8 @@ class TimmFeatureTask(_TimmTask):
 
 
 class TimmTokenTask(_TimmTask):
-    """timm.task.TokenDistillationTask: DeiT's distillation token learns from the teacher, the class token from labels.
+    """timm.task.TokenDistillationTask: DeiT's distillation token learns from the teacher, its class token from the
+    labels.
 
     loss = task_loss_weight cross_entropy(s_class, y) + distill_loss_weight d(s_token, t), where d is
     cross_entropy(s_token, argmax t) (hard, the paper's choice) or T² KL(softmax(t / T) || softmax(s_token / T)) (soft)
@@ -214,10 +215,10 @@ class TimmTokenTask(_TimmTask):
     Args:
         student: a model with a distillation token, such as deit_tiny_distilled_patch16_224.
         teacher: a trained model of the same classes; it is frozen.
-        distill_type: "hard" or "soft".
-        temperature: T.
-        task_loss_weight: of the class token's loss.
-        distill_loss_weight: of the distillation token's loss.
+        distill_type: Kind of distillation: "hard" or "soft".
+        temperature: Temperature T of soft distillation.
+        task_loss_weight: Weight of the class token's loss.
+        distill_loss_weight: Weight of the distillation token's loss.
 
     Raises:
         ConfigError: the temperature is not positive, or a weight is negative.

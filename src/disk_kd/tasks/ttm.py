@@ -12,7 +12,7 @@ from disk_kd.tasks.logit_task import LogitTask
 
 
 class TTMTask(LogitTask):
-    """The plain student matches the softened teacher: KD without a temperature of the student.
+    """Transformed teacher matching: KD without a temperature for the student.
 
     loss = ce_weight cross_entropy(s, y) + ttm_weight KL(softmax(t / T) || softmax(s))
 
@@ -24,15 +24,15 @@ class TTMTask(LogitTask):
     Args:
         student: the model to train.
         teacher: a trained model of the same classes; it is frozen.
-        temperature: of the teacher alone.
-        ce_weight: weight of the cross-entropy on the labels.
-        ttm_weight: weight of the distillation loss.
-        warmup_epochs: student epochs over which that weight rises from 0.
-        standardise: bring each row of logits to mean 0 and deviation 1 first (Sun et al., CVPR 2024).
-        label_smoothing: of the cross-entropy, in [0, 1).
+        temperature: Temperature of the teacher alone.
+        ce_weight: Weight of the cross-entropy on the labels.
+        ttm_weight: Weight of the distillation loss.
+        warmup_epochs: Number of student epochs over which the weight of the distillation loss rises from 0.
+        standardise: Standardise each row of logits to mean 0 and standard deviation 1 first (Sun et al., CVPR 2024).
+        label_smoothing: Label smoothing of the cross-entropy, in [0, 1).
 
     Raises:
-        ConfigError: a temperature that is not positive, or a negative weight.
+        ConfigError: a temperature is not positive, or a weight is negative.
         ModelError: teacher and student differ in their number of classes.
     """
 

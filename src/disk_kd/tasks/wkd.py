@@ -21,7 +21,7 @@ from disk_kd.tasks.snapshot import snapshot
 
 
 class WKDTask(LogitTask):
-    """The student moves its probability to the teacher's classes at a cost: little between classes that are alike.
+    """Wasserstein KD: the student's probability is moved to the teacher's classes; similar classes cost little.
 
     loss = ce_weight cross_entropy(s, y) + wkd_weight WKD-L
 
@@ -37,22 +37,22 @@ class WKDTask(LogitTask):
     Args:
         student: the model to train.
         teacher: a trained model of the same classes; it is frozen.
-        transport_weight: weight of the transport beside the label's part.
-        decay: student epochs from which and to which that weight falls to 0, along half a cosine; None: it stays. The
-            paper's release has (0, 100) of 100 for ImageNet, (150, 240) of 240 for CIFAR-100.
-        temperature: of both models, in the transport.
-        relations: what says how alike two classes are: "classifier" or "cka".
-        relation_images: training images of a class that "cka" compares, 2 or more.
-        sharpness: how fast a cost rises as classes are less alike.
-        smoothing: weight of the plan's entropy, 0.025 or more.
-        iterations: of Sinkhorn's algorithm.
-        separate: give the label a part of its own; false: transport over all classes, for mixed labels, and images
-            without a label.
-        ce_weight: weight of the cross-entropy on the labels.
-        wkd_weight: weight of the distillation loss.
-        warmup_epochs: student epochs over which that weight rises from 0.
-        standardise: bring each row of logits to mean 0 and deviation 1 first (Sun et al., CVPR 2024).
-        label_smoothing: of the cross-entropy, in [0, 1).
+        transport_weight: Weight of the transport part, beside the label's part.
+        decay: Student epochs (first, last) over which `transport_weight` falls to 0 along half a cosine. null keeps it
+            constant. The paper's release has (0, 100) of 100 for ImageNet and (150, 240) of 240 for CIFAR-100.
+        temperature: Temperature of student and teacher in the transport.
+        relations: Source of the class similarities: "classifier" or "cka".
+        relation_images: Number of training images of each class that "cka" compares, at least 2.
+        sharpness: Rate at which the cost rises as classes become less similar.
+        smoothing: Weight of the entropy of the transport plan, at least 0.025.
+        iterations: Number of iterations of Sinkhorn's algorithm.
+        separate: Give the label a separate part of the loss. false transports over all classes, which mixed labels and
+            images without labels need.
+        ce_weight: Weight of the cross-entropy on the labels.
+        wkd_weight: Weight of the distillation loss.
+        warmup_epochs: Number of student epochs over which the weight of the distillation loss rises from 0.
+        standardise: Standardise each row of logits to mean 0 and standard deviation 1 first (Sun et al., CVPR 2024).
+        label_smoothing: Label smoothing of the cross-entropy, in [0, 1).
 
     Raises:
         ConfigError: a setting is out of range.
@@ -139,7 +139,7 @@ class WKDTask(LogitTask):
     def _logits_of_classes(self, batches: Iterable[tuple[Tensor, Tensor, dict[str, Tensor]]]) -> Tensor:
         kept: dict[int, list[Tensor]] = {}
         for images, targets, stored in batches:
-            logits_BC = self.teach(images, stored)["logits"]
+            logits_BC = self.teacher_outputs(images, stored)["logits"]
             kept = kept or {label: [] for label in range(logits_BC.shape[1])}
             for label, row_C in zip(targets.tolist(), logits_BC, strict=True):
                 if label != UNLABELLED and len(kept[label]) < self.relation_images:

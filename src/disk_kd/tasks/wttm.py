@@ -12,7 +12,7 @@ from disk_kd.tasks.logit_task import LogitTask
 
 
 class WTTMTask(LogitTask):
-    """TTM with more weight on images of which the teacher is less sure.
+    """Weighted transformed teacher matching: TTM with more weight on images for which the teacher is less certain.
 
     loss = ce_weight cross_entropy(s, y) + wttm_weight U(t) KL(softmax(t / T) || softmax(s))
 
@@ -23,15 +23,15 @@ class WTTMTask(LogitTask):
     Args:
         student: the model to train.
         teacher: a trained model of the same classes; it is frozen.
-        temperature: of the teacher alone.
-        ce_weight: weight of the cross-entropy on the labels.
-        wttm_weight: weight of the distillation loss.
-        warmup_epochs: student epochs over which that weight rises from 0.
-        standardise: bring each row of logits to mean 0 and deviation 1 first (Sun et al., CVPR 2024).
-        label_smoothing: of the cross-entropy, in [0, 1).
+        temperature: Temperature of the teacher alone.
+        ce_weight: Weight of the cross-entropy on the labels.
+        wttm_weight: Weight of the distillation loss.
+        warmup_epochs: Number of student epochs over which the weight of the distillation loss rises from 0.
+        standardise: Standardise each row of logits to mean 0 and standard deviation 1 first (Sun et al., CVPR 2024).
+        label_smoothing: Label smoothing of the cross-entropy, in [0, 1).
 
     Raises:
-        ConfigError: a temperature that is not positive, or a negative weight.
+        ConfigError: a temperature is not positive, or a weight is negative.
         ModelError: teacher and student differ in their number of classes.
     """
 

@@ -1,7 +1,7 @@
-"""How stored outputs are laid down: in half precision, logits below their largest, of many classes the K largest.
+"""Encodings of stored outputs: half precision, logits relative to their largest, or only the K largest logits.
 
-An encoding turns a batch of outputs into rows of a file and back. `item` is the NumPy type of one row, as the
-file's header names it; `encode` and `decode` work on tensors of any device.
+An encoding converts a batch of outputs to rows of a file and back. `item` is the NumPy type of one row in the file's
+header. `encode` and `decode` work on tensors of any device.
 
 Shape letters: B batch, C classes, K classes that are kept, R bytes of a row, T temperatures.
 """
@@ -19,42 +19,42 @@ from torch import Tensor
 from disk_kd.errors import ConfigError
 
 HALF_MAX = 65504.0
-"""Largest number of half precision."""
+"""Largest number in half precision."""
 
 TEMPERATURES = (1.0, 2.0, 4.0)
-"""Where the error of stored logits is measured."""
+"""Temperatures at which the error of stored logits is measured."""
 
 _NUMPY = {torch.float16: "<f2", torch.float32: "<f4"}
 SHIFTED, UNSHIFTED = "float16 below the largest logit", "float16"
-"""How logits are stored, and how version 0.1 stored them."""
+"""Types of stored logits: today's, and version 0.1's."""
 
 _UINT16_CLASSES = 1 << 16
 _FAR = 1e30
 
 
 class Encoding(Protocol):
-    """What a file of rows needs to know.
+    """How an output is stored in rows of a file.
 
     Attributes:
-        shape: of one sample's output.
-        item: one row of the file.
+        shape: shape of the output of one sample.
+        item: type of one row of the file.
     """
 
     shape: tuple[int, ...]
     item: np.dtype
 
     def encode(self, output: Tensor) -> Tensor:
-        """Rows to store, (B, ...), of outputs (B, ...)."""
+        """Rows to store, (B, ...), for outputs (B, ...)."""
 
     def decode(self, rows: Tensor) -> Tensor:
-        """Outputs, float32 (B, ...), of rows as `encode` makes them."""
+        """Outputs, float32 (B, ...), for rows that `encode` made."""
 
 
 class Plain:
-    """Every number as it is, rounded to `dtype`; too large ones become the largest.
+    """Every number rounded to `dtype`. Numbers above its range become its largest number.
 
     Args:
-        shape: of one sample's output.
+        shape: shape of the output of one sample.
         dtype: float16 or float32.
     """
 
@@ -71,15 +71,15 @@ class Plain:
 
 
 class TopK:
-    """The K largest logits of C, their classes, and one number for all the others.
+    """The K largest of C logits, their classes, and one number for all other classes.
 
         rest = log sum_{c not kept} exp(z_c);   every class that is not kept reads as rest - log(C - K)
 
-    So the softmax at temperature 1 is exact, but for half precision, on the K classes and in the sum of the
-    others; how the others share that sum is lost, and at other temperatures their sum is an approximation.
+    The softmax at temperature 1 is exact, up to half precision, on the K classes and for the sum of the others. The
+    shares of the others in that sum are lost. At other temperatures their sum is an approximation.
 
     A row is R = 4 K + 2 bytes up to 65,536 classes, 6 K + 2 above: values (float16), classes (uint16 or int32),
-    rest (float16). Half precision does for the rest: it is of the size of the logits, and so is its error.
+    rest (float16). Half precision is enough for the rest: it has the size of the logits, and so has its error.
 
     Args:
         num_classes: C.
@@ -100,14 +100,14 @@ class TopK:
         self.item = np.dtype([("values", "<f2", (k,)), ("classes", class_type, (k,)), ("rest", "<f2")])
 
     def encode(self, output: Tensor) -> Tensor:
-        """Rows (B, R) of bytes, of logits (B, C)."""
+        """Rows (B, R) of bytes for logits (B, C)."""
         values_BK, classes_BK = output.topk(self.k, dim=1)
         rest_B1 = output.scatter(1, classes_BK, -math.inf).logsumexp(1, keepdim=True)
         parts = (_half(values_BK), classes_BK.to(torch.int16 if self._short else torch.int32), _half(rest_B1))
         return torch.cat([part.contiguous().view(torch.uint8) for part in parts], dim=1)
 
     def decode(self, rows: Tensor) -> Tensor:
-        """Logits (B, C), of rows (B, R) of bytes."""
+        """Logits (B, C) for rows (B, R) of bytes."""
         ends = 2 * self.k, rows.shape[1] - 2
         values_BK = _as(rows[:, : ends[0]], torch.float16).float()
         classes_BK = _as(rows[:, ends[0] : ends[1]], torch.int16 if self._short else torch.int32).long()
@@ -120,12 +120,12 @@ class TopK:
 
 
 class Shifted:
-    """Logits less their largest, in an encoding of their own, and the largest itself in single precision.
+    """Logits minus their largest, in another encoding, and the largest logit in single precision.
 
-    Half precision is then as fine as the differences between logits ask for, however large a number all have in common.
+    A large common offset of all logits then costs no precision.
 
     Args:
-        inner: of the differences; a row is four bytes longer.
+        inner: encoding of the differences. A row is four bytes longer.
     """
 
     def __init__(self, inner: Plain | TopK) -> None:
@@ -135,23 +135,23 @@ class Shifted:
         self.item = np.dtype([("largest", "<f4"), *fields])
 
     def encode(self, output: Tensor) -> Tensor:
-        """Rows (B, R) of bytes, of logits (B, C)."""
+        """Rows (B, R) of bytes for logits (B, C)."""
         largest_B1 = output.float().amax(1, keepdim=True)
         rows = self.inner.encode(output.float() - largest_B1)
         return torch.cat([part.contiguous().view(torch.uint8) for part in (largest_B1, rows)], dim=1)
 
     def decode(self, rows: Tensor) -> Tensor:
-        """Logits (B, C), of rows (B, R) of bytes."""
+        """Logits (B, C) for rows (B, R) of bytes."""
         inner = rows[:, 4:] if self.inner.item.names else _as(rows[:, 4:], torch.float16)
         return self.inner.decode(inner) + _as(rows[:, :4], torch.float32)
 
 
 def encoding_of(need: str, shape: Sequence[int], top_k: int | None, dtype: str = SHIFTED) -> Encoding:
-    """How outputs named `need`, of `shape` per sample, are stored: logits as their `top_k` largest, if it is given.
+    """The encoding of an output. Logits are stored as their `top_k` largest, if given.
 
     Args:
-        need, shape, top_k: as above.
-        dtype: of the store: `SHIFTED` or `UNSHIFTED`.
+        need, shape, top_k: name of the output, its shape per sample, and the number of logits to store.
+        dtype: type of the store: `SHIFTED` or `UNSHIFTED`.
 
     Raises:
         ConfigError: `top_k` does not fit the classes.
@@ -163,9 +163,9 @@ def encoding_of(need: str, shape: Sequence[int], top_k: int | None, dtype: str =
 
 
 def unusable(need: str, output: Tensor) -> Tensor:
-    """Which rows (B,) of a teacher's output no student can learn from: NaN, or too large for the teacher's precision.
+    """Marks the rows (B,) of a teacher's output that contain NaN or numbers too large for the teacher's precision.
 
-    A logit of minus infinity is a masked class, unless all are.
+    A logit of minus infinity is a masked class, unless all logits of the row are.
     """
     if need == "logits":
         return ~output.flatten(1).amax(1).isfinite()
@@ -173,17 +173,17 @@ def unusable(need: str, output: Tensor) -> Tensor:
 
 
 def kl_of_storing(logits_BC: Tensor, stored_BC: Tensor) -> Tensor:
-    """What storing changed, per sample and temperature of `TEMPERATURES`, in nats.
+    """Change of the logits by storing, per sample and temperature in `TEMPERATURES`, in nats.
 
         p = softmax(logits / T),  q = softmax(stored / T),  d = log p - log q
         KL(p || q) = sum_c p_c d_c = sum_c p_c (exp(-d_c) - 1 + d_c)
 
-    The second form, in which p and q sum to one, adds terms that are not negative, so that float32 shows
-    divergences far below its own rounding.
+    The second form holds because p and q sum to one. Its terms are not negative, so float32 resolves divergences far
+    below its own rounding.
 
     Args:
-        logits_BC: (B, C), the teacher's.
-        stored_BC: (B, C), as they read back.
+        logits_BC: (B, C), the teacher's logits.
+        stored_BC: (B, C), the logits as read back.
 
     Returns:
         float32 (B, T).

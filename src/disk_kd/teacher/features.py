@@ -1,4 +1,4 @@
-"""Maps and pooled features of timm models, in the same epoch that makes the logits.
+"""Maps and pooled features of timm models, computed in the same forward pass as the logits.
 
 Outputs have names:
     "logits"                  (B, classes)
@@ -39,10 +39,10 @@ _HEADS = {"logits", "pooled", "last"}
 
 
 def forward_with_features(model: nn.Module, images_BCHW: Tensor, names: Collection[str]) -> dict[str, Tensor]:
-    """Outputs of a model by name, in one epoch, with gradients.
+    """Outputs of a model by name, in one forward pass, with gradients.
 
-    Of a compiled model the plain one runs, since compiled code keeps no intermediate output. To compile this epoch
-    too, or to train it on many devices, wrap the module whose forward calls this function.
+    Of a compiled model the plain model runs, because compiled code keeps no intermediate outputs. To compile this
+    forward pass too, or to train on many devices, wrap the module whose forward calls this function.
 
     Args:
         model: a timm model, or any module where `names` are "logits" and paths of modules.
@@ -79,13 +79,13 @@ def forward_with_features(model: nn.Module, images_BCHW: Tensor, names: Collecti
 def feature_shapes(
     model: nn.Module, names: Collection[str], in_chans: int | None = None, image_size: int | None = None
 ) -> dict[str, tuple[int, ...]]:
-    """Shapes, without the batch, of a model's outputs; found by an epoch over a blank image, in eval mode.
+    """Shapes of a model's outputs without the batch dimension, found by a forward pass over a blank image in eval mode.
 
     Args:
         model: a timm model, plain or wrapped.
         names: of the outputs.
-        in_chans: channels of its images; None: as the model says.
-        image_size: height and width of its images; None: as the model says.
+        in_chans: channels of its images; None: as the model states.
+        image_size: height and width of its images; None: as the model states.
 
     Raises:
         ModelError: the model has no such output.
@@ -105,18 +105,18 @@ def feature_shapes(
 
 @torch.no_grad()
 def feature_sizes(model: nn.Module, in_chans: int | None = None, image_size: int | None = None) -> dict[str, int]:
-    """Sizes of a model's outputs, as helper networks are built for them; found by an epoch over a blank image.
+    """Sizes of a model's outputs, for building helper networks. They are found by a forward pass over a blank image.
 
     Args:
         model: a timm model, plain or wrapped, or a `Teacher`.
-        in_chans: channels of its images; None: as the model says.
-        image_size: height and width of its images; None: as the model says.
+        in_chans: channels of its images; None: as the model states.
+        image_size: height and width of its images; None: as the model states.
 
     Returns:
         "logits": classes, "pooled": features before the classifier, "map": channels before the last stage.
 
     Raises:
-        ModelError: the model lacks what timm's models have.
+        ModelError: the model lacks parts of timm's interface.
     """
     plain: Any = unwrap_model(model)
     if hasattr(plain, "sizes"):
@@ -126,7 +126,7 @@ def feature_sizes(model: nn.Module, in_chans: int | None = None, image_size: int
 
 
 def stage_of(model: Any, name: str) -> int:
-    """Index in `feature_info` that "map" or "stage3" stands for."""
+    """The index in `feature_info` of "map" or of a stage such as "stage3"."""
     return len(model.feature_info) + BEFORE_LAST if name == "map" else int(name.removeprefix("stage"))
 
 
@@ -139,12 +139,12 @@ def _is_regions(name: str) -> bool:
 
 
 def is_path(name: str) -> bool:
-    """Whether an output is named by its module."""
+    """Whether an output is named by the path of its module."""
     return not _is_stage(name) and not _is_regions(name) and name not in _HEADS
 
 
 def check_features(model: Any, name: str) -> None:
-    """Refuse a plain model that cannot give an output, and name what it lacks.
+    """Raise an error if a plain model cannot give an output; the message names what the model lacks.
 
     Args:
         model: a plain model.
@@ -179,14 +179,14 @@ def check_features(model: Any, name: str) -> None:
 
 
 def input_channels(model: Any) -> int:
-    """Channels of the images of a plain model: as it says, or as its first convolution does; else 3."""
+    """Number of input channels of a plain model: as it states, else as its first convolution has, else 3."""
     if hasattr(model, "in_chans"):
         return model.in_chans
     return next((weight.shape[1] for weight in model.parameters() if weight.ndim == 4), 3)
 
 
 def fixed_image_size(model: Any) -> tuple[int, int] | None:
-    """Height and width of the only images that a plain model takes; None where any size will do."""
+    """Height and width of a plain model that accepts one image size only; None if it accepts any."""
     patches: Any = getattr(model, "patch_embed", None)
     if _pretrained_cfg(model).get("fixed_input_size") and getattr(patches, "strict_img_size", False):
         return patches.img_size
@@ -194,7 +194,7 @@ def fixed_image_size(model: Any) -> tuple[int, int] | None:
 
 
 def usual_image_size(model: Any) -> int:
-    """Height and width of the images that a plain model was made for; 32 where it does not say."""
+    """Height and width of the images that a plain model was made for; 32 if it does not say."""
     if made_for := getattr(getattr(model, "patch_embed", None), "img_size", None):
         return int(made_for[-1])  # options of the model may have changed it
     return _pretrained_cfg(model).get("input_size", (3, 32, 32))[-1]
@@ -212,7 +212,7 @@ def _pretrained_cfg(model: Any) -> dict[str, Any]:
 
 
 def _region_logits(model: Any, map_BCHW: Tensor, name: str) -> Tensor:
-    """What the classifier says of each cell's average: (B, cells, classes)."""
+    """The classifier's logits of the average of each cell: (B, cells, classes)."""
     scales = [int(scale) for scale in name.removeprefix("regions").split("-")]
     cells = torch.cat([F.adaptive_avg_pool2d(map_BCHW, scale).flatten(2) for scale in scales], dim=2)
     rows = cells.transpose(1, 2).flatten(0, 1)[:, :, None, None]
@@ -221,7 +221,7 @@ def _region_logits(model: Any, map_BCHW: Tensor, name: str) -> Tensor:
 
 @torch.no_grad()
 def pools_by_average(model: nn.Module, shape: tuple[int, ...]) -> bool:
-    """Whether the head of a model gives the same logits of a map as of the map's average, in eval mode.
+    """Whether the head gives the same logits for a map and for the map's average, in eval mode.
 
     Args:
         model: a timm model, plain or wrapped.
@@ -243,7 +243,7 @@ def pools_by_average(model: nn.Module, shape: tuple[int, ...]) -> bool:
 
 
 def _features_and_stages(model: Any, images_BCHW: Tensor, stages: list[int]) -> tuple[Tensor, dict[int, Tensor]]:
-    """What `forward_features` gives, and the maps of some stages, in one epoch."""
+    """The output of `forward_features` and the maps of some stages, in one forward pass."""
     if not stages:
         return model.forward_features(images_BCHW), {}
     if hasattr(model, "forward_intermediates"):
@@ -257,7 +257,7 @@ def _features_and_stages(model: Any, images_BCHW: Tensor, stages: list[int]) -> 
 
 @contextmanager
 def _module_outputs(model: Any, paths: Collection[str]) -> Iterator[dict[str, list[Any]]]:
-    """Collects, by path, what modules give inside the block."""
+    """Collects the outputs of modules by path, inside the block."""
     caught: dict[str, list[Any]] = {path: [] for path in paths}
     handles = []
     try:
@@ -276,7 +276,7 @@ def _module_outputs(model: Any, paths: Collection[str]) -> Iterator[dict[str, li
 
 
 def _only(model: Any, path: str, caught: list[Any]) -> Tensor:
-    """The one tensor that a module gave."""
+    """The single tensor that a module gave."""
     if len(caught) == 1 and isinstance(caught[0], Tensor):
         return caught[0]
     raise ModelError(
@@ -285,7 +285,7 @@ def _only(model: Any, path: str, caught: list[Any]) -> Tensor:
 
 
 def _only_map(model: Any, stage: int, caught: list[Any]) -> Tensor:
-    """The one output in `caught`, if it is a map (B, C, H, W) of the channels that the model announces."""
+    """The single output in `caught`, if it is a map (B, C, H, W) with the number of channels that the model states."""
     about = model.feature_info[stage]
     if len(caught) == 1 and isinstance(caught[0], Tensor) and caught[0].ndim == 4:
         (map_BCHW,) = caught

@@ -1,7 +1,7 @@
 """Batch norms folded into the convolutions before them, for a model that stays in eval mode.
 
-There a batch norm is y = (x - mean) / sqrt(var + eps) * weight + bias with constants per channel, which the
-convolution that makes x can hold in its own weight and bias. One epoch over the activations less for each.
+In eval mode a batch norm is y = (x - mean) / sqrt(var + eps) * weight + bias with constants per channel. The
+convolution before it can hold these in its own weight and bias. Each fold saves one sweep over the activations.
 
 Shape letters: B batch, C channels, H height, W width.
 """
@@ -25,7 +25,7 @@ from disk_kd.errors import ModelError
 from disk_kd.teacher.features import forward_with_features
 
 TOLERANCE = 1e-4
-"""Greatest difference that folding may make to an output, in units of the output's greatest magnitude."""
+"""Maximum change of an output by folding, relative to the largest absolute value of the output."""
 
 # Types, not subclasses: another subclass may do something else to its weight or its input.
 _CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
@@ -37,22 +37,22 @@ Pair = tuple[str, str]
 
 @torch.no_grad()
 def fold_batch_norms(model: nn.Module, example_images: Tensor, names: Collection[str] = ()) -> int:
-    """Fold, in place, every batch norm that reads nothing but a convolution's output, and check the result.
+    """Fold, in place, every batch norm whose only input is the output of a convolution, and check the result.
 
-    The pairs are found by running the model. Those that would change its logits, features or maps by more than
-    `TOLERANCE` are left alone: a convolution whose output is read elsewhere too, a module that serves twice.
-    This is tried on a float32 copy on the CPU, so neither the model's precision nor its device blurs the check.
+    The pairs are found by running the model. A pair is skipped if its folding would change logits, features or maps by
+    more than `TOLERANCE`, for example if another module also reads the convolution's output. The check uses a float32
+    copy on the CPU, so that the model's precision and device do not affect it.
 
-    In the norm's place stays what else it did: nothing, or the dropout and activation of timm's
-    `BatchNormAct2d`. Names of modules, memory formats, types and devices stay; names in the state do not.
+    The norm is replaced by the identity, or by the dropout and activation of timm's `BatchNormAct2d`. Module names,
+    memory formats, types and devices stay; the names in the state change.
 
     Args:
-        model: in eval mode, to stay there; plain, or wrapped around the plain model that is folded.
-        example_images: (B, C, H, W), a few images as the model takes them, of more than one colour.
-        names: of modules whose outputs must stay too.
+        model: a model in eval mode that stays in eval mode; plain or wrapped.
+        example_images: (B, C, H, W), a few images as the model takes them, with more than one colour.
+        names: further modules whose outputs must not change.
 
     Returns:
-        How many norms were folded.
+        The number of folded norms.
 
     Raises:
         ModelError: the model is in train mode, or a module in `names` gives no output.
@@ -71,7 +71,7 @@ def fold_batch_norms(model: nn.Module, example_images: Tensor, names: Collection
 
 
 def _pairs(model: nn.Module, images_BCHW: Tensor) -> list[Pair]:
-    """Each batch norm whose input is a convolution's output, untouched in between, when both run once."""
+    """Each batch norm whose input is exactly the output of a convolution, where both run once."""
     calls: Counter[str] = Counter()
     made: dict[int, tuple[str, Tensor, int]] = {}  # holds the tensors, so that no id comes twice
     pairs: list[Pair] = []
@@ -101,7 +101,7 @@ def _pairs(model: nn.Module, images_BCHW: Tensor) -> list[Pair]:
 
 
 def _is_convolution(module: nn.Module) -> bool:
-    # A weight that is no parameter is computed anew for each call: weight norm, spectral norm.
+    # A weight that is not a parameter is computed again for each call: weight norm, spectral norm.
     return type(module) in _CONVOLUTIONS and isinstance(module.weight, nn.Parameter)
 
 
@@ -110,7 +110,7 @@ def _is_norm(module: nn.Module) -> bool:
 
 
 def _harmless(model: nn.Module, images_BCHW: Tensor, pairs: Sequence[Pair], names: Collection[str]) -> list[Pair]:
-    """All the pairs if the model's outputs stay when they are folded; else those that stand the test one by one."""
+    """All pairs if folding all keeps the model's outputs; else the pairs that keep them one by one."""
     expected = _outputs(model, images_BCHW, names)
 
     def stay(chosen: Sequence[Pair]) -> bool:
@@ -139,7 +139,7 @@ def _close(outputs: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
 
 
 def _outputs(model: nn.Module, images_BCHW: Tensor, names: Collection[str]) -> list[Tensor]:
-    """All that a teacher may be asked for: the model's output, its features and maps if it has them, and `names`."""
+    """All outputs that a teacher may give: the model's output, its features and maps if it has them, and `names`."""
     outputs = list(forward_with_features(model, images_BCHW, ("logits", *names)).values())
     stages = [f"stage{stage}" for stage in range(len(getattr(model, "feature_info", ())))]
     for features in (["last", "map"], stages):
@@ -150,7 +150,7 @@ def _outputs(model: nn.Module, images_BCHW: Tensor, names: Collection[str]) -> l
 
 
 def _fold(model: nn.Module, pair: Pair) -> None:
-    """Give the convolution the norm's work, and the norm's place to what else it did."""
+    """Fold the norm into the convolution, and replace the norm by its remaining parts."""
     conv, norm = (_anything(model.get_submodule(name)) for name in pair)
     dtype = torch.promote_types(conv.weight.dtype, torch.float32)
     constants = (conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
@@ -165,5 +165,5 @@ def _fold(model: nn.Module, pair: Pair) -> None:
 
 
 def _anything(module: nn.Module) -> Any:
-    """The module for the type checker, which does not know its kind."""
+    """The module as `Any`, for the type checker."""
     return module

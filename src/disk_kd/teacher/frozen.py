@@ -35,27 +35,27 @@ _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Teacher(nn.Module):
-    """A teacher that only looks: eval mode for ever, no gradients, its own normalisation and resolution.
+    """Frozen teacher: eval mode, no gradients. It has its own normalisation and image size.
 
-    It sees the student's batch: the same crop in the same colours, normalised anew and resized for itself.
-    The model it is given is frozen in place; with `fold` it is left as it is, and a copy serves.
+    It gets the student's batch, with the same crops and colours, and normalises and resizes it for its own model. The
+    given model is frozen in place. With `fold` a copy is used and the given model stays unchanged.
 
     Args:
         model: a trained model, plain or compiled.
-        input_mean: mean of each channel that the images were normalised with: the student's. Three values
-            for images of one channel are averaged.
-        input_std: standard deviation, likewise.
-        needs: outputs to give, named as in `disk_kd.teacher.features`.
-        image_size: height and width that the teacher sees, when not the batch's. None: the only size that the
-            model takes, or the batch's.
-        fold: fold batch norms into convolutions (`fold_batch_norms`) in a plain copy of the model. What `needs` names
-            stays, to rounding; the names in its state do not.
-        precision: what the model computes in, whatever autocast is on around: fp32 leaves it to the type of its
-            weights, bf16 and fp16 run it under autocast and leave the weights.
+        input_mean: mean of each channel in the student's normalisation. For images of one channel, three values are
+            averaged.
+        input_std: standard deviation of each channel in the student's normalisation.
+        needs: outputs to compute, named as in `disk_kd.teacher.features`.
+        image_size: height and width of the teacher's images, if not those of the batch. None: the only size that the
+            model accepts, else the batch's size.
+        fold: fold batch norms into convolutions (`fold_batch_norms`) in a plain copy of the model. The outputs in
+            `needs` stay the same up to rounding; the names in the copy's state change.
+        precision: precision of the model, independent of any autocast around it. fp32 uses the type of the weights;
+            bf16 and fp16 run under autocast and keep the weights.
 
     Raises:
-        ConfigError: `precision` has an unknown name.
-        ModelError: the model cannot give what `needs` names, or cannot be run to fold it.
+        ConfigError: `precision` is unknown.
+        ModelError: the model cannot compute the outputs in `needs`, or cannot run for folding.
     """
 
     def __init__(
@@ -104,19 +104,20 @@ class Teacher(nn.Module):
         fold: bool = False,
         precision: Precision | None = None,
     ) -> Teacher:
-        """The teacher for a student's batches.
+        """The teacher for batches of a student.
 
         Args:
-            teacher: a timm model, or a `Teacher`, whose settings other than `needs` stay: of those below, what is
-                not given. A folded one stays folded, anew where `needs` names modules that it was not folded for.
-            student: a timm model; its `pretrained_cfg` says how the images are normalised. Without one they
-                are taken to be normalised for the teacher.
-            needs, image_size, fold: as of `Teacher`.
-            precision: as of `Teacher`; None: fp32.
+            teacher: a timm model or a `Teacher`. A `Teacher` keeps its settings, except `needs` and the settings given
+                below. A folded one stays folded; it is folded again if `needs` names modules that it was not folded
+                for.
+            student: a timm model. Its `pretrained_cfg` gives the normalisation of the images; without one, the images
+                are taken as normalised for the teacher.
+            needs, image_size, fold: as for `Teacher`.
+            precision: as for `Teacher`; None: fp32.
 
         Raises:
-            ConfigError, ModelError: as `Teacher`; or teacher and student differ in their number of classes; or modules
-                are to be read of a `Teacher` that was made of a folded one, which no longer knows them unfolded.
+            ConfigError, ModelError: as for `Teacher`; or teacher and student have different numbers of classes; or
+                `needs` names modules of a teacher that was made from a folded one and has no unfolded copy.
         """
         if isinstance(teacher, Teacher):
             mean, std, model = teacher.input_mean, teacher.input_std, teacher.model
@@ -150,7 +151,7 @@ class Teacher(nn.Module):
         return sorted(need for need in self.needs if is_path(need))
 
     def _as_given(self, modules: Collection[str]) -> nn.Module:
-        """The model before it was folded, of which the outputs of `modules` are to be read."""
+        """The model before folding, for reading the outputs of `modules`."""
         if not self._given:
             raise ModelError(
                 f"the teacher's batch norms are folded, and {', '.join(sorted(modules))} may give another output then;"
@@ -160,16 +161,16 @@ class Teacher(nn.Module):
 
     @property
     def weights_sha256(self) -> str:
-        """`weights_hash` of the model as it was given: folding does not change it."""
+        """`weights_hash` of the given model. Folding does not change it."""
         return self._given_hashes[0] if self._given_hashes else weights_hash(self.model)
 
     @property
     def structure_sha256(self) -> str:
-        """`structure_hash` of the model as it was given."""
+        """`structure_hash` of the given model."""
         return self._given_hashes[1] if self._given_hashes else structure_hash(self.model)
 
     def train(self, mode: bool = True) -> Teacher:
-        """Stay in eval mode, whatever is asked of the module around."""
+        """Stays in eval mode, also when a module around it is set to train mode."""
         return super().train(False)
 
     # Not inference_mode: its tensors cannot be saved for the backward pass of a helper that reads them.
@@ -190,7 +191,7 @@ class Teacher(nn.Module):
         return {name: output.float() for name, output in outputs.items()}
 
     def _outputs(self, images_BCHW: Tensor) -> dict[str, Tensor]:
-        """What `needs` asks for, in one epoch of the model."""
+        """The outputs in `needs`, in one forward pass of the model."""
         if self.needs <= {"logits"}:
             return {"logits": logits_of(self.model(images_BCHW), self.model)}
         return forward_with_features(self.model, images_BCHW, sorted(self.needs))
@@ -200,7 +201,7 @@ class Teacher(nn.Module):
         return feature_sizes(self.model, in_chans, image_size)
 
     def _as_own(self, images_BCHW: Tensor) -> Tensor:
-        """The same images with the teacher's own normalisation, size and precision."""
+        """The same images in the teacher's normalisation, size and precision."""
         if self.renormalises:
             images_BCHW = torch.addcmul(self.shift, images_BCHW, self.scale)
         if self.image_size not in (None, tuple(images_BCHW.shape[-2:])):
@@ -211,15 +212,15 @@ class Teacher(nn.Module):
 
 def _checked_precision(precision: Precision) -> Precision:
     if precision not in get_args(Precision):
-        raise ConfigError(f"a teacher has no precision {precision!r}; {nearest(precision, get_args(Precision))}")
+        raise ConfigError(f"unknown teacher precision {precision!r}; {nearest(precision, get_args(Precision))}")
     return precision
 
 
 def _folded(model: nn.Module, image_size: tuple[int, int] | None, names: Collection[str]) -> nn.Module:
-    """A copy of a plain model with its batch norms folded, but for those that change what the modules in `names` give.
+    """A copy of a plain model with folded batch norms, except those whose folding would change the outputs of `names`.
 
     Raises:
-        ModelError: it does not take images of that size, or of its usual one, or a module gives no output.
+        ModelError: the model accepts neither images of that size nor of its usual size, or a module gives no output.
     """
     height, width = image_size or (usual_image_size(model),) * 2
     size = (2, input_channels(model), height, width)
@@ -238,7 +239,7 @@ def _folded(model: nn.Module, image_size: tuple[int, int] | None, names: Collect
 
 
 def _per_channel(values: tuple[float, ...], channels: int) -> Tensor:
-    """One value per channel, as (1, C, 1, 1) in float64; averaged where the images have one channel only."""
+    """One value for each channel, as (1, C, 1, 1) in float64. They are averaged for images of one channel."""
     per_channel = torch.tensor(values, dtype=torch.float64)
     if channels == 1:
         per_channel = per_channel.mean().reshape(1)

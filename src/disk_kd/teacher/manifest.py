@@ -1,11 +1,11 @@
-"""What stored teacher outputs were made from, kept beside them and compared before they are used.
+"""The manifest of a teacher store: what the outputs were made from. It is compared before they are used.
 
 A manifest holds
-    format   of the folder;
-    facts    all that decides what an output is: the teacher, the data, the layout;
-    shapes   of each output, per sample;
-    views    of each view what its building told: `build_s`, the seconds it took, `by`, the host and process that
-             worked on it last, and `errors`, what storing changed in its logits.
+    format   the version of the folder's format;
+    facts    everything that determines an output: the teacher, the data, the layout;
+    shapes   the shape of each output, per sample;
+    views    for each view `build_s` (seconds to build it), `by` (host and process that last worked on it) and
+             `errors` (change of the logits by storing).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MANIFEST = "manifest.json"
 
 
 def teacher_facts(teacher: Teacher) -> dict[str, Any]:
-    """What stored outputs depend on in the teacher: its model, its precision, and how it sees the images."""
+    """What stored outputs depend on in the teacher: its model, its precision, and the images that it gets."""
     return {
         "teacher_sha256": teacher.weights_sha256,
         "teacher_structure_sha256": teacher.structure_sha256,
@@ -41,7 +41,7 @@ def teacher_facts(teacher: Teacher) -> dict[str, Any]:
 
 
 def as_json(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The same facts as a file gives them back: tuples as lists, keys as text."""
+    """The same facts as read from a JSON file: tuples become lists, keys become text."""
     return json.loads(json.dumps(dict(facts)))
 
 
@@ -49,7 +49,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of the store in `folder`.
 
     Raises:
-        CheckpointError: there is none, it cannot be read, or its format is another.
+        CheckpointError: there is none, it cannot be read, or it has another format.
     """
     try:
         record = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
@@ -66,17 +66,18 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     for name, shape in record["shapes"].items():
         if not isinstance(shape, list) or not all(isinstance(size, int) and size > 0 for size in shape):
             raise damaged(folder, f"{MANIFEST} has {shape!r} as the shape of {name}")
-    for view, told in record["views"].items():
-        if not view.isdecimal() or not isinstance(told, dict):
-            raise damaged(folder, f"{MANIFEST} has {told!r} of view {view}")
+    for view, entry in record["views"].items():
+        if not view.isdecimal() or not isinstance(entry, dict):
+            raise damaged(folder, f"{MANIFEST} has {entry!r} of view {view}")
     return record
 
 
 def agreed_record(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The manifest of the store in `folder`, made from just these facts; a new one, not yet written, if it has none.
+    """The manifest of the store in `folder`, which must have exactly these facts; a new, unwritten one if there is
+    none.
 
     Raises:
-        CheckpointError: some fact differs, or the manifest cannot be read.
+        CheckpointError: a fact differs, or the manifest cannot be read.
     """
     if not (folder / MANIFEST).exists():
         return {"format": FORMAT, "facts": dict(facts), "shapes": {}, "views": {}}
@@ -87,10 +88,10 @@ def agreed_record(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def changed_manifest(folder: Path, facts: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The manifest as it is now, written when the block, which changes it, ends; other processes wait for that.
+    """The current manifest, locked for changes in the block and written at its end. Other processes wait.
 
     Raises:
-        CheckpointError: as `agreed_record`.
+        CheckpointError: as for `agreed_record`.
         OSError: the disk is full or not writable.
     """
     with FileLock(folder / "lock"):
@@ -102,17 +103,17 @@ def changed_manifest(folder: Path, facts: Mapping[str, Any]) -> Iterator[dict[st
 
 
 def damaged(folder: Path, what: str) -> CheckpointError:
-    """The error for a store whose files are not as they were written."""
+    """The error for a store whose files changed since they were written."""
     return CheckpointError(f"teacher store {folder} is damaged ({what}); delete it or give another path")
 
 
 def refuse_difference(
     folder: Path, record: Mapping[str, Any], wanted: Mapping[str, Any], names: Collection[str]
 ) -> None:
-    """Refuse a store of which one of `names` differs in `record` from what is `wanted`.
+    """Raise an error if one of `names` differs between `record` and `wanted`.
 
     Raises:
-        CheckpointError: they differ; it names the first field, and both values.
+        CheckpointError: a value differs. The message names the first different field and both values.
     """
     for name in sorted(names):
         found = _difference(name, record.get(name), wanted.get(name))
@@ -125,7 +126,7 @@ def refuse_difference(
 
 
 def _difference(name: str, stored: Any, asked: Any) -> tuple[str, Any, Any] | None:
-    """The first field in which two JSON values differ, with both values; None when they are equal."""
+    """The first field in which two JSON values differ, with both values; None if they are equal."""
     if isinstance(stored, dict) and isinstance(asked, dict):
         for key in sorted(stored.keys() | asked.keys()):
             if found := _difference(f"{name}.{key}", stored.get(key), asked.get(key)):

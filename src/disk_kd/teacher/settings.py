@@ -1,4 +1,4 @@
-"""Which teacher a run learns from."""
+"""Settings of the teacher."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from disk_kd.options import environment
 
 @dataclass(frozen=True)
 class TeacherSettings(ModelSettings):
-    """The trained model to learn from; a method without a teacher leaves it alone.
+    """The trained model to learn from. Methods without a teacher ignore it.
 
     Args:
-        image_size: side in pixels that the teacher sees; null: of the images that it learned from, where the file of
-            its weights says it, else the student's images as they are.
-        precision: fp32, or autocast to bf16 or fp16; auto: bf16 on an accelerator, else fp32.
-        store: run the teacher once over all data.views and keep its outputs in RUNS/teacher-store, for this run and all
-            others of the same teacher, data and augmentation: 2 bytes per class, sample and view (feature maps, where
-            the method reads them, 2 bytes per number). false: the teacher runs at each step. auto: stored where views
-            are met again or take at most 1 GiB in all, and the disk has room; without data.views, each epoch then has
-            a view of its own as far as that goes. What was decided stands in the run's config.yaml.
-        store_top_k: keep only so many of a sample's largest logits, 4 bytes each, and the sum of the others; for a
-            thousand classes and more. `disk-kd store-teacher` states the error. null: all logits.
+        image_size: Side in pixels of the images that the teacher gets. null takes the size that the file of weights
+            records, else the student's size.
+        precision: Precision of the teacher: fp32, or autocast to bf16 or fp16. auto takes bf16 on an accelerator, else
+            fp32.
+        store: Run the teacher once over all views and store its outputs in RUNS/teacher-store. All runs with the same
+            teacher, data and augmentation share them. The size is 2 bytes for each class, sample and view, and 2 bytes
+            for each number of a feature map that the method reads. false runs the teacher in every step. auto stores
+            the outputs if views repeat or if all views take at most 1 GiB, and if the disk has room; without data.views
+            it gives as many epochs as possible their own view. The run's config.yaml records the decision.
+        store_top_k: Store only the K largest logits of each sample (4 bytes each) and the sum of the others. It pays
+            with a thousand classes or more; `disk-kd store-teacher` prints the error. null stores all logits.
     """
 
     name: str = "cifar_resnet10_l"

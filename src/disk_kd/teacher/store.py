@@ -1,4 +1,4 @@
-"""Stored outputs of a teacher: computed once, read by every run, epoch and rank.
+"""Stored outputs of a teacher. They are computed once and read by all runs, epochs and ranks.
 
 Shape letters: N samples, B batch.
 """
@@ -32,25 +32,25 @@ _FIRST_VIEW = ".view0.npy"
 
 
 class TeacherStore:
-    """A teacher's outputs for every sample under some views, on disk in half precision.
+    """A teacher's outputs for every sample and view, on disk in half precision.
 
-    A folder with one array (N, ...) per output and view, `logits.view0.npy` and so on, mapped into memory, so
-    that the runs and ranks of a machine share one copy; and `manifest.json`, which says what they were made
-    from. Row n belongs to the sample of id n; a row of no sample reads as NaN. Runs that need more outputs or
-    views of the same teacher and data add files to the folder, and leave those that are there.
+    A folder holds one array (N, ...) for each output and view (`logits.view0.npy` and so on) and `manifest.json`, which
+    records what they were made from. The arrays are memory-mapped, so the runs and ranks of a machine share one copy.
+    Row n belongs to the sample with id n; rows without a sample read as NaN. Runs that need more outputs or views of
+    the same teacher and data add files to the folder.
 
-    Half precision keeps an output to a relative 2^-11 (0.05%), and its magnitude to 65504; logits are kept as what
-    they lie below the largest of their row (`disk_kd.teacher.encoding.Shifted`). For many classes the K largest logits
-    and the sum of the others can be stored instead (`disk_kd.teacher.encoding.TopK`). `errors` tells what either
-    changes in the teacher's distribution, measured while the store was built.
+    Half precision has a relative error of at most 2^-11 (0.05 %) and a largest value of 65504. Logits are stored as
+    differences from the largest logit of their row (`disk_kd.teacher.encoding.Shifted`). With many classes, the K
+    largest logits and the sum of the others can be stored instead (`disk_kd.teacher.encoding.TopK`). `errors` states
+    how much this changes the teacher's distribution, as measured while the store was built.
 
     `build` makes a store, `open` opens one.
 
     Attributes:
         path: the folder.
-        needs: the outputs that are read.
-        views: views 0 to `views` - 1 can be read.
-        manifest: what `disk_kd.teacher.manifest` tells of.
+        needs: the outputs that can be read.
+        views: number of views that can be read, from view 0.
+        manifest: see `disk_kd.teacher.manifest`.
     """
 
     def __init__(self, path: Path, manifest: dict[str, Any], needs: Iterable[str], views: int) -> None:
@@ -75,29 +75,29 @@ class TeacherStore:
         top_k: int | None = None,
         progress: Progress | None = None,
     ) -> TeacherStore:
-        """Make what the folder lacks, or go on where a build was stopped; then open it.
+        """Compute what is missing in the folder, resume an unfinished build, and open the store.
 
-        Any number of processes may build the same store: they share the views, and each returns when all are
-        there. A file has its name only after all its rows are on the disk; one that was begun is filled on from
-        the first step of the epoch that lacks a row. One epoch of the teacher makes all outputs that a view lacks.
+        Several processes can build the same store. They share the views, and each returns when all views are complete.
+        A file gets its name when all its rows are on the disk; an unfinished file is continued from its first step
+        without data. One run of the teacher over the data computes all missing outputs of a view.
 
         Args:
-            path: a folder; made if it is not there.
-            teacher: gives the outputs that its `needs` name.
-            loader: meets the samples of its split in their order, in the augmentation of the view, on the
-                teacher's device.
-            views: views 0 to `views` - 1 are made.
-            samples: N, above the largest sample id.
-            manifest: what else the outputs depend on (dataset fingerprint, augmentation, seed, precision), as
-                JSON values. `teacher_facts` are added.
-            top_k: store so many logits of each sample and the sum of the others; None: all logits.
-            progress: called after each batch of this process with the batches done and the batches in all; done
-                are those of this view, and of all views that were whole when it was begun.
+            path: a folder; it is created if needed.
+            teacher: computes the outputs in its `needs`.
+            loader: gives the samples of its split in their order, with the view's augmentation, on the teacher's
+                device.
+            views: number of views to build, from view 0.
+            samples: N, larger than the largest sample id.
+            manifest: what else the outputs depend on (dataset fingerprint, augmentation, seed, precision), as JSON
+                values. `teacher_facts` are added.
+            top_k: store this many logits of each sample and the sum of the others; None: all logits.
+            progress: called after each batch of this process with the number of finished batches and of all batches.
+                The finished batches are those of this view and of all views that were complete at its start.
 
         Raises:
             CheckpointError: the store at `path` was made from something else, or is damaged.
-            ConfigError: the loader does not make that many views or shuffles, or `top_k` does not fit the classes.
-            DataError: there are no samples, or one has an id that is not below `samples`.
+            ConfigError: the loader shuffles or has another number of views, or `top_k` does not fit the classes.
+            DataError: there are no samples, or an id is not below `samples`.
             ModelError: the teacher gives NaN or infinity.
             RunError: the disk is full or not writable.
         """
@@ -109,7 +109,7 @@ class TeacherStore:
         if not cls.holds(path, teacher.needs, views):
             _make_folder(path)
             build_missing(path, teacher, loader, facts, views, progress)
-            agreed_record(path, facts)  # of whoever began the store meanwhile
+            agreed_record(path, facts)  # of another process that started the store meanwhile
         return cls.open(path, views=views, needs=teacher.needs)
 
     @classmethod
@@ -121,21 +121,21 @@ class TeacherStore:
         views: int | None = None,
         needs: Collection[str] | None = None,
     ) -> TeacherStore:
-        """Open what is stored.
+        """Open an existing store.
 
         Args:
             path: the store's folder.
-            manifest: facts that it must have been made from: any of those in the manifest, such as what was
-                given to `build`, and `teacher_facts`.
-            views: how many views to read; None: all that are whole.
-            needs: outputs to read; None: all of which the first view is whole.
+            manifest: facts that the store must have been made from, such as the `manifest` given to `build`, and
+                `teacher_facts`.
+            views: number of views to read; None: all complete views.
+            needs: outputs to read; None: all outputs whose first view is complete.
 
         Raises:
-            CheckpointError: there is no store, it is damaged, it was made from something else, or it lacks an
-                output or a view.
+            CheckpointError: there is no store, it is damaged, it was made from something else, or it lacks an output or
+                a view.
         """
         path = Path(path)
-        # Files first: the manifest tells of each view before its files have their names.
+        # Files first: the manifest has the entry of a view before its files have their names.
         stored = sorted(file.name.removesuffix(_FIRST_VIEW) for file in path.glob(f"*{_FIRST_VIEW}"))
         needs = stored if needs is None else sorted(needs)
         whole = _whole_views(path, needs)
@@ -156,7 +156,7 @@ class TeacherStore:
 
     @classmethod
     def missing(cls, path: str | Path, needs: Collection[str], views: int) -> int:
-        """How many files, one per output and view, a build would have to make."""
+        """Number of files (one per output and view) that a build would have to create."""
         path = Path(path)
         if not (path / MANIFEST).exists():
             return len(needs) * views
@@ -164,21 +164,21 @@ class TeacherStore:
 
     @classmethod
     def holds(cls, path: str | Path, needs: Collection[str], views: int) -> bool:
-        """Whether there is nothing to build for these outputs and views; what they were made from is not asked."""
+        """Whether all files for these outputs and views exist. What they were made from is not checked."""
         return cls.missing(path, needs, views) == 0
 
     def read(self, ids_B: Tensor, view: int, device: torch.device | str) -> dict[str, Tensor]:
         """The outputs for some samples under one view.
 
-        Ids on an accelerator cost a wait for it, unless `preload` has put the store there.
+        With ids on an accelerator the host waits for it, unless `preload` has copied the store there.
 
         Args:
             ids_B: (B,) sample ids.
-            view: 0 to `views` - 1.
-            device: where the outputs go.
+            view: from 0 to `views` - 1.
+            device: device of the result.
 
         Returns:
-            By name, float32 tensors (B, ...) on the device.
+            float32 tensors (B, ...) on the device, by output name.
 
         Raises:
             CheckpointError: there is no such view.
@@ -200,13 +200,13 @@ class TeacherStore:
         return {need: self._encodings[need].decode(part.to(device, non_blocking=True)) for need, part in rows.items()}
 
     def preload(self, device: torch.device | str, max_bytes: int = 2 << 30) -> bool:
-        """Copy the store to an accelerator, so that reading it costs no transfer and no wait.
+        """Copy the store to an accelerator, so that reading it needs no transfer and no wait.
 
-        For the CPU nothing is done: the files are in its memory once they were read, and shared there.
+        On a CPU nothing is done: files stay in shared memory after the first read.
 
         Args:
-            device: where to.
-            max_bytes: leave it on disk if it is larger.
+            device: target device.
+            max_bytes: do not copy if the store is larger.
 
         Returns:
             Whether it was copied.
@@ -224,7 +224,7 @@ class TeacherStore:
                 self._loaded.setdefault(need, []).append(torch.from_numpy(np.array(rows)).to(device))
 
     def _map(self, view: int) -> dict[str, np.ndarray]:
-        """The files of a view, mapped into memory.
+        """The memory-mapped files of a view.
 
         Raises:
             CheckpointError: one is damaged.
@@ -236,7 +236,7 @@ class TeacherStore:
         }
 
     def errors(self) -> dict[str, dict[str, float]]:
-        """What storing changed in the logits: KL(softmax(teacher / T) || softmax(stored / T)) in nats.
+        """Change of the logits by storing: KL(softmax(teacher / T) || softmax(stored / T)) in nats.
 
         Returns:
             By temperature T ("1", "2", "4"), "mean" and "max" over the samples and views that are read; empty
@@ -254,26 +254,26 @@ class TeacherStore:
         }
 
     def build_s(self) -> float:
-        """Seconds that the views that are read took to build, data and all outputs included."""
+        """Seconds that building the readable views took, including data loading and all outputs."""
         return sum(self.manifest["views"][str(view)]["build_s"] for view in range(self.views))
 
     def bytes_per_sample(self) -> int:
-        """Bytes on disk of one sample under one view, of the outputs that are read."""
+        """Bytes on disk of one sample under one view, for the readable outputs."""
         return sum(encoding.item.itemsize for encoding in self._encodings.values())
 
 
 def store_bytes(
     samples: int, views: int, num_classes: int, pooled: int = 0, map_size: int = 0, top_k: int | None = None
 ) -> int:
-    """Bytes of a store on disk, but for some hundred bytes of header a file.
+    """Bytes of a store on disk, without the header of some hundred bytes in each file.
 
     Args:
         samples: N.
         views: how many views.
-        num_classes: numbers in the logits of an image; 0 when they are not stored.
-        pooled: numbers in its pooled features; 0 when they are not stored.
-        map_size: numbers in its map, channels x height x width; 0 when it is not stored.
-        top_k: logits that are kept; None: all.
+        num_classes: numbers in the logits of an image; 0 if they are not stored.
+        pooled: numbers in its pooled features; 0 if they are not stored.
+        map_size: numbers in its map, channels x height x width; 0 if it is not stored.
+        top_k: number of stored logits; None: all.
 
     Raises:
         ConfigError: `top_k` does not fit the classes.
@@ -291,7 +291,7 @@ def _make_folder(path: Path) -> None:
 
 
 def _whole_views(path: Path, needs: Collection[str]) -> int:
-    """How many views from 0 on have a file of every output."""
+    """Number of views, from 0, with a file for every output."""
     return next(view for view in count() if not needs or missing_outputs(path, needs, view))
 
 

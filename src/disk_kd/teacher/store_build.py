@@ -1,4 +1,4 @@
-"""Filling a teacher store: what is missing, view by view, shared with others, going on where a build was stopped.
+"""Building a teacher store view by view, together with other processes, and resuming stopped builds.
 
 Shape letters: N samples, B batch, T temperatures.
 """
@@ -28,28 +28,28 @@ from disk_kd.teacher.store_files import map_file, missing_outputs, output_file, 
 Progress = Callable[[int, int], None]
 
 _ERRORS = "errors"
-"""What storing changed in the logits of each sample: a file beside theirs until the view is whole."""
+"""File with the storing errors of each sample; it exists until the view is complete."""
 
 _ERROR_ROWS = Plain((len(TEMPERATURES),), torch.float32)
 _SAVE_EVERY_S = 30.0
 
 
 class Batches(Protocol):
-    """What a store is built from: `disk_kd.data.Loader` with shuffle=False and drop_last=False."""
+    """The batches that a store is built from: a `disk_kd.data.Loader` with shuffle=False and drop_last=False."""
 
     batch_size: int
     steps_per_epoch: int
 
     @property
     def split(self) -> Any:
-        """The samples; of it the `ids` (N,) are read."""
+        """The split; its `ids` (N,) are read."""
 
     def batches(self, epoch: int, start: int = 0) -> Iterable[Any]:
-        """Batches (images, targets, ids, view) of an epoch from a step on; epoch v has the augmentation of view v."""
+        """Batches (images, targets, ids, view) of an epoch from step `start`. Epoch v has the augmentation of view v"""
 
 
 class _Part(NamedTuple):
-    """An unfinished file: how it is laid down, the file in memory, and its rows."""
+    """An unfinished file: its encoding, the mapped file, and its rows."""
 
     encoding: Encoding
     file: np.memmap
@@ -59,9 +59,9 @@ class _Part(NamedTuple):
 def build_missing(
     path: Path, teacher: Teacher, loader: Batches, facts: dict[str, Any], views: int, progress: Progress | None
 ) -> None:
-    """Make what the folder lacks of the teacher's `needs` under views 0 to `views` - 1, or wait for who makes it.
+    """Compute what the folder lacks of the teacher's `needs` under views 0 to `views` - 1, or wait for other processes.
 
-    A view belongs to the process that holds its lock.
+    The process that holds a view's lock builds it.
 
     Raises:
         As `TeacherStore.build`.
@@ -81,13 +81,13 @@ def build_missing(
 
 
 class _ViewBuild:
-    """The outputs of one view in the making; its lock is held.
+    """The build of the outputs of one view. Its lock is held.
 
     Args:
         path: the store's folder.
-        teacher: its `needs` are what the view lacks.
-        facts: that the manifest must hold; shapes, errors and times are added to it.
-        view: which view.
+        teacher: its `needs` are the missing outputs of the view.
+        facts: facts that the manifest must hold. Shapes, errors and times are added to it.
+        view: number of the view.
     """
 
     def __init__(self, path: Path, teacher: Teacher, facts: dict[str, Any], view: int) -> None:
@@ -101,9 +101,9 @@ class _ViewBuild:
         self.saved_at = time.monotonic()
 
     def run(self, loader: Batches, order_N: np.ndarray, whole: int, views: int, progress: Progress | None) -> None:
-        """Fill all parts from the first step that lacks a row on, then put them in their places.
+        """Fill all files from the first step without data, then give them their final names.
 
-        Progress counts the steps of all `views`, those of the `whole` ones as done.
+        Progress counts the steps of all `views`; the steps of the `whole` views count as finished.
         """
         size, steps = loader.batch_size, loader.steps_per_epoch
         start = self._first_unwritten(order_N, size)
@@ -121,7 +121,7 @@ class _ViewBuild:
         self._finish(order_N)
 
     def _first_unwritten(self, order_N: np.ndarray, batch_size: int) -> int:
-        """The first step of the epoch of which some row is NaN in some part."""
+        """The first step of the epoch with a NaN row in some file."""
         if len(self.parts) < len(self.names):
             return 0
         for first in range(0, len(order_N), batch_size):
@@ -131,7 +131,7 @@ class _ViewBuild:
         return -(-len(order_N) // batch_size)
 
     def _write(self, outputs: Mapping[str, Tensor], rows_B: np.ndarray) -> None:
-        """Put the outputs of a batch into their rows, and what this changes in the logits."""
+        """Write the outputs of a batch to their rows, and the errors of storing them."""
         if len(self.parts) < len(self.names):
             self._lay_out(outputs)
         for need in self.needs:
@@ -144,7 +144,7 @@ class _ViewBuild:
                 self.parts[_ERRORS].rows[rows_B] = kl_of_storing(output, stored).cpu().numpy()
 
     def _lay_out(self, outputs: Mapping[str, Tensor]) -> None:
-        """Write the shapes into the manifest, then the parts that are not there yet, blank."""
+        """Write the shapes to the manifest, then create the missing files, blank."""
         facts = self.record["facts"]
         shapes = {need: list(outputs[need].shape[1:]) for need in self.needs}
         encodings = {need: encoding_of(need, shape, facts["top_k"], facts["dtype"]) for need, shape in shapes.items()}
@@ -171,7 +171,7 @@ class _ViewBuild:
         return _Part(encoding, file, rows_of(file))
 
     def _save(self) -> None:
-        """Wait until all that is written is on the disk, and note the time it took."""
+        """Wait until all data is on the disk, and record the time."""
         if not self.parts:
             return
         for part in self.parts.values():
@@ -184,11 +184,13 @@ class _ViewBuild:
             self.saved_at = now
 
     def _finish(self, order_N: np.ndarray) -> None:
-        """Note the errors, then rename the parts: a build that stops in between finds them full, or makes them anew."""
+        """Record the errors, then rename the files. A build that stops in between finds them complete, or restarts
+        them.
+        """
         if _ERRORS in self.parts:
             with changed_manifest(self.path, self.record["facts"]) as self.record:
                 self.record["views"][str(self.view)]["errors"] = _summary(self.parts[_ERRORS].rows[order_N])
-            part_file(self.path, _ERRORS, self.view).unlink()  # first, since nobody looks at a whole view again
+            part_file(self.path, _ERRORS, self.view).unlink()  # first, because complete views are not read again
         for need in self.needs:
             part_file(self.path, need, self.view).replace(output_file(self.path, need, self.view))
 
@@ -198,7 +200,7 @@ def _take(part: _Part, rows_B: np.ndarray) -> Tensor:
 
 
 def _summary(errors_NT: np.ndarray) -> dict[str, dict[str, float]]:
-    """By temperature, mean and greatest of the errors of the samples, in nats."""
+    """Mean and maximum of the errors of the samples by temperature, in nats."""
     mean_T, max_T = errors_NT.mean(0, dtype=np.float64), errors_NT.max(0)
     return {
         f"{temperature:g}": {"mean": float(mean), "max": float(greatest)}
@@ -207,7 +209,7 @@ def _summary(errors_NT: np.ndarray) -> dict[str, dict[str, float]]:
 
 
 def _checked_order(loader: Batches, samples: int) -> np.ndarray:
-    """The ids of the split's samples, in the order in which an epoch is to meet them."""
+    """The ids of the split's samples, in the order that an epoch must have."""
     order_N = loader.split.ids.cpu().numpy()
     if not len(order_N):
         raise DataError("there are no samples to store a teacher's outputs for; give a split that is not empty")
@@ -226,7 +228,7 @@ def _check_batch(view: int, expected: int, rows_B: np.ndarray, expected_B: np.nd
 
 
 def _check_usable(need: str, output: Tensor, rows_B: np.ndarray) -> None:
-    """Refuse NaN, which also marks what is not written, and infinity, which would be stored as a number."""
+    """Raise an error for NaN, which marks unwritten rows, and for infinity, which would be stored as a number."""
     bad_B = unusable(need, output).cpu().numpy()
     if bad_B.any():
         raise ModelError(

@@ -17,25 +17,25 @@ _BLANK_ROWS = 1024
 
 
 def output_file(folder: Path, name: str, view: int) -> Path:
-    """The finished file of an output under a view."""
+    """The finished file of an output and view."""
     return folder / f"{name}.view{view}.npy"
 
 
 def part_file(folder: Path, name: str, view: int) -> Path:
-    """The same file while it is being filled."""
+    """The unfinished file of an output and view."""
     return folder / f"{name}.view{view}.npy.part"
 
 
 def missing_outputs(folder: Path, needs: Iterable[str], view: int) -> list[str]:
-    """Those of `needs` that have no finished file for the view."""
+    """The outputs in `needs` without a finished file for the view."""
     return [need for need in sorted(needs) if not output_file(folder, need, view).exists()]
 
 
 def write_blank(file: Path, encoding: Encoding, samples: int) -> None:
-    """A file of NaN, written out: a full disk must show here, since under a mapped file it kills the process.
+    """Write a file of NaN to the disk. A full disk then shows here; under a mapped file it would kill the process.
 
     Raises:
-        OSError: it cannot be written; nothing is left of it.
+        OSError: the file cannot be written. Nothing is left of it.
     """
     row = encoding.encode(torch.full((1, *encoding.shape), torch.nan)).numpy().tobytes()
     header = {
@@ -50,10 +50,10 @@ def write_blank(file: Path, encoding: Encoding, samples: int) -> None:
 
 
 def map_file(file: Path, encoding: Encoding, samples: int, mode: Literal["r", "r+"] = "r") -> np.memmap:
-    """A file of `samples` rows, mapped into memory.
+    """The memory-mapped file with `samples` rows.
 
     Raises:
-        CheckpointError: it is not there, or holds something else.
+        CheckpointError: the file is missing, or holds something else.
     """
     try:
         array = np.lib.format.open_memmap(file, mode=mode)
@@ -66,9 +66,9 @@ def map_file(file: Path, encoding: Encoding, samples: int, mode: Literal["r", "r
 
 
 def rows_of(array: np.memmap) -> np.ndarray:
-    """The rows of a mapped file as `Encoding` takes them: those of several fields as bytes.
+    """The rows of a mapped file in the form that `Encoding` takes: rows with several fields as bytes.
 
-    Not a memmap, whose indexing costs several times that of a plain array.
+    The result is a plain array, because indexing a memmap takes several times as long.
     """
     if array.dtype.names is None:
         return np.asarray(array)

@@ -1,4 +1,4 @@
-"""The two toy problems of the paper's poster: small enough that every minimum of a loss can be found."""
+"""The two toy problems of the DiSK paper's poster. They are so small that all minima of a loss can be found."""
 
 from disk_kd.toy.run import PROBLEMS, run_toy
 

@@ -1,8 +1,8 @@
-"""The losses that the toy problems compare, each a function of logits with the help already chosen.
+"""The losses of the toy problems, as functions of logits with the help already chosen.
 
-Shape letters: B batch (the examples of one student), C classes. Temperatures are 1, and the help may lift every class.
-Where it has a price, the price belongs to the loss, which is then the least over g of the paper's whole objective. As g
-is at its best, its own change does not matter to the gradient.
+Shape letters: B batch (the examples of one student), C classes. Temperatures are 1, and all classes can get help. If
+help has a price, it is part of the loss: the loss is the minimum over g of the paper's whole objective. At the minimum
+the derivative in g is zero, so g counts as a constant in the gradient.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from disk_kd.helpers import exact_helper
 from disk_kd.losses import scaffolded_kl, scaffolded_nll
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Student logits (B, C), teacher logits (B, C) and targets (B,) to a scalar."""
+"""Maps student logits (B, C), teacher logits (B, C) and targets (B,) to a scalar."""
 
 _TEMPERATURES: dict[str, Any] = {"student_temperature": 1.0, "teacher_temperature": 1.0}
 _NEWTON_STEPS = 10
@@ -29,19 +29,19 @@ _PRICE_STEPS = 20
 
 @dataclass(frozen=True)
 class Form:
-    """A loss with its title."""
+    """A loss and its title."""
 
     title: str
     loss: Loss
 
 
 def kd() -> Form:
-    """KL(t || s): the normalised form without help. `kd_loss` is the same, but torch's kl_div has no batched form."""
+    """KL(t || s), the normalised form without help. `kd_loss` is the same, but torch's kl_div has no batched form."""
     return Form("KD", constant(0.0).loss)
 
 
 def constant(help: float) -> Form:
-    """The normalised form with one g for all, which is -sum t log(s + g) but for a constant."""
+    """The normalised form with one g for all classes. It is -sum t log(s + g) up to a constant."""
 
     def loss(student_BC: Tensor, teacher_BC: Tensor, targets_B: Tensor) -> Tensor:
         help_B = torch.full_like(student_BC[:, 0], help)
@@ -51,7 +51,7 @@ def constant(help: float) -> Form:
 
 
 def exact(price: float) -> Form:
-    """min over g of KL(t || q(g)) + price g CE: the normalised form with the exact helper."""
+    """min over g of KL(t || q(g)) + price g CE, the normalised form with the exact helper."""
 
     def loss(student_BC: Tensor, teacher_BC: Tensor, targets_B: Tensor) -> Tensor:
         keywords = {"top_k": student_BC.shape[1], **_TEMPERATURES}
@@ -63,7 +63,9 @@ def exact(price: float) -> Form:
 
 
 def paper(price: float, budget: float = 0.0) -> Form:
-    """min over g of -sum t log(s + g) + price max(0, mean g CE - budget): the poster's, at the best helper's limit."""
+    """min over g of -sum t log(s + g) + price max(0, mean g CE - budget), the poster's form with the best possible
+    helper.
+    """
 
     def loss(student_BC: Tensor, teacher_BC: Tensor, targets_B: Tensor) -> Tensor:
         ce_B = F.cross_entropy(student_BC, targets_B, reduction="none")
@@ -77,10 +79,10 @@ def paper(price: float, budget: float = 0.0) -> Form:
 
 
 def best_help(student_BC: Tensor, teacher_BC: Tensor, cost_B: Tensor) -> Tensor:
-    """(B,) the g in [0, 1] that minimises ``-sum_y t_y log(s_y + g) + cost g``: the limit of a trained helper network.
+    """(B,) the g in [0, 1] that minimises ``-sum_y t_y log(s_y + g) + cost g``, the limit of a trained helper network.
 
-    Its slope is zero where A(g) = sum_y t_y / (s_y + g) equals the cost. 1/A is concave, so Newton's steps on
-    1/A = 1/cost come from the left and need no bracket.
+    The slope is zero where A(g) = sum_y t_y / (s_y + g) equals the cost. 1/A is concave, so Newton's steps on
+    1/A = 1/cost approach from the left and need no bracket.
     """
     s_BC, t_BC = student_BC.softmax(1), teacher_BC.softmax(1)
     cost_B1 = cost_B[:, None].clamp(min=1e-12)
@@ -94,7 +96,7 @@ def best_help(student_BC: Tensor, teacher_BC: Tensor, cost_B: Tensor) -> Tensor:
 
 
 def _price_of_budget(student_BC: Tensor, teacher_BC: Tensor, ce_B: Tensor, price: float, budget: float) -> Tensor:
-    """The least price, at most `price`, at which the best help keeps to the budget; found by bisection."""
+    """The lowest price, at most `price`, at which the best help stays within the budget; found by bisection."""
     low, high = ce_B.new_zeros(()), ce_B.new_tensor(price)
     if not budget:
         return high

@@ -1,7 +1,7 @@
-"""The 2-D toy problem: six clusters of three classes, a teacher of three layers, a student of two small ones.
+"""The 2-D toy problem: six clusters of three classes, a teacher of three layers, and two small students of two layers.
 
-The student is logits(x) = V tanh(W x + b) + c. A weight decay keeps its minima at finite weights, so that descent can
-be followed to its end. Shape letters: S starts, N examples, H hidden units, P = 6 H + 3 parameters.
+The student is logits(x) = V tanh(W x + b) + c. Weight decay keeps its minima at finite weights, so that descent
+converges. Shape letters: S starts, N examples, H hidden units, P = 6 H + 3 parameters.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from disk_kd.toy.forms import Form, constant, exact, kd, paper
 from disk_kd.toy.minimise import CHUNK, Objective, minimise
 
 CLUSTERS = ((0.0, 0.0, 0), (1.5, 0.0, 1), (3.0, 0.0, 2), (0.0, 1.5, 1), (1.5, 1.5, 2), (3.0, 1.5, 0))
-"""Centre and class."""
+"""Centre and class of each cluster."""
 SPREAD = 0.22
 HIDDEN = (2, 3)
-"""Units of the two students; the first one's surfaces are drawn."""
+"""Hidden units of the two students. Surfaces are drawn for the first."""
 LEVELS = (50, 60, 70, 80, 90, 100)
-"""Per cent, to the nearest; the first also counts all below."""
+"""Accuracies in percent. Each start counts for the nearest level; the first level includes all below."""
 DECAY = 1e-3
 """Weight decay of the losses that are compared."""
 _PER_CLUSTER = 12
@@ -57,7 +57,7 @@ ROWS = (
 
 @dataclass(frozen=True)
 class Data:
-    """Training examples with the teacher's logits, and a large sample that accuracy is measured on."""
+    """Training examples with the teacher's logits, and a large sample for measuring accuracy."""
 
     x_N2: Tensor
     targets_N: Tensor
@@ -94,7 +94,7 @@ def make_data(generator: torch.Generator) -> Data:
 
 
 def draw_starts(count: int, hidden: int, generator: torch.Generator) -> Tensor:
-    """(S, P) initial weights; boundaries of hidden units pass near the clusters."""
+    """(S, P) initial weights. The boundaries of hidden units pass near the clusters."""
     first = torch.randn(count, 3 * hidden, generator=generator, dtype=torch.float64)
     second = torch.randn(count, 3 * hidden, generator=generator, dtype=torch.float64) * hidden**-0.5
     return torch.cat([first, second, torch.zeros(count, 3, dtype=torch.float64)], dim=1)
@@ -127,7 +127,7 @@ def accuracy(parameters_SP: Tensor, data: Data) -> Tensor:
 
 
 def solve(starts: int, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Where each row ends, for both students, and the surfaces through three minima of KD.
+    """The minima of each row for both students, and the loss surfaces through three minima of KD.
 
     Returns:
         The result as docs/toy.md describes it, and {"u", "v", "corners", title: losses over u, then v} with the data.
@@ -149,7 +149,7 @@ def solve(starts: int, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _ends(row: Row, data: Data, starts_SP: Tensor) -> tuple[dict[str, Any], Tensor]:
-    """The accuracies where the starts end, and where plain KD leads from there."""
+    """The accuracies at the ends of descent, and where plain KD leads from there."""
     ends_SP, loss_S, slope_S = minimise(objective(row, data), starts_SP)
     accuracy_S = accuracy(ends_SP, data)
     without_S = accuracy(minimise(objective(ROWS[0], data), ends_SP)[0], data)
@@ -166,13 +166,13 @@ def _ends(row: Row, data: Data, starts_SP: Tensor) -> tuple[dict[str, Any], Tens
 
 
 def shares(accuracy_S: Tensor) -> dict[str, float]:
-    """The share of starts at each of `LEVELS`."""
+    """The fraction of starts at each of `LEVELS`."""
     level_S = (10 * (10 * accuracy_S).round()).clamp(min=LEVELS[0])
     return {str(level): (level_S == level).double().mean().item() for level in LEVELS}
 
 
 def _distinct(loss_S: Tensor, accuracy_S: Tensor, *, apart: float = 1e-5) -> list[dict[str, float]]:
-    """Ends of different losses, the lowest first: the same end with hidden units swapped counts once."""
+    """Different ends of descent by loss, lowest first. Ends that differ only in the order of hidden units count once"""
     minima: list[dict[str, float]] = []
     for start in loss_S.argsort().tolist():
         loss = loss_S[start].item()
@@ -184,7 +184,7 @@ def _distinct(loss_S: Tensor, accuracy_S: Tensor, *, apart: float = 1e-5) -> lis
 
 
 def _surfaces(data: Data, ends_SP: Tensor) -> dict[str, Any]:
-    """Each loss of the usual weight decay on the plane through three ends of KD: the best and two of other levels."""
+    """Each loss with the usual weight decay on the plane through three ends of KD: the best and two others."""
     accuracy_S = accuracy(ends_SP, data)
     corners_3P = ends_SP[_three(accuracy_S)]
     origin_P, first_P, second_P = corners_3P[0], *(align(corner, corners_3P[0]) for corner in corners_3P[1:])
@@ -200,7 +200,7 @@ def _surfaces(data: Data, ends_SP: Tensor) -> dict[str, Any]:
 
 
 def _three(accuracy_S: Tensor) -> list[int]:
-    """The best start, then the most frequent other accuracies; any others where there are not three."""
+    """The best start and the most frequent other accuracies; any other starts if there are not three."""
     level_S = (20 * accuracy_S).round()
     best = int(accuracy_S.argmax())
     levels, counts = level_S[level_S != level_S[best]].unique(return_counts=True)
@@ -210,7 +210,7 @@ def _three(accuracy_S: Tensor) -> list[int]:
 
 
 def align(parameters_P: Tensor, towards_P: Tensor) -> Tensor:
-    """The same student with its hidden units ordered and signed to lie as near to another as they can."""
+    """The same student with its hidden units ordered and signed to be as close to another student as possible."""
     hidden = (len(parameters_P) - 3) // 6
     best_P = parameters_P
     for order in permutations(range(hidden)):
@@ -230,7 +230,7 @@ def align(parameters_P: Tensor, towards_P: Tensor) -> Tensor:
 
 
 def _regions(data: Data) -> dict[str, Any]:
-    """What the picture of the data needs: the examples, and the teacher's class on a grid."""
+    """Data for the picture: the examples, and the teacher's class on a grid."""
     across = torch.linspace(-1.0, 4.0, 150, dtype=torch.float64)
     up = torch.linspace(-1.0, 2.5, 100, dtype=torch.float64)
     with torch.no_grad():
@@ -241,7 +241,7 @@ def _regions(data: Data) -> dict[str, Any]:
 
 
 def tables(result: dict[str, Any]) -> list[Table]:
-    """How often each loss ends at which accuracy, one table a student."""
+    """How often each loss ends at which accuracy, one table for each student."""
     return [_table(student, result["starts"]) for student in result["students"]]
 
 

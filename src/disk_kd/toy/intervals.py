@@ -1,7 +1,8 @@
 """The 1-D toy problem: a teacher of two intervals, a student of one.
 
-x lies in [0, 9] and is positive on [2, 3] and [5, 7]. The student says sigmoid(k (x - a)) sigmoid(k (a + w - x)), so
-its loss is a surface over the interval's start a and width w. Shape letters: S starts, N points, P = 2 parameters a, w.
+x lies in [0, 9] and is positive on [2, 3] and [5, 7]. The student predicts sigmoid(k (x - a)) sigmoid(k (a + w - x)),
+so its loss is a surface over the interval's start a and width w. Shape letters: S starts, N points, P = 2 parameters a,
+w.
 """
 
 from __future__ import annotations
@@ -20,18 +21,18 @@ from disk_kd.toy.forms import Form, constant, exact, kd, paper
 from disk_kd.toy.minimise import CHUNK, Objective, equal_ends, is_minimum, minimise
 
 PIECES = ((0, 2, 5, 0), (2, 3, 4, 1), (3, 5, 5, 0), (5, 7, 10, 1), (7, 9, 6, 0))
-"""From, to, mass in 30ths, class."""
+"""Start, end, mass in 30ths, and class of each segment."""
 SHARPNESS = 8.0
-"""k."""
+"""The sharpness k of the intervals' edges."""
 BOUNDS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-6, 1e-8)
-"""Constant help that bounds KD's logarithm at log g."""
+"""Constant help g, which bounds KD's logarithm at log g."""
 _SIDE = 51
 _FAR = 8.0
 
 
 @dataclass(frozen=True)
 class Row:
-    """A form, on all examples or without those of [2, 3]."""
+    """A form, on all examples or without those in [2, 3]."""
 
     form: Form
     censored: bool = False
@@ -54,7 +55,7 @@ ROWS = (
 
 
 def points(per_mass: int) -> tuple[Tensor, Tensor]:
-    """x (N,) and its classes (N,): midpoints, `per_mass` for each 30th of the mass, so that a mean weighs by mass."""
+    """x (N,) and its classes (N,): midpoints, `per_mass` for each 30th of the mass, so that a mean weights by mass."""
     places, classes = [], []
     for low, high, mass, label in PIECES:
         count = mass * per_mass
@@ -77,7 +78,7 @@ def student_logits(parameters_P: Tensor, x_N: Tensor) -> Tensor:
 
 
 def teacher_logits(x_N: Tensor) -> Tensor:
-    """(N, 2): in one interval or in the other, each as soft as the student's."""
+    """(N, 2): positive in either interval, each as soft as the student's."""
     (out_1, in_1), (out_2, in_2) = (
         interval(x_N.new_tensor(low), x_N.new_tensor(high - low), x_N) for low, high, _, label in PIECES if label
     )
@@ -102,13 +103,13 @@ def accuracy(parameters_SP: Tensor) -> Tensor:
 
 
 def draw_starts(count: int, seed: int) -> Tensor:
-    """(S, 2): intervals drawn evenly from all that lie in [0, 9]."""
+    """(S, 2): intervals drawn uniformly from all intervals in [0, 9]."""
     drawn_S2 = 9 * torch.rand(count, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return torch.where(drawn_S2.sum(1, keepdim=True) > 9, 9 - drawn_S2, drawn_S2)
 
 
 def solve(starts: int, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The minima of every row, and its surface.
+    """The minima of every row, and its loss surface.
 
     Returns:
         The result as docs/toy.md describes it, and {"a", "w", title: losses over a, then w}.
@@ -135,7 +136,7 @@ def solve(starts: int, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _minima(row: Row, starts_SP: Tensor) -> dict[str, Any]:
-    """Where the starts end: the minima with how many end there, and how many stay on a plateau."""
+    """The minima with the number of starts that end there, and the number of starts that stay on a plateau."""
     loss = objective(row)
     ends_SP, loss_S, _ = minimise(loss, starts_SP)
     stands_S, accuracy_S = is_minimum(loss, ends_SP), accuracy(ends_SP)
@@ -160,13 +161,13 @@ def _minima(row: Row, starts_SP: Tensor) -> dict[str, Any]:
 
 
 def _place(row: Row, start_1P: Tensor) -> dict[str, float]:
-    """Where this row leads from one start."""
+    """The end of this row from one start."""
     end_1P = minimise(objective(row), start_1P)[0]
     return {"a": end_1P[0, 0].item(), "w": end_1P[0, 1].item(), "accuracy": accuracy(end_1P).item()}
 
 
 def tables(result: dict[str, Any]) -> list[Table]:
-    """The minima of each form, then those of KD with a bounded logarithm."""
+    """The minima of each form, and those of KD with a bounded logarithm."""
     count = result["starts"]
     main = Table(title="1-D intervals", caption=f"Of {count} starts: the share that ends in each minimum, the mean.")
     main.add_column("loss")

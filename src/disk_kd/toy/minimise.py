@@ -1,4 +1,4 @@
-"""Descent from many starts at once, and the different ends it finds. Shape letters: S starts, P parameters."""
+"""Descent from many starts at once, and its different ends. Shape letters: S starts, P parameters."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from torch import Tensor
 from torch.func import grad_and_value, vmap
 
 Objective = Callable[[Tensor], Tensor]
-"""The loss of one student: its parameters (P,) to a scalar."""
+"""The loss of one student: maps its parameters (P,) to a scalar."""
 
 CHUNK = 128
-"""Starts in one call, which bounds the memory."""
+"""Number of starts in one call, which limits the memory."""
 
 
 def minimise(
     objective: Objective, starts_SP: Tensor, *, steps: int = 400, longest: float = 0.25, tolerance: float = 1e-7
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Follow each start downhill by BFGS whose steps are kept short, so that a start stays in its valley.
+    """Follow each start downhill with BFGS. Steps are short, so that a start stays in its valley.
 
-    A step is at most `longest` long, and is taken only if it lowers the loss as its slope promises; else a shorter
-    one is tried. A start is done when its gradient is below `tolerance` or no step helps any more.
+    A step is at most `longest` long. It is taken only if the loss decreases as much as the slope predicts; otherwise a
+    shorter one is tried. A start is finished when its gradient is below `tolerance` or no step lowers the loss.
 
     Returns:
         The ends (S, P), their losses (S,) and the norms of their gradients (S,).
@@ -50,7 +50,7 @@ def minimise(
 
 
 def _bfgs(inverse_SPP: Tensor, step_SP: Tensor, change_SP: Tensor) -> Tensor:
-    """The inverse Hessians after one more pair of step and change of slope; as they were where it bends down."""
+    """The inverse Hessians after one more pair of step and slope change; unchanged where the curvature is negative."""
     curvature_S = (step_SP * change_SP).sum(1)
     bends_up_S = curvature_S > 1e-8 * step_SP.norm(dim=1) * change_SP.norm(dim=1)
     rho_S11 = (1 / torch.where(bends_up_S, curvature_S, 1.0))[:, None, None]
@@ -60,7 +60,7 @@ def _bfgs(inverse_SPP: Tensor, step_SP: Tensor, change_SP: Tensor) -> Tensor:
 
 
 def is_minimum(objective: Objective, x_SP: Tensor, *, least: float = 1e-3, width: float = 1e-4) -> Tensor:
-    """(S,) whether the loss bends up by at least `least` in every direction there: on a plateau it does not."""
+    """(S,) whether the curvature of the loss is at least `least` in every direction. On a plateau it is not."""
     slope = vmap(grad_and_value(objective), chunk_size=CHUNK)
     sides = width * torch.eye(x_SP.shape[1], dtype=x_SP.dtype)
     columns = [(slope(x_SP + side)[0] - slope(x_SP - side)[0]) / (2 * width) for side in sides]
@@ -69,7 +69,7 @@ def is_minimum(objective: Objective, x_SP: Tensor, *, least: float = 1e-3, width
 
 
 def equal_ends(x_SP: Tensor, loss_S: Tensor, *, apart: float = 0.05) -> list[Tensor]:
-    """The indices of the starts that share an end, the lowest end first."""
+    """The indices of the starts that share an end, lowest end first."""
     groups: list[list[int]] = []
     for start in loss_S.argsort().tolist():
         for group in groups:

@@ -1,4 +1,4 @@
-"""The figures of the toy problems, in light colours that a black and white print keeps apart."""
+"""The figures of the toy problems. Their light colours differ in black and white print too."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LEVELS = ListedColormap(["#5a5a5a", "#858585", "#a8a8a8", "#cdbf9c", "#c3dcee",
 
 
 def save(drawing: Figure, stem: Path) -> None:
-    """Write `stem`.png and `stem`.svg, each whole or not at all."""
+    """Write `stem`.png and `stem`.svg, each completely or not at all."""
     with replacing(stem.with_suffix(".png")) as path:
         drawing.set_dpi(130)
         FigureCanvasAgg(drawing).print_png(path)
@@ -34,7 +34,7 @@ def save(drawing: Figure, stem: Path) -> None:
 
 
 def intervals_figure(result: dict[str, Any], surfaces: dict[str, Any]) -> Figure:
-    """One panel a loss: its surface over (a, w), and its minima with their accuracy."""
+    """One panel for each loss: its surface over (a, w), and its minima with their accuracy."""
     rows = math.ceil(len(result["forms"]) / 4)
     drawing = Figure(figsize=(15, 0.7 + 3.6 * rows), layout="constrained")
     panels = drawing.subplots(rows, 4, sharex=True, sharey=True, squeeze=False)
@@ -53,7 +53,7 @@ def intervals_figure(result: dict[str, Any], surfaces: dict[str, Any]) -> Figure
 
 
 def gaussians_figure(result: dict[str, Any], surfaces: dict[str, Any]) -> Figure:
-    """The data, where starts end, and one panel a loss on the plane through three minima of KD."""
+    """The data, the accuracies at the ends, and one panel for each loss on the plane through three minima of KD."""
     first, corners = result["students"][0], surfaces["corners"]
     drawn = [form["title"] for form in first["forms"] if form["title"] in surfaces]
     rows = math.ceil(len(drawn) / 3)
@@ -81,7 +81,7 @@ def gaussians_figure(result: dict[str, Any], surfaces: dict[str, Any]) -> Figure
 
 
 def _surface(axes: Axes, across: Sequence[float], up: Sequence[float], losses: Sequence[Sequence[float]]) -> None:
-    """Filled contours at equal shares of the area, so that flat and steep surfaces both show."""
+    """Filled contours at equal shares of the area, so that both flat and steep surfaces show."""
     values = np.asarray(losses).T
     levels = np.unique(np.quantile(values, np.linspace(0, 1, 22)))
     axes.contourf(across, up, values, levels=levels, cmap=_LOSS)
@@ -89,7 +89,7 @@ def _surface(axes: Axes, across: Sequence[float], up: Sequence[float], losses: S
 
 
 def _mark(axes: Axes, x: float, y: float, text: str, below: str = "") -> None:
-    """A ring with its accuracy, and a smaller second line."""
+    """A ring with the accuracy, and a smaller second line."""
     axes.plot(x, y, "o", markersize=8, markerfacecolor="white", markeredgecolor="black", markeredgewidth=1.8)
     lines = [axes.annotate(text, (x, y), (8, 4), textcoords="offset points", fontsize=12, fontweight="bold")]
     if below:
@@ -115,7 +115,7 @@ def _data(axes: Axes, surfaces: dict[str, Any]) -> None:
 
 
 def _bars(axes: Axes, student: dict[str, Any], starts: int) -> None:
-    """The share of starts at each level of accuracy, a bar for each loss, and one for KD from its ends."""
+    """The fraction of starts at each accuracy: a bar for each loss, and one for KD from its ends."""
     rows = {form["title"]: form["share_by_level"] for form in student["forms"]}
     rows |= {f"{form['title']}, then KD": form["then_kd"]["share_by_level"] for form in student["forms"][1:]}
     left = np.zeros(len(rows))

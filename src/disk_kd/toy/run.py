@@ -1,4 +1,4 @@
-"""A toy problem from its options to its files."""
+"""Runs a toy problem and writes its files."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def run_toy(problem: str, *, starts: int | None, seed: int, output: Path | None,
 
     Args:
         problem: "intervals" or "gaussians".
-        starts: initial students for each loss, at least 3; None: as many as docs/toy.md reports.
-        seed: of the starts, and of the Gaussians' examples and teacher; the same seed gives the same files.
+        starts: number of initial students for each loss, at least 3; None: as in docs/toy.md.
+        seed: random seed of the starts, and of the Gaussians' examples and teacher. The same seed gives the same files.
         output: folder to write to; None: runs/toy-PROBLEM.
 
     Returns:
@@ -64,7 +64,7 @@ def run_toy(problem: str, *, starts: int | None, seed: int, output: Path | None,
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """The tensors are too small to share: several threads would wait for each other."""
+    """Use one thread: the tensors are so small that several threads would wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -74,7 +74,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _prepare(folder: Path) -> None:
-    """Make the folder before the work, not after it."""
+    """Create the folder before the work."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The loop, its step, its checkpoints and logs."""
+"""Training: the loop, its step, checkpoints and logs."""
 
 from disk_kd.training.compiling import compile_where_it_pays
 from disk_kd.training.display import Display, JsonConsole, RunConsole, drop_output, json_line

@@ -1,7 +1,7 @@
-"""Checkpoints: one safetensors file that holds the whole state of a run.
+"""Checkpoints: one safetensors file with the whole state of a run.
 
-A nested state of dicts, lists, tensors and plain values becomes the file's tensors, named by their path, and one
-JSON text in its header that says where each belongs. Nothing is pickled, so nothing in a file can run.
+The state is nested dicts, lists, tensors and plain values. Its tensors are saved under their path; one JSON text in
+the header describes the structure. Nothing is pickled, so loading a file runs no code.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _INT_KEYS = "$int_keys"
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write `state` to `path`, whole or not at all.
+    """Write `state` to `path`, completely or not at all.
 
     Args:
-        path: where to write; its folder exists.
-        state: dicts (the keys of each all text, or all integers), lists, tensors, and what JSON holds.
+        path: file to write. Its folder exists.
+        state: dicts (with text keys only, or integer keys only), lists, tensors, and values that JSON supports.
 
     Raises:
-        OSError: the disk is full or not writable; what stood at `path` is untouched.
+        OSError: the disk is full or not writable. The previous file at `path` is unchanged.
     """
     tensors: dict[str, Tensor] = {}
     skeleton = _flatten(state, "", tensors)
@@ -45,7 +45,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def is_finite(state: Any) -> bool:
-    """Whether all numbers in the tensors of a nested state are finite; it waits for the device."""
+    """Whether all tensors of a nested state are finite. The host waits for the device."""
     if isinstance(state, Tensor):
         return not state.is_floating_point() or bool(state.isfinite().all())
     parts = state.values() if isinstance(state, dict) else state if isinstance(state, list | tuple) else ()
@@ -53,10 +53,10 @@ def is_finite(state: Any) -> bool:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read back what `save_checkpoint` wrote; tensors arrive on the CPU, tuples as lists.
+    """Read what `save_checkpoint` wrote. Tensors are on the CPU; tuples become lists.
 
     Raises:
-        CheckpointError: there is no such file, or it is not a whole checkpoint of this project.
+        CheckpointError: there is no such file, or it is not a complete checkpoint of this project.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -72,16 +72,16 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"no checkpoint at {path}") from None
     except (SafetensorError, AttributeError, KeyError, TypeError, ValueError, OSError, RecursionError) as error:
         raise CheckpointError(
-            f"{path} is not a whole checkpoint of disk-kd ({error}); delete it to start anew"
+            f"{path} is not a complete checkpoint of disk-kd ({error}); delete it to start again"
         ) from None
 
 
 @contextmanager
 def whole(path: Path) -> Iterator[None]:
-    """Within the block parts of the state at `path` are used; what cannot be used is told as damage.
+    """Inside the block, errors in using the state at `path` are reported as a damaged checkpoint.
 
     Raises:
-        CheckpointError: a part is missing, or of another kind or shape.
+        CheckpointError: a part is missing, or has another type or shape.
     """
     try:
         yield
@@ -89,15 +89,16 @@ def whole(path: Path) -> Iterator[None]:
         raise
     except (AttributeError, IndexError, KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{path} is damaged, or of another run ({type(error).__name__}: {one_line(error)}); delete it to start anew"
+            f"{path} is damaged, or belongs to another run ({type(error).__name__}: {one_line(error)}); delete it to start"
+            " again"
         ) from None
 
 
 def counted(value: Any, *, least: int = 0, most: float = math.inf) -> int:
-    """A whole number from `least` to `most`.
+    """An integer from `least` to `most`.
 
     Raises:
-        ValueError: it is another.
+        ValueError: it is something else.
     """
     if not isinstance(value, int) or not least <= value <= most:
         raise ValueError(f"a count of {value!r}, expected from {least} to {most}")
@@ -139,19 +140,19 @@ def _unflatten(value: Any, read: Callable[[str], Tensor]) -> Any:
 
 
 def seed_all(seed: int) -> None:
-    """Seed every generator that a model or a method may draw from, so that a run is a function of its seed."""
+    """Seed all random generators of models and methods, so that a run depends only on its seed."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
 def seed_draws(seed: int, step: int) -> None:
-    """Set what a model or a method draws from, such as dropout, by step and rank: no rank's state need be saved."""
+    """Seed random draws such as dropout by step and rank, so that the state of no rank must be saved."""
     torch.manual_seed(hash((seed, step, ranks.rank())) % 2**63)
 
 
 def random_state() -> dict[str, Any]:
-    """States of every generator that a model or a method may draw from."""
+    """States of all random generators of models and methods."""
     name, keys, *rest = np.random.get_state()
     state = {
         "python": random.getstate(),
@@ -164,7 +165,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Put the generators back to where `random_state` found them."""
+    """Restore the states that `random_state` returned."""
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
     name, keys, *rest = state["numpy"]

@@ -1,4 +1,4 @@
-"""Whether to compile: tried on a real batch, kept where it pays, undone without a trace where it does not."""
+"""The decision whether to compile: a trial on a real batch, kept if it pays and undone otherwise."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from disk_kd.training.state import load_task_state, task_state
 from disk_kd.training.step import TrainStep
 
 WORTH_TRYING_S = 300.0
-"""A run that is expected to be shorter than this would not earn the time of compiling back."""
+"""Runs with a shorter expected time are not compiled: they would not save the time of compilation."""
 COMPILING_S_PER_MODULE = 0.5
-"""Seconds of compiling for each leaf module of what trains: resnet10_s, which has 29, takes 12 to 36 s on two cores."""
+"""Seconds of compilation per trained leaf module: resnet10_s, which has 29, takes 12 to 36 s on two cores."""
 _LIKELY_SAVING = 0.1
-"""Share of a run that a compiled step is likely to save."""
+"""Fraction of a run's time that compilation usually saves."""
 TOLD_EVERY_S = 30.0
-"""Seconds between two lines of a compilation that goes on."""
+"""Seconds between two progress messages of a compilation."""
 _FASTER = 0.97
 _TIMED_STEPS = 5
 
@@ -36,16 +36,17 @@ def compile_where_it_pays(
 ) -> bool:
     """Decide on `settings.compile`, and leave the step compiled or eager accordingly.
 
-    True: compiled, unless compiling fails. "auto": tried if the run is long enough to earn back the time of compiling,
-    which is estimated from the number of modules, and kept if the compiled step is measured to be at least 3% faster.
-    The trial compiles one phase, the others only after it paid. Parameters, buffers and random states are as before.
+    True: compile, unless it fails. "auto": try if the run is long enough to save the time of compilation, which is
+    estimated from the number of modules, and keep it if the compiled step is measured to be at least 3 % faster. The
+    trial compiles one phase; the others follow if it pays. Parameters, buffers and random states are restored.
 
     Args:
-        step: of the task.
-        loader: whose first batch it is tried on.
-        phases: the distinct phases of the run; the first that trains the student is tried and timed.
-        steps: how many steps the run has.
-        say: is told that compiling begins, goes on and ends, and warned where it failed or did not pay.
+        step: the training step.
+        loader: its first batch is used for the trial.
+        phases: the different phases of the run. The first that trains the student is timed.
+        steps: number of steps of the run.
+        say: gets messages at the start, during and at the end of compilation, and a warning if it failed or did not
+            pay.
 
     Returns:
         Whether the step is compiled.
@@ -78,7 +79,7 @@ def compile_where_it_pays(
         say(f"Compiled in {compile_s:.0f} s" + (f"; {times}" if wanted == "auto" else ""))
     except DiskKDError:
         raise
-    except Exception as error:  # whatever a compiler dies of, training can do without it
+    except Exception as error:  # after any error of the compiler, training goes on without it
         step.run_eagerly()
         reason = str(error).strip().splitlines() or [type(error).__name__]
         say(f"warning: torch.compile failed ({type(error).__name__}: {reason[0]}); going on without")
@@ -92,15 +93,15 @@ def compile_where_it_pays(
 
 
 def worth_trying_s(module: nn.Module) -> float:
-    """How long a run must be expected to take for a compiled step to be tried: it is to earn the trial back."""
+    """The minimum expected time of a run for which a trial of compilation pays."""
     leaves = sum(not any(part.children()) for part in module.modules())
     return max(WORTH_TRYING_S, COMPILING_S_PER_MODULE * leaves / _LIKELY_SAVING)
 
 
 def _compile(step: TrainStep, batch: Batch, phases: Sequence[Phase], say: Callable[[str], None]) -> float:
-    """Compile those phases by a first step of each; the seconds that it took."""
+    """Compile the phases by a first step of each. Returns the seconds that it took."""
     start = time.perf_counter()
-    with _told_now_and_then(say):
+    with _progress_reported(say):
         for phase in phases:
             step.task.set_phase(phase.name)
             step.gradients(batch)
@@ -108,8 +109,8 @@ def _compile(step: TrainStep, batch: Batch, phases: Sequence[Phase], say: Callab
 
 
 @contextmanager
-def _told_now_and_then(say: Callable[[str], None]) -> Iterator[None]:
-    """Say how long the block has taken so far, again and again."""
+def _progress_reported(say: Callable[[str], None]) -> Iterator[None]:
+    """Report at intervals how long the block has taken so far."""
     start, ended = time.perf_counter(), Event()
 
     def tell() -> None:
@@ -126,7 +127,7 @@ def _told_now_and_then(say: Callable[[str], None]) -> Iterator[None]:
 
 
 def _step_s(step: TrainStep, batch: Batch, phase: Phase) -> float:
-    """Median time of forward and backward, in seconds, after two to warm up."""
+    """Median time of forward and backward pass in seconds, after two warm-up steps."""
     step.task.set_phase(phase.name)
     times = []
     for _ in range(2 + _TIMED_STEPS):

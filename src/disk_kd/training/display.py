@@ -1,4 +1,4 @@
-"""What a run shows while it trains: a bar on a terminal, lines elsewhere, or events as JSON."""
+"""The display of a run: a progress bar on a terminal, lines elsewhere, or events as JSON."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
-from typing import Any, TextIO
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -18,14 +18,17 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+if TYPE_CHECKING:  # torch takes seconds to import
+    from disk_kd.tasks import Quantity
+
 PLAIN_EVERY_S = 30.0
-"""Seconds between two lines of a run that trains away from a terminal."""
+"""Seconds between two lines of progress without a terminal."""
 
 
 class RunConsole(Console):
-    """A console of a command that works for long: where its reader goes away, as `head` does, the command stops.
+    """A console for long commands. The command stops when the reader of its output closes it, as `head` does.
 
-    It stops as when it is asked to by a signal, so a run that trains saves itself.
+    It stops as it does on a signal, so that a run saves a checkpoint.
     """
 
     def on_broken_pipe(self) -> None:
@@ -35,24 +38,24 @@ class RunConsole(Console):
 
 
 def drop_output() -> None:
-    """Let what is still printed go nowhere: nobody reads it, and Python's last flush would fail."""
+    """Discard further output: nobody reads it, and Python's last flush would fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class JsonConsole(RunConsole):
-    """A console whose output is JSON lines: events as they are, and what is printed as {"kind": "message"}.
+    """A console whose output is lines of JSON: events, and printed text as {"kind": "message"}.
 
     Args:
-        file: where the lines go; default: standard output.
+        file: destination of the lines; None: standard output.
     """
 
     def __init__(self, file: TextIO | None = None) -> None:
         self.lines = sys.stdout if file is None else file
-        # So wide that no message is wrapped.
+        # So wide that no message wraps.
         super().__init__(file=_Messages(self), force_terminal=False, no_color=True, width=10_000)
 
     def event(self, kind: str, **values: Any) -> None:
-        """Write a line; numbers that are not finite are written as null."""
+        """Write an event as a line of JSON. Numbers that are not finite become null."""
         try:
             self.lines.write(json_line({"kind": kind, **values}))
             self.lines.flush()
@@ -61,7 +64,7 @@ class JsonConsole(RunConsole):
 
 
 class _Messages(io.StringIO):
-    """A file that turns each line that is written into an event."""
+    """A file that turns each written line into an event."""
 
     def __init__(self, console: JsonConsole) -> None:
         super().__init__()
@@ -76,7 +79,7 @@ class _Messages(io.StringIO):
 
 
 def json_line(values: Mapping[str, Any]) -> str:
-    """A line of JSON; numbers that are not finite are written as null."""
+    """A line of JSON. Numbers that are not finite become null."""
     return json.dumps(_finite(values)) + "\n"
 
 
@@ -89,28 +92,32 @@ def _finite(value: Any) -> Any:
 
 
 class Display:
-    """Progress: a live bar on a terminal, plain lines elsewhere, events on a `JsonConsole`, nothing on a quiet one.
+    """Progress: a live bar on a terminal, lines elsewhere, events on a `JsonConsole`, nothing on a quiet console.
 
-    What it shows it is told, by `step` and by the lines of the log as they are written: no step waits for the device.
+    It shows the numbers that `step` and the lines of the log give it, so that no step waits for the device.
 
     Args:
-        total: steps, or whatever else is counted.
-        title: what is under way.
-        console: where it goes.
-        epochs: that the steps are of; 0: they are of none.
+        total: number of steps, or of other items.
+        title: name of the work.
+        console: output of the display.
+        epochs: number of epochs of the steps; 0: the steps have no epochs.
+        quantities: what the method logs; those with `progress` are shown.
     """
 
-    def __init__(self, total: int, *, title: str, console: Console, epochs: int = 0) -> None:
+    def __init__(
+        self, total: int, *, title: str, console: Console, epochs: int = 0, quantities: Sequence[Quantity] = ()
+    ) -> None:
         self.console, self.title, self.total, self.epochs = console, title, total, epochs
+        self.quantities = tuple(quantities)
         self._done, self._first = 0, 0
-        self._begun = self._told_at = time.monotonic()
+        self._begun = self._last_line_at = time.monotonic()
         self._images_per_s = 0.0
         self._train: Mapping[str, Any] = {}
         self._bar = ProgressBar(total=max(1, total))
         self._live = Live(console=console, transient=True, get_renderable=self._view, refresh_per_second=4)
 
     def __enter__(self) -> Display:
-        self._begun = self._told_at = time.monotonic()
+        self._begun = self._last_line_at = time.monotonic()
         if self.console.is_terminal and not self.console.quiet:
             self._live.start()
         return self
@@ -119,52 +126,52 @@ class Display:
         self._live.stop()
 
     def step(self, done: int) -> None:
-        """Say that `done` steps are done; the first call tells where a resumed run began."""
+        """Report that `done` steps are finished. The first call gives the start of a resumed run."""
         if not self._done:
             self._first = done - 1
         self._done = done
 
     def record(self, line: Mapping[str, Any]) -> None:
-        """Show a line of the log: kind "train", "validation" or "timing"."""
+        """Show a line of the log, of kind "train", "validation" or "timing"."""
         if isinstance(self.console, JsonConsole):
             self.console.event(**line)
         elif line["kind"] == "train":
             self._train = line
         elif line["kind"] == "timing":
             self._images_per_s = line["images_per_s"]
-            if not self.console.is_terminal and time.monotonic() - self._told_at >= PLAIN_EVERY_S:
-                self._told_at = time.monotonic()
+            if not self.console.is_terminal and time.monotonic() - self._last_line_at >= PLAIN_EVERY_S:
+                self._last_line_at = time.monotonic()
                 rate = f"{self._images_per_s:,.0f} images/s  {_clock(self._left_s())} left"
                 step = f"step {self._done:,}/{self.total:,}"
-                self.line("  ".join([self.title, step, train_text(self._train, self.epochs), rate]))
+                self.line("  ".join([self.title, step, self._train_text(), rate]))
         else:
-            told = f"epoch {line['student_epochs']}  validation top-1 {line['top1']:.2f}%  nll {line['nll']:.3f}"
+            text = f"epoch {line['student_epochs']}  validation top-1 {line['top1']:.2f}%  nll {line['nll']:.3f}"
             # The bar of a terminal has the title and the rate, and a narrow one has no room for them twice.
             rate = f"{self._images_per_s:,.0f} images/s"
-            self.line(told if self.console.is_terminal else f"{self.title}  {told}  {rate}")
+            self.line(text if self.console.is_terminal else f"{self.title}  {text}  {rate}")
 
     @property
     def for_people(self) -> bool:
-        """Whether a person reads along."""
+        """Whether a person reads the output."""
         return not (self.console.quiet or isinstance(self.console, JsonConsole))
 
     def first(self, line: Mapping[str, Any]) -> None:
-        """Show how training begins, before the first line of the log."""
+        """Show the start of training, before the first line of the log."""
         self._train = line
         if not self.console.is_terminal:
-            self.line(f"{self.title}  step {self._done:,}/{self.total:,}  {train_text(line, self.epochs)}")
+            self.line(f"{self.title}  step {self._done:,}/{self.total:,}  {self._train_text()}")
 
     def line(self, text: str) -> None:
-        """Print a line, above the bar where there is one."""
+        """Print a line, above the bar if there is one."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def _left_s(self) -> float:
-        """Seconds to the end, if the rest takes as long as what was done since the start."""
+        """Seconds to the end, at the average speed since the start."""
         done = self._done - self._first
         return (time.monotonic() - self._begun) * (self.total - self._done) / done if done > 0 else math.inf
 
     def _view(self) -> Group:
-        """The bar, and under it what the last line of the log says."""
+        """The bar, and below it the last line of the log."""
         self._bar.update(self._done)
         rate = f"{self._images_per_s:,.0f} images/s" if self._images_per_s else ""
         row = Table.grid(padding=(0, 1), expand=True)
@@ -174,34 +181,39 @@ class Display:
             row.add_column(justify="right", no_wrap=True)
         left = f"{_clock(self._left_s())} left"
         row.add_row(Text(self.title), self._bar, f"{self._done:,}/{self.total:,}", rate, left)
-        return Group(row, Text(train_text(self._train, self.epochs))) if self._train else Group(row)
+        return Group(row, Text(self._train_text())) if self._train else Group(row)
+
+    def _train_text(self) -> str:
+        return train_text(self._train, self.epochs, self.quantities)
 
 
-def train_text(line: Mapping[str, Any], epochs: int) -> str:
-    """A training line of the log in words: epoch, loss and its parts, budget used of asked, top-1.
+def train_text(line: Mapping[str, Any], epochs: int, quantities: Sequence[Quantity] = ()) -> str:
+    """A training line of the log as text: epoch, loss and its parts, budget used and allowed, top-1.
 
     Args:
         line: of kind "train".
-        epochs: of the whole run, of any phase.
+        epochs: number of epochs of the whole run, of all phases.
+        quantities: what the method logs; those with `progress` are in the text.
     """
     parts = " ".join(f"{name.removesuffix('_loss')} {_short(line[name])}" for name in line if name.endswith("_loss"))
-    told = [f"epoch {line['epoch'] + 1}/{epochs} {line['phase']}"]
-    told.append(f"loss {_short(line['loss'])}" + (f" ({parts})" if parts else ""))
-    if "budget" in line and "budget_used" in line:
-        told.append(f"budget used {_short(line['budget_used'], 2)} of {_short(line['budget'], 2)}")
-    if "price" in line:
-        told.append(f"price {_short(line['price'])}")
+    texts = [f"epoch {line['epoch'] + 1}/{epochs} {line['phase']}"]
+    texts.append(f"loss {_short(line['loss'])}" + (f" ({parts})" if parts else ""))
+    for quantity in quantities:
+        if quantity.progress and quantity.name in line:
+            limit = line.get(quantity.limit or "")
+            text = f"{quantity.name.replace('_', ' ')} {quantity.text(line[quantity.name])}"
+            texts.append(text if limit is None else f"{text} of {quantity.text(limit)}")
     if "top1" in line:
-        told.append(f"top-1 {line['top1']:.1f}%")
-    return "  ".join(told)
+        texts.append(f"top-1 {line['top1']:.1f}%")
+    return "  ".join(texts)
 
 
-def _short(value: float, digits: int = 3) -> str:
-    return f"{value:.{digits}g}"
+def _short(value: float) -> str:
+    return f"{value:.3g}"
 
 
 def _clock(seconds: float) -> str:
-    """Hours, minutes and seconds; dashes where nobody knows."""
+    """Hours, minutes and seconds; dashes if unknown."""
     if not math.isfinite(seconds):
         return "-:--"
     minutes, rest = divmod(round(seconds), 60)

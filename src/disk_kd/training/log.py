@@ -1,4 +1,4 @@
-"""What a run writes while it trains: JSON lines, TensorBoard where it is installed, and `train.logger`."""
+"""The logs of a run: JSON lines, TensorBoard if it is installed, and `train.logger`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from disk_kd.training.tracking import Tracker
 class Meter:
     """Means over the steps since the last line and over all ranks, summed on the device: no step waits for the host.
 
-    Each step's values are shared at once, so that what one rank saves of them is what all have seen.
+    The values of each step are shared at once, so all ranks have the same state to save.
     """
 
     def __init__(self) -> None:
@@ -28,14 +28,14 @@ class Meter:
         self.steps = 0
 
     def add(self, values: Mapping[str, Tensor]) -> None:
-        """Add a step's detached 0-dim tensors; the names are the same until `means` is called."""
+        """Add the detached 0-dim tensors of a step. The names are the same until `means` is called."""
         stacked = ranks.mean(torch.stack([value.float() for value in values.values()]))
         self.names = list(values)
         self.sums = stacked if self.sums is None else self.sums + stacked
         self.steps += 1
 
     def means(self) -> dict[str, float]:
-        """The means by name, with the one wait for the device; and begin anew."""
+        """The means by name; then start again. It waits for the device, once."""
         if self.sums is None:
             return {}
         means = dict(zip(self.names, (self.sums / self.steps).tolist(), strict=True))
@@ -43,34 +43,34 @@ class Meter:
         return means
 
     def so_far(self) -> dict[str, float]:
-        """The means as they stand; it waits for the device."""
+        """The current means. It waits for the device."""
         return {} if self.sums is None else dict(zip(self.names, (self.sums / self.steps).tolist(), strict=True))
 
     def finite(self) -> bool:
-        """Whether all that was added is finite; it waits for the device."""
+        """Whether all added values are finite. It waits for the device."""
         return self.sums is None or bool(self.sums.isfinite().all())
 
     def state_dict(self) -> dict[str, Any]:
-        """For the checkpoint."""
+        """State for the checkpoint."""
         return {"names": self.names, "sums": self.sums, "steps": self.steps}
 
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
-        """From a checkpoint."""
+        """Load the state from a checkpoint."""
         self.names, self.steps = list(state["names"]), state["steps"]
         self.sums = None if state["sums"] is None else state["sums"].to(device)
 
 
 class MetricsLog:
-    """`metrics.jsonl`, a function of config and seed alone, and `timing.jsonl` beside it, which is not.
+    """`metrics.jsonl`, which depends on config and seed alone, and `timing.jsonl`, which does not.
 
-    The two are apart so that a resumed run's metrics equal an undisturbed run's to the byte. Of many
-    ranks the main one alone writes.
+    They are separate so that a resumed run has the same metrics as an uninterrupted run, byte for byte. Only the main
+    rank writes.
 
     Args:
-        folder: of the run.
-        keep_bytes: of the metrics; what stands after them is from after the checkpoint.
-        show: is given each line, with the kind "timing" for those of `timing.jsonl`.
-        tracker: is sent the numbers too.
+        folder: run directory.
+        keep_bytes: bytes of the metrics up to the checkpoint; later lines are removed.
+        show: gets each line; lines of `timing.jsonl` have the kind "timing".
+        tracker: gets the numbers too.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class MetricsLog:
         self._tracker = tracker
         writes, metrics = ranks.is_main(), folder / "metrics.jsonl"
         if writes and keep_bytes > (metrics.stat().st_size if metrics.exists() else 0):
-            raise RunError(f"{metrics} has lost lines since the checkpoint; put it back, or begin in another --output")
+            raise RunError(f"{metrics} has lost lines since the checkpoint; restore it, or start in another --output")
         self._metrics = (metrics if writes else Path(os.devnull)).open("ab")
         self._timing = (folder / "timing.jsonl" if writes else Path(os.devnull)).open("ab")
         self._board = _tensorboard(folder) if writes else None
@@ -94,7 +94,7 @@ class MetricsLog:
             self._metrics.seek(0, os.SEEK_END)
 
     def metrics(self, kind: str, step: int, **values: Any) -> None:
-        """Append a line of metrics; numbers that are not finite are written as null."""
+        """Append a line of metrics. Numbers that are not finite become null."""
         line = {"kind": kind, "step": step, **values}
         self._metrics.write(json_line(line).encode())
         self._metrics.flush()
@@ -109,7 +109,7 @@ class MetricsLog:
         self._show({"kind": "timing", "step": step, **values})
 
     def sync(self) -> int:
-        """Bytes of metrics that are safe on the disk; a checkpoint records them."""
+        """Sync the metrics to the disk. Returns their bytes, which a checkpoint records."""
         os.fsync(self._metrics.fileno())
         return self._metrics.tell()
 
@@ -130,7 +130,7 @@ class MetricsLog:
 
 
 def _tensorboard(folder: Path) -> Any:
-    """A writer of TensorBoard events, or None where it is not installed."""
+    """A TensorBoard writer; None if it is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

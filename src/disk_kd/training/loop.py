@@ -1,4 +1,4 @@
-"""The training loop: one page, for every method."""
+"""The training loop, for every method."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ BEST = Path("best") / "student.safetensors"
 
 
 _SHOWN_FIRST = (1, 10)
-"""Steps of this process after which a person sees how training begins, before the first line of the log."""
+"""Number of steps of this process before the first display of the loss."""
 
 
 class DivergenceError(RunError):
-    """The loss or the weights are no longer numbers."""
+    """The loss or the weights are not finite."""
 
 
 @dataclass
 class Position:
-    """Where a run stands: all that is counted, and saved with it."""
+    """The position of a run: everything that is counted, and saved in the checkpoint."""
 
     epochs: int = 0
     """Epochs of any phase that are finished."""
@@ -79,28 +79,28 @@ def fit(
     resume: bool = False,
     tracker: Tracker | None = None,
 ) -> Position:
-    """Train the task of `step` through the epochs of `plan` and keep everything in `folder`.
+    """Train the task of `step` through the epochs of `plan`, and save everything in `folder`.
 
     Args:
-        step: what is done with a batch, to which task, by which settings; the loop knows no method.
+        step: training step, with its task and settings. The loop knows no method.
         loader: batches of the training split.
-        folder: the run directory; `last/` and `best/` in it.
-        plan: the phase of each epoch, as `disk_kd.tasks.plan_epochs` gives it.
-        validate: evaluates the student on the validation split; its "top1" and "samples" choose the checkpoint. None:
-            there is no such split, and the last checkpoint is shipped.
-        display: progress for a person.
-        resume: go on from the checkpoint in `last/`, if there is one.
-        tracker: is sent the metrics too.
+        folder: run directory; the checkpoints are in `last/` and `best/`.
+        plan: phase of each epoch, from `disk_kd.tasks.plan_epochs`.
+        validate: evaluates the student on the validation split. Its "top1" and "samples" choose the checkpoint. None:
+            there is no validation split, and the last checkpoint is used.
+        display: progress display.
+        resume: resume from the checkpoint in `last/`, if there is one.
+        tracker: gets the metrics too.
 
-    On many ranks each trains on its part of every batch; the main one writes.
+    With several ranks, each trains on its part of every batch. The main rank writes.
 
     Returns:
         The position at the end.
 
     Raises:
-        DivergenceError: the loss, or what would be saved, is not finite; the last checkpoint stays.
-        StoppedError: a signal asked the run to stop; it is saved.
-        CheckpointError: the checkpoint cannot be read, or is of another task.
+        DivergenceError: the loss, or the state to save, is not finite. The last checkpoint is kept.
+        StoppedError: a signal asked the run to stop. The run is saved.
+        CheckpointError: the checkpoint cannot be read, or belongs to another task.
     """
     task, settings = step.task, step.settings
     phases = {phase.name: phase for phase in plan}
@@ -120,7 +120,7 @@ def fit(
         now = time.monotonic()
         at.train_s, clock = at.train_s + now - clock, now
 
-    # What is not finite from the beginning, such as a mask of the model, is no sign of divergence.
+    # Values that are infinite from the start, such as a mask of the model, are no sign of divergence.
     endless = {name for name, value in task_state(task).items() if not is_finite(value)}
 
     def learned() -> list[Tensor]:
@@ -177,7 +177,7 @@ def fit(
         for phase in plan[at.epochs :]:
             task.set_phase(phase.name)
             optimizer, set_rate, module = optimizers[phase.name], schedules[phase.name], modules[phase.name]
-            # Counted by phase: epochs of the student meet every view, whatever the rounds and the number of views.
+            # Counted by phase, so that student epochs use every view, whatever the rounds and the number of views.
             view = plan[: at.epochs].count(phase)
             for batch in loader.batches(at.epochs, start=at.step, view=view):
                 if stop.now(at.steps):
@@ -204,14 +204,14 @@ def fit(
                         raise DivergenceError(_diverged("the loss is", at.steps, task.unusable_outputs(batch.images)))
                 elif at.steps - begun_at in _SHOWN_FIRST and display.for_people:
                     display.first({"phase": phase.name, "epoch": at.epochs, **meter.so_far()})
-                # A loss that is not finite is told with the next line of the log, and the checkpoint before it stays.
+                # A loss that is not finite raises an error at the next line of the log; the earlier checkpoint is kept.
                 if time.monotonic() - saved_at >= settings.checkpoint_every_s and meter.finite():
                     save()
                     saved_at = time.monotonic()
 
             at.epochs, at.step = at.epochs + 1, 0
             at.student_epochs += phase.trains_student
-            # Epochs that leave the student alone need no evaluation.
+            # Epochs that do not train the student need no evaluation.
             last = at.student_epochs == student_epochs
             due = phase.trains_student and (last or at.student_epochs % settings.evaluate_every == 0)
             if validate is not None and due:
@@ -219,13 +219,14 @@ def fit(
                 clock = time.monotonic()  # evaluation is not training
                 log.metrics("validation", at.steps, student_epochs=at.student_epochs, **metrics)
                 at.best_top1 = max(at.best_top1, metrics["top1"])
-                # Measured from the highest, not from the one that is kept, so that small losses cannot add up.
+                # Compared with the highest accuracy, not with the kept checkpoint's, so that small decreases cannot add
+                # up.
                 if metrics["top1"] >= at.best_top1 - selection_margin(at.best_top1, int(metrics["samples"])):
                     at.best_epoch = at.student_epochs
                     if ranks.is_main():
                         check_finite()
                         save_tensors(folder / BEST, evaluated(task).state_dict())
-                    # Only a CPU would meet the same weights again, if it were killed before the next checkpoint.
+                    # Only a CPU would reach the same weights again if it were killed before the next checkpoint.
                     if task.device.type != "cpu":
                         save()
         save()
@@ -234,7 +235,7 @@ def fit(
 
 
 def evaluated(task: StudentTask) -> nn.Module:
-    """The plain model that is validated and saved: the student, or its running average."""
+    """The plain model that is validated and saved: the student, or its moving average."""
     return unwrap_model(task.get_eval_model(ema=task.has_ema()))
 
 

@@ -1,4 +1,4 @@
-"""Optimiser and learning-rate schedule of one phase, both timm's."""
+"""timm's optimiser and learning-rate schedule of a phase."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from disk_kd.tasks import Phase
 from disk_kd.training.settings import TrainSettings
 
 _SHAPED = {"momentum_buffer", "exp_avg", "exp_avg_sq"}
-"""Parts of an optimiser's state that have their parameter's shape."""
+"""Entries of an optimiser's state with the shape of their parameter."""
 _FUSED = {"momentum", "sgd", "nesterov", "adam", "adamw"}
 
 
 def make_optimizer(module: nn.Module, settings: TrainSettings) -> Optimizer:
-    """The optimiser that `settings` name, over the parameters of `module`, fused where torch has it so.
+    """The optimiser of the settings for the parameters of `module`, fused if torch supports it.
 
     Raises:
-        ConfigError: a layer decay for a module that is no timm model; an optimiser that takes second derivatives, or
-            needs a package or device that is not here.
+        ConfigError: layer decay for a module that is not a timm model; or an optimiser that needs second derivatives,
+            or a package or device that is missing.
     """
     if get_optimizer_info(settings.optimizer).second_order:
-        raise ConfigError(f"train.optimizer {settings.optimizer} takes second derivatives; give another, as sgd")
+        raise ConfigError(f"train.optimizer {settings.optimizer} needs second derivatives; give another, such as sgd")
     fused: dict[str, Any] = {"fused": True} if settings.optimizer in _FUSED else {}
     if settings.layer_decay is not None and not hasattr(module, "group_matcher"):
         raise ConfigError(
-            f"train.layer_decay needs the layers of a timm model in order, {type(module).__name__} does not tell them; "
-            "leave it out, or the hint or helper network beside the student"
+            f"train.layer_decay needs the layers of a timm model in order, {type(module).__name__} does not give them; "
+            "leave it out, or leave out the hint or the helper network"
         )
     try:
         optimizer = create_optimizer_v2(
@@ -56,7 +56,7 @@ def make_optimizer(module: nn.Module, settings: TrainSettings) -> Optimizer:
 
 
 def _start_momentum(optimizer: Optimizer) -> None:
-    """Momentum from zero, as torch's fused SGD does not begin where fp16's loss scaling skips the first step."""
+    """Start momentum at zero. torch's fused SGD does not start there if fp16's loss scaling skips the first step."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             if parameter.requires_grad:
@@ -64,12 +64,12 @@ def _start_momentum(optimizer: Optimizer) -> None:
 
 
 def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
-    """Put a saved state back, each tensor in the memory format of its parameter.
+    """Restore a saved state, with each tensor in the memory format of its parameter.
 
-    A checkpoint holds plain row-major tensors; the fused kernels walk parameter and momentum side by side in memory.
+    A checkpoint holds row-major tensors, but fused kernels need the same memory format for parameter and momentum.
 
     Raises:
-        KeyError, TypeError, ValueError: it is no state of this optimiser.
+        KeyError, TypeError, ValueError: it is not a state of this optimiser.
     """
     begun = {parameter: values.keys() for parameter, values in optimizer.state.items()}
     optimizer.load_state_dict(state)
@@ -86,17 +86,17 @@ def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
 def make_schedule(
     optimizer: Optimizer, settings: TrainSettings, phase: Phase, epochs: int, steps_per_epoch: int
 ) -> Callable[[int], None]:
-    """What sets the learning rate of a phase before each of its updates.
+    """A function that sets the learning rate of a phase before each update.
 
     Args:
-        optimizer: of the phase.
-        settings: as of `make_scheduler`.
-        phase: how many warm-up epochs it has, and where their rate ends.
-        epochs: of the phase in the whole run, with its warm-up epochs.
-        steps_per_epoch: optimiser steps in an epoch.
+        optimizer: optimiser of the phase.
+        settings: as for `make_scheduler`.
+        phase: states the number of warm-up epochs and their final rate.
+        epochs: number of epochs of the phase in the whole run, with its warm-up epochs.
+        steps_per_epoch: number of optimiser steps in an epoch.
 
     Returns:
-        A function of the update's number: below 0 in the warm-up epochs, from 0 on in the schedule that follows.
+        A function of the update's number: below 0 in the warm-up epochs, from 0 on in the schedule after them.
     """
     warmup = phase.warmup_epochs * steps_per_epoch
     scheduler = make_scheduler(optimizer, settings, epochs - phase.warmup_epochs, steps_per_epoch)
@@ -112,15 +112,15 @@ def make_schedule(
 
 
 def make_scheduler(optimizer: Optimizer, settings: TrainSettings, epochs: int, steps_per_epoch: int) -> Scheduler:
-    """timm's schedule of that name, with warm-up: a function of the step alone.
+    """timm's schedule of the settings, with warm-up, as a function of the step alone.
 
     Args:
-        optimizer: whose learning rate it sets.
-        settings: kind, peak, warm-up, cycles or milestones, least learning rate and cooldown.
-        epochs: length of all cycles and the cooldown together. A warm-up that is longer than half a cycle, or than
-            half of multistep's and constant's epochs, is cut to that. The cooldown has the same share of these
-            epochs as of `settings.epochs`, at most half.
-        steps_per_epoch: optimiser steps in an epoch.
+        optimizer: optimiser whose learning rate it sets.
+        settings: kind, peak, warm-up, cycles or milestones, minimum learning rate and cooldown.
+        epochs: length of all cycles and the cooldown together. A warm-up longer than half a cycle (multistep and
+            constant: half of the epochs) is shortened to that. The cooldown has the same fraction of these epochs as of
+            `settings.epochs`, at most half.
+        steps_per_epoch: number of optimiser steps in an epoch.
     """
     warmup_lr = settings.lr / 100 if settings.warmup_lr is None else settings.warmup_lr
     if settings.schedule in ("multistep", "constant"):

@@ -1,4 +1,4 @@
-"""A task on many ranks: synchronised batch norms, and `DistributedDataParallel` around what trains."""
+"""Training on several ranks: synchronised batch norms, and `DistributedDataParallel` around the trained modules."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from disk_kd.training.settings import TrainSettings
 
 
 def prepare_ranks(task: StudentTask, settings: TrainSettings) -> None:
-    """Make the ranks' copies of a task train as one.
+    """Prepare a task for training on several ranks.
 
     Args:
         task: on the rank's own device, equal on all ranks.
-        settings: whether batch norms are synchronised.
+        settings: states whether batch norms are synchronised.
 
     Raises:
-        ConfigError: the method cannot be spread over ranks, or batch norms not synchronised on this device.
+        ConfigError: the method does not support several ranks, or the device does not support synchronised batch norms.
     """
     if task.needs_ids:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Which checkpoint a run ships: the latest that validation cannot tell from the best."""
+"""Choice of the checkpoint: the latest one whose validation accuracy is within the margin of the best."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ WITHOUT_VALIDATION = "the last checkpoint, because there is no validation split"
 
 
 def selection_margin(top1: float, images: int) -> float:
-    """One standard error of an accuracy, in points: what a checkpoint may be below the best and still be chosen.
+    """One standard error of an accuracy, in percentage points: the margin below the best for choosing a checkpoint.
 
     100 sqrt(p (1 - p) / (n + 4)), p = (right + 2) / (n + 4)
 
@@ -17,7 +17,7 @@ def selection_margin(top1: float, images: int) -> float:
 
     Args:
         top1: accuracy, percent.
-        images: n, validation images.
+        images: n, number of validation images.
     """
     p = (top1 / 100 * images + 2) / (images + 4)
     return 100 * (p * (1 - p) / (images + 4)) ** 0.5

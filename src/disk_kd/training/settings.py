@@ -1,4 +1,4 @@
-"""How a run trains."""
+"""Settings of training."""
 
 from __future__ import annotations
 
@@ -12,55 +12,61 @@ from disk_kd.errors import ConfigError, nearest
 from disk_kd.options import environment
 
 OF_SCHEDULES = ("milestones", "decay", "cycles", "cooldown_epochs", "min_lr")
-"""Settings that belong to a schedule: another schedule that is named over a recipe has its own values of them."""
+"""Settings of the learning-rate schedule. A different schedule does not take them over from the recipe."""
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """Length, optimiser, schedule and bookkeeping of a run.
+    """Length, optimiser, schedule and logging of a run.
 
     Args:
-        epochs: student epochs over the training data; every method is counted in these.
-        batch_size: images in one optimiser step, on all ranks together.
-        accumulate: micro-batches that a step is computed in; it must divide `batch_size`.
-        optimizer: a timm optimiser; "momentum" is plain SGD with momentum, "sgd" is Nesterov's.
-        lr: peak learning rate.
-        momentum: of the optimisers that have one.
-        weight_decay: of the optimiser.
-        decay_norm_and_bias: whether weight decay covers norms and biases too.
-        layer_decay: factor on the learning rate from each layer of a timm model to the one before it; null: none.
-        warmup_epochs: epochs of linear warm-up, part of the first cycle (or of all epochs), at most half of it.
-        warmup_lr: learning rate at the beginning of the warm-up; null: a hundredth of `lr`.
-        cooldown_epochs: epochs at `min_lr` at the end of cosine, tanh and linear, part of `epochs`; the cycles share
-            the epochs before them. At most half of `epochs`. A phase that has more or fewer epochs than the student
-            has as large a share.
-        schedule: of the learning rate: cosine, tanh, linear (all down to `min_lr`), multistep, which is multiplied by
-            `decay` at each milestone, or constant.
-        cycles: cycles of the first three, each begun again from `lr`.
-        milestones: student epochs after which multistep decays.
-        decay: factor of multistep.
-        min_lr: learning rate at a cycle's end.
-        clip_grad: greatest norm of the gradient; null: unlimited.
-        ema_decay: decay of a running average of the weights, which is then what is evaluated; null: none.
-        ema_warmup: after t updates the decay is at most t / (t + 10), so that the average of a short run is of its last
-            tenth and not of its start.
-        precision: fp32, or autocast to bf16 or fp16 (with loss scaling).
-        sync_batchnorm: batch norms over the batch of all ranks together, on GPUs; of no effect on one.
-        grad_checkpointing: compute the student's activations twice instead of keeping them; its model must know how.
-        channels_last: memory format of images and convolutions.
-        compile: compile student and loss together with torch.compile; auto: if the run is long enough and the compiled
-            step is measured to be faster. What was decided stands in the run's config.yaml.
-        compile_mode: of torch.compile; reduce-overhead replays CUDA graphs, max-autotune searches for kernels too.
-        seed: of the initial weights, the order of the data and its augmentation.
-        device: cpu, cuda, cuda:1, mps; auto takes the accelerator when there is one.
-        log_every: steps between two lines of metrics.
-        evaluate_every: student epochs between two evaluations on the validation split.
-        checkpoint_every_s: seconds between two checkpoints, which may fall anywhere in an epoch.
-        logger: also send settings, metrics and summary to Weights & Biases (wandb; offline in the run directory unless
-            you are logged in) or MLflow (mlflow; at MLFLOW_TRACKING_URI, else in RUN/mlflow.db); null: to neither.
+        epochs: Number of student epochs over the training data. All methods count their length in student epochs.
+        batch_size: Number of images in an optimiser step, summed over all ranks.
+        accumulate: Number of micro-batches in an optimiser step (gradient accumulation). It must divide `batch_size`.
+        optimizer: Name of a timm optimiser. In timm "momentum" is SGD with momentum and "sgd" is SGD with Nesterov
+            momentum.
+        lr: Peak learning rate.
+        momentum: Momentum, for optimisers that have one.
+        weight_decay: Weight decay of the optimiser.
+        decay_norm_and_bias: Apply weight decay to normalisation layers and biases too.
+        layer_decay: Layer-wise learning-rate decay: each layer of a timm model has this factor times the rate of the
+            layer after it. null turns it off.
+        warmup_epochs: Number of epochs of linear warm-up. They count towards `epochs` and are at most half of the first
+            cycle.
+        warmup_lr: Learning rate at the start of the warm-up. null takes `lr` / 100.
+        cooldown_epochs: Number of epochs at `min_lr` at the end of the cosine, tanh and linear schedules. They are part
+            of `epochs` and at most half of them; the cycles share the epochs before. A phase with another number of
+            epochs has the same fraction of them.
+        schedule: Learning-rate schedule. cosine, tanh and linear fall to `min_lr`; multistep multiplies the rate by
+            `decay` at each milestone.
+        cycles: Number of cycles of the cosine, tanh or linear schedule. Each cycle starts at `lr` again.
+        milestones: Student epochs after which multistep lowers the learning rate.
+        decay: Factor on the learning rate at each milestone of multistep.
+        min_lr: Learning rate at the end of a cycle.
+        clip_grad: Maximum norm of the gradient. null turns clipping off.
+        ema_decay: Decay of an exponential moving average (EMA) of the weights. The average is then evaluated and saved
+            as the student. null turns it off.
+        ema_warmup: Limit the EMA decay to t / (t + 10) after t updates. The average of a short run then covers its last
+            tenth instead of its start.
+        precision: Precision of training: fp32, or autocast to bf16 or fp16 (fp16 with loss scaling).
+        sync_batchnorm: Synchronise batch normalisation over all ranks, on GPUs. It has no effect on one rank.
+        grad_checkpointing: Recompute the student's activations in the backward pass to save memory. The model must
+            support it.
+        channels_last: Use the channels_last memory format for images and convolutions.
+        compile: Compile student and loss with torch.compile. auto compiles if the run is long enough and a measurement
+            shows that the compiled step is faster. The run's config.yaml records the decision.
+        compile_mode: Mode of torch.compile. reduce-overhead uses CUDA graphs; max-autotune also searches for fast
+            kernels.
+        seed: Random seed of the initial weights, the data order and the augmentation.
+        device: Device: cpu, cuda, cuda:1 or mps. auto takes the accelerator if there is one.
+        log_every: Number of steps between two logged lines of metrics.
+        evaluate_every: Number of student epochs between two evaluations on the validation split.
+        checkpoint_every_s: Seconds between two checkpoints. A checkpoint can fall in the middle of an epoch.
+        logger: Also log settings, metrics and summary to wandb (Weights & Biases; offline in the run directory unless
+            you are logged in) or mlflow (at MLFLOW_TRACKING_URI, else in RUN/mlflow.db). null logs to neither.
 
     Raises:
-        ConfigError: a value out of its range.
+        ConfigError: a value is out of range.
     """
 
     epochs: int = 30
@@ -119,7 +125,7 @@ class TrainSettings:
             raise ConfigError(f"train.warmup_lr must be from 0 to train.lr, {self.lr}, or null, not {self.warmup_lr}")
         if self.cooldown_epochs and self.schedule in ("multistep", "constant"):
             raise ConfigError(
-                f"train.cooldown_epochs is of the schedules cosine, tanh and linear, not of {self.schedule}; give 0"
+                f"train.cooldown_epochs needs the schedule cosine, tanh or linear, not {self.schedule}; give 0"
             )
         if not self.momentum < 1:
             raise ConfigError(f"train.momentum must be below 1, not {self.momentum}")
@@ -130,7 +136,7 @@ class TrainSettings:
             )
         if self.milestones and self.schedule != "multistep":
             raise ConfigError(
-                f"train.milestones are of the schedule multistep, not of {self.schedule}; give --train.schedule"
+                f"train.milestones need the schedule multistep, not {self.schedule}; give --train.schedule"
                 " multistep, or --train.milestones '[]'"
             )
         if self.schedule == "multistep" and (not self.milestones or min(self.milestones) < 1):

@@ -18,21 +18,21 @@ _AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Store(Protocol):
-    """Stored teacher outputs, met again by sample and view."""
+    """Stored teacher outputs by sample and view."""
 
     def read(self, ids: Tensor, view: int, device: torch.device) -> dict[str, Tensor]:
-        """The outputs for these samples under this view."""
+        """The outputs of these samples under this view."""
 
 
 class TrainStep:
-    """A step on one batch: the task, its precision, its stored teacher outputs.
+    """A training step on one batch, with the task's precision and stored teacher outputs.
 
-    Student, loss and what the log shows run as one function of tensors, so that they compile as one.
+    Student, loss and logged values are one function of tensors, so that they compile together.
 
     Args:
-        task: what is trained.
+        task: the task to train.
         settings: precision, accumulation, clipping, compilation ("auto" counts as false; see `compile_where_it_pays`).
-        store: stored teacher outputs; None: the teacher runs at each step.
+        store: stored teacher outputs; None: the teacher runs in each step.
     """
 
     def __init__(self, task: StudentTask, settings: TrainSettings, store: Store | None = None) -> None:
@@ -46,16 +46,16 @@ class TrainStep:
             self.compile()
 
     def __call__(self, batch: Batch, optimizer: Optimizer, module: nn.Module) -> dict[str, Tensor]:
-        """Move the parameters by one step.
+        """Run one optimiser step.
 
         Args:
-            batch: of the loader.
-            optimizer: of the phase.
-            module: what the phase trains; its gradients are clipped.
+            batch: batch of the loader.
+            optimizer: optimiser of the phase.
+            module: module that the phase trains. Its gradients are clipped.
 
         Returns:
-            The loss, its parts and top-1 (percent; the larger share counts for mixed images) on the batch: detached
-            0-dim tensors.
+            The loss, its parts and top-1 on the batch, in percent (for mixed images the label with the larger share
+            counts): detached 0-dim tensors.
         """
         measured = self.gradients(batch)
         if self.settings.clip_grad is not None:
@@ -67,7 +67,7 @@ class TrainStep:
         return measured
 
     def gradients(self, batch: Batch) -> dict[str, Tensor]:
-        """Add the gradients of a batch, in micro-batches; returns what `__call__` does."""
+        """Add the gradients of a batch, in micro-batches. Returns the same as `__call__`."""
         total: dict[str, Tensor] = {}
         left = self.settings.accumulate
         for part in micro_batches(batch, left):
@@ -78,7 +78,7 @@ class TrainStep:
                 outputs = {**outputs, "ids": part.ids}
             if self.compiled:
                 torch.compiler.cudagraph_mark_step_begin()
-            # Gradients are summed over the ranks once a step, with those of its last part.
+            # Gradients are summed over the ranks once per step, with its last micro-batch.
             with self.task.no_sync() if left else nullcontext():
                 with self._autocast:
                     loss, measured = self._forward(part.images, part.targets, outputs)
@@ -89,8 +89,8 @@ class TrainStep:
         return total
 
     def compile(self) -> None:
-        """Compile student and loss together; nothing is compiled before the first step."""
-        # Sizes are fixed, and one graph a size is faster than one for all.
+        """Compile student and loss together. Compilation runs at the first step."""
+        # Sizes are fixed, and one graph per size is faster than one for all sizes.
         options: dict[str, Any] = {"dynamic": False, "mode": self.settings.compile_mode}
         self._forward = torch.compile(self._eager, **options)
         self.compiled = True
@@ -106,15 +106,15 @@ class TrainStep:
 
 
 def micro_batches(batch: Batch, parts: int) -> Iterator[Batch]:
-    """The batch in `parts` near-equal parts, along its samples."""
+    """The batch split into `parts` parts of nearly equal size."""
     for images, targets, ids in zip(*(field.tensor_split(parts) for field in batch[:3]), strict=True):
         yield Batch(images, targets, ids, batch.view)
 
 
 def measures(result: Mapping[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
-    """What the log shows of a step: the loss, its parts, and top-1 on the batch (percent)."""
+    """The logged values of a step: the loss, its parts, and top-1 on the batch in percent."""
     scalars = {name: value.detach().float() for name, value in result.items() if value.ndim == 0}
     labels = targets if targets.dim() == 1 else targets.argmax(1)
     scalars["top1"] = (result["output"].argmax(1) == labels).float().mean() * 100
-    # Stacked, they share no memory with the loss: a compiled function that gave the loss twice would lose its gradient.
+    # Stacking copies them: a compiled function that returns the loss twice would lose its gradient.
     return dict(zip(scalars, torch.stack(list(scalars.values())).unbind(), strict=True))

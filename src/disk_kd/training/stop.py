@@ -1,4 +1,4 @@
-"""Stopping when asked to: a scheduler that wants its machine back sends a signal, and the run saves itself first."""
+"""Stopping on request: a cluster's scheduler sends a signal, and the run saves its state before it ends."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from disk_kd.errors import RunError
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 STOPPED = 75
-"""The exit code of a run that was stopped and can go on: EX_TEMPFAIL, "try again later"."""
+"""Exit code of a stopped run that can be resumed: EX_TEMPFAIL, "try again later"."""
 _KEY = "stop before step"
 
 
 class StoppedError(RunError):
-    """The run was asked to stop, has saved itself, and can go on."""
+    """The run was asked to stop and is saved. It can be resumed."""
 
 
 class StopSignal(KeyboardInterrupt):
-    """A signal asked a command to stop while it did something that need not be finished: all files are whole."""
+    """A signal asked a command to stop during work that need not be finished. All files are complete."""
 
 
 @contextmanager
 def stop_signals() -> Iterator[None]:
-    """Within the block a signal that asks to stop ends it, as Ctrl-C does, unless a `StopRequest` waits for it.
+    """Inside the block a stop signal ends the block, as Ctrl-C does, unless a `StopRequest` handles it.
 
     Raises:
-        StopSignal: such a signal came.
+        StopSignal: a stop signal arrived.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -49,13 +49,14 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 class StopRequest:
-    """Whether a run was asked to stop. Signals count from the block's begin to its end, on any rank.
+    """Whether a run was asked to stop, by a signal to any rank inside the block.
 
-    All ranks stop before the same step: the one that is asked names a step that none can have begun.
+    All ranks stop before the same step: the rank with the signal names a step that no rank can have started.
 
     Args:
-        every: steps after which all ranks have waited for each other: 1 on a CPU, where steps end together; on GPUs
-            those from one reading of the metrics to the next, in which one rank may queue steps far ahead of another.
+        every: number of steps after which all ranks have waited for each other. It is 1 on a CPU, where steps end
+            together. On GPUs it is the interval between two readings of the metrics, in which a rank may queue steps
+            far ahead of another.
     """
 
     def __init__(self, every: int = 1) -> None:
@@ -77,7 +78,7 @@ class StopRequest:
         self._asked = True
 
     def now(self, step: int) -> bool:
-        """Whether to stop before the step of this number."""
+        """Whether to stop before the step with this number."""
         if ranks.size() == 1:
             return self._asked
         if self._asked:

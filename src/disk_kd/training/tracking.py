@@ -1,4 +1,4 @@
-"""Weights & Biases and MLflow: a run's settings, metrics and summary there, where a user asks for it."""
+"""Logging of settings, metrics and summary to Weights & Biases or MLflow, if the user asks for it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from disk_kd.options import dotted
 from disk_kd.training.stop import StoppedError, StopSignal
 
 RUN_ID = "logger.json"
-"""File of a run directory that names the run at the logger, so that a resumed run goes on in it."""
+"""File in the run directory with the id of the logger's run, for resuming."""
 _PROJECT = "disk-kd"
 
 
@@ -38,14 +38,14 @@ class _Backend(Protocol):
 
 
 class Tracker:
-    """Sends numbers to a logger. If the logger fails, the run says so once and goes on without it."""
+    """Sends numbers to a logger. If the logger fails, the run prints one warning and goes on without it."""
 
     def __init__(self, backend: _Backend, say: Callable[[str], None]) -> None:
         self._backend: _Backend | None = backend
         self._say = say
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """Send metrics of a step."""
+        """Send the metrics of a step."""
         self._try(lambda backend: backend.log(values, step))
 
     def summarise(self, summary: Mapping[str, Any]) -> None:
@@ -54,7 +54,7 @@ class Tracker:
         self._try(lambda backend: backend.summarise(numbers))
 
     def close(self, status: str) -> None:
-        """End with "FINISHED", "FAILED" or "KILLED", which is a run that may go on."""
+        """End the logger's run with status "FINISHED", "FAILED" or "KILLED". A killed run can be resumed."""
         self._try(lambda backend: backend.close(status))
 
     def _try(self, send: Callable[[_Backend], None]) -> None:
@@ -62,13 +62,13 @@ class Tracker:
             return
         try:
             send(self._backend)
-        except Exception as error:  # training is worth more than its log
+        except Exception as error:  # training goes on without its log
             self._backend = None
             self._say(f"warning: train.logger failed ({one_line(error)}); the run goes on without it")
 
 
 def check_logger(name: str | None) -> None:
-    """Raises ConfigError if the package of a logger is not installed."""
+    """Raises ConfigError if the package of the logger is not installed."""
     if name is not None and find_spec(name) is None:
         raise ConfigError(
             f"train.logger {name} needs the package {name}, which is not installed; pip install 'disk-kd[{name}]'"
@@ -79,19 +79,19 @@ def check_logger(name: str | None) -> None:
 def tracked(
     name: str | None, folder: Path, config: Mapping[str, Any], say: Callable[[str], None]
 ) -> Iterator[Tracker | None]:
-    """Open a run at the logger, or go on with the one that `folder` names; of many ranks the main one alone does.
+    """Open a run in the logger, or resume the one that `folder` names. Only the main rank does.
 
     Args:
         name: "wandb" or "mlflow"; None: no logger.
-        folder: of the run.
-        config: its settings.
-        say: is told where the run is found.
+        folder: run directory.
+        config: settings of the run.
+        say: gets a message with the location of the logged run.
 
     Yields:
         The tracker; None where there is none.
 
     Raises:
-        RunError: the logger cannot begin.
+        RunError: the logger cannot start.
     """
     if name is None or not ranks.is_main():
         yield None
@@ -102,7 +102,7 @@ def tracked(
     try:
         backend = kinds[name](folder, config, run_id)
     except Exception as error:
-        raise RunError(f"train.logger {name} cannot begin ({one_line(error)}); mend that, or leave it out") from error
+        raise RunError(f"train.logger {name} cannot start ({one_line(error)}); fix that, or leave it out") from error
     write_text(folder / RUN_ID, json.dumps({name: backend.run_id}) + "\n")
     say(f"{name}: {backend.where}")
     tracker = Tracker(backend, say)
@@ -115,7 +115,7 @@ def tracked(
 
 
 class _Wandb:
-    """Online if the user is logged in, else offline, unless WANDB_MODE says it."""
+    """Online if the user is logged in, else offline, unless WANDB_MODE is set."""
 
     def __init__(self, folder: Path, config: Mapping[str, Any], run_id: str | None) -> None:
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
@@ -147,7 +147,7 @@ class _Wandb:
 
 
 class _Mlflow:
-    """At MLFLOW_TRACKING_URI, else in a database of the run directory."""
+    """At MLFLOW_TRACKING_URI, else in a database in the run directory."""
 
     def __init__(self, folder: Path, config: Mapping[str, Any], run_id: str | None) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -184,7 +184,7 @@ class _Mlflow:
 
 
 def _logged_in() -> bool:
-    """Whether `wandb login` was done, or a key is in the environment."""
+    """Whether `wandb login` was done or a key is in the environment."""
     host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
     try:
         known = netrc.netrc(os.environ.get("NETRC")).authenticators(host or "")

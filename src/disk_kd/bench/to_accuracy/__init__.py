@@ -1,4 +1,4 @@
-"""Seconds of wall clock until a student reaches a validation accuracy: this project beside other tools, in turns."""
+"""Time until a student reaches a validation accuracy, with this project and with other tools, in turns."""
 
 from disk_kd.bench.to_accuracy.contestants import CONTESTANTS, DEFAULT
 from disk_kd.bench.to_accuracy.run import Race, to_accuracy

@@ -1,4 +1,4 @@
-"""Who takes part: name, title, and what each changes in the options of the run."""
+"""The contestants: name, title, and their changes to the options of the run."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Contestant:
     """One way to train the student.
 
     Attributes:
-        title: what a person reads.
-        kind: whose training loop it is.
-        options: over those of the run.
+        title: title for tables.
+        kind: the tool whose training loop it uses.
+        options: options that override those of the run.
     """
 
     title: str
@@ -32,7 +32,7 @@ class Contestant:
 
     @property
     def is_peer(self) -> bool:
-        """Whether it is another tool's loop."""
+        """Whether it uses the loop of another tool."""
         return self.kind != "ours"
 
 
@@ -46,7 +46,7 @@ CONTESTANTS: dict[str, Contestant] = {
     "disk_online": Contestant("disk-kd, DiSK, online teacher", "ours", ("--method=disk", *ONLINE)),
     "disk_stored": Contestant("disk-kd, DiSK, stored teacher", "ours", ("--method=disk", *STORED)),
 }
-"""All of them, by name, in the order of their turns."""
+"""All contestants by name, in the order of their turns."""
 
 DEFAULT = tuple(name for name in CONTESTANTS if name != "ce")
 
@@ -54,18 +54,18 @@ DEFAULT = tuple(name for name in CONTESTANTS if name != "ce")
 def configs(
     names: Sequence[str], options: Sequence[str], own: Sequence[tuple[str, str]], folder: Path
 ) -> dict[str, RunConfig]:
-    """The run of each contestant: the same models, data, schedule and seed.
+    """The run of each contestant, with the same models, data, schedule and seed.
 
     Args:
         names: keys of `CONTESTANTS`.
-        options: [RECIPE] and options of `disk-kd distill` as --OPTION=VALUE, for all; those of the teacher for all that
-            have one.
-        own: (name, OPTION=VALUE) for one contestant alone.
-        folder: for what each makes, such as stored outputs; none reads another's.
+        options: [RECIPE] and options of `disk-kd distill` as --OPTION=VALUE, for all contestants. Options of the
+            teacher apply to contestants with a teacher.
+        own: (name, OPTION=VALUE) for a single contestant.
+        folder: folder for the files of each contestant, such as stored outputs. None reads another's.
 
     Raises:
-        ConfigError: an unknown or repeated name, torchdistill is asked for and not installed, no contestant is left, or
-            an option is wrong.
+        ConfigError: a name is unknown or repeated, torchdistill is requested but not installed, no contestant is left,
+            or an option is wrong.
     """
     for name in [*names, *(name for name, _ in own)]:
         if name not in CONTESTANTS:
@@ -84,16 +84,16 @@ def configs(
 
 
 def _shared(options: Sequence[str], name: str) -> list[str]:
-    """The options of all that this contestant has: cross-entropy has no teacher."""
+    """The common options that apply to this contestant: cross-entropy has no teacher."""
     taught = "--method=ce" not in CONTESTANTS[name].options
     return [option for option in options if taught or not option.startswith("--teacher.")]
 
 
 def _check(name: str, config: RunConfig) -> None:
-    """Refuse what the other tools' loops do not do.
+    """Raise an error for options that the other tools' loops do not support.
 
     Raises:
-        ConfigError: such an option.
+        ConfigError: there is such an option.
     """
     if config.data.validation == 0:
         raise ConfigError("the time to an accuracy needs a validation split; give --data.validation 0.1")
@@ -112,7 +112,7 @@ def _check(name: str, config: RunConfig) -> None:
 
 
 def shown_options(config: RunConfig) -> Mapping[str, object]:
-    """What a reader of the results wants to know of a contestant's training."""
+    """The options of a contestant's training for the results page."""
     train = config.train
     return {
         "method": config.method,

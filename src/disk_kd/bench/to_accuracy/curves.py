@@ -1,4 +1,4 @@
-"""Accuracy against wall clock: what is measured, and what follows from it."""
+"""Accuracy over time: the measurements, and the results derived from them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ class Point:
     """A student after an epoch.
 
     Attributes:
-        epoch: from 1.
-        images: that the student has seen in all.
-        seconds: of wall clock from the raw data on, without evaluation.
-        top1: percent on validation.
+        epoch: number of the epoch, from 1.
+        images: number of images that the student has trained on in total.
+        seconds: seconds since the raw data, without evaluation.
+        top1: validation accuracy in percent.
     """
 
     epoch: int
@@ -26,16 +26,16 @@ class Point:
 
 @dataclass
 class Curve:
-    """A contestant's training.
+    """The training of a contestant.
 
     Attributes:
         name: key of `CONTESTANTS`.
-        title: what a person reads.
-        is_peer: whether it is another tool's loop.
-        epochs: that it trains for.
+        title: title for tables.
+        is_peer: whether it uses the loop of another tool.
+        epochs: number of epochs of its training.
         prepare_s: seconds before the first epoch: images read, models built, step compiled, teacher's outputs stored.
-        points: one an epoch.
-        test_top1: percent on test after the last epoch; None before, and without such a split.
+        points: one point for each epoch.
+        test_top1: test accuracy in percent after the last epoch; None before, and without a test split.
     """
 
     name: str
@@ -48,21 +48,21 @@ class Curve:
 
     @property
     def done(self) -> bool:
-        """Whether all epochs are trained."""
+        """Whether all epochs are finished."""
         return len(self.points) >= self.epochs
 
     @property
     def final_top1(self) -> float:
-        """Percent on validation after the last epoch."""
+        """Validation accuracy in percent after the last epoch."""
         return self.points[-1].top1
 
     @property
     def seconds(self) -> float:
-        """Of wall clock in all."""
+        """Seconds in total."""
         return self.points[-1].seconds if self.points else self.prepare_s
 
     def seconds_to(self, top1: float) -> float | None:
-        """Seconds until the end of the first epoch with at least that validation top-1; None: there is none."""
+        """Seconds until the end of the first epoch with at least this validation top-1; None if there is none."""
         return next((point.seconds for point in self.points if point.top1 >= top1), None)
 
 
@@ -73,13 +73,13 @@ def curve_of(facts: dict[str, Any]) -> Curve:
 
 @dataclass(frozen=True)
 class Duel:
-    """One of ours against a peer: seconds until each has the peer's final validation top-1.
+    """One of our contestants and a peer: seconds until each reaches the peer's final validation top-1.
 
     Attributes:
         ours, peer: titles.
-        top1: percent that the peer ends with.
-        ours_s: None: never reached.
-        peer_s: of the peer's first epoch that has it.
+        top1: the peer's final accuracy in percent.
+        ours_s: seconds of ours; None: never reached.
+        peer_s: seconds of the peer until its first epoch with this accuracy.
     """
 
     ours: str
@@ -90,7 +90,7 @@ class Duel:
 
     @property
     def ratio(self) -> float | None:
-        """How many times sooner ours is there."""
+        """How many times faster ours is."""
         return None if self.ours_s is None else self.peer_s / self.ours_s
 
 

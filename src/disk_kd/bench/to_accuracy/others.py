@@ -34,17 +34,17 @@ from disk_kd.training.optim import load_optimizer, make_schedule
 
 
 class OtherTraining:
-    """Student, optimiser and schedule of the run, in a loop of another tool's.
+    """Student, optimiser and schedule of the run, in the loop of another tool.
 
     Args:
-        config: of the run.
-        dataset: of the run, in memory.
-        device: where it trains.
-        workers: worker processes of the loader.
+        config: configuration of the run.
+        dataset: dataset of the run, in memory.
+        device: device of the training.
+        workers: number of worker processes of the loader.
 
     Raises:
         DataError: the images are streamed.
-        ConfigError: the teacher takes other images than the student.
+        ConfigError: the teacher takes images of another size than the student.
     """
 
     def __init__(self, config: RunConfig, dataset: Dataset, device: torch.device, workers: int) -> None:
@@ -63,16 +63,16 @@ class OtherTraining:
         self.updates = 0
 
     def _per_channel(self, values: tuple[float, ...]) -> tuple[float, ...]:
-        """One value a channel: grey images take the mean of three, as our loader does."""
+        """One value for each channel. Grey images take the mean of three, as our loader does."""
         return values if len(values) == self.split.shape[0] else (sum(values) / len(values),)
 
     def prepare(self) -> None:
-        """Make loader, loss and optimiser."""
+        """Create loader, loss and optimiser."""
         raise NotImplementedError
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
-        """Whose rates the schedule sets."""
+        """The optimiser whose learning rates the schedule sets."""
         raise NotImplementedError
 
     @property
@@ -81,7 +81,7 @@ class OtherTraining:
         return self._student
 
     def epoch(self, number: int) -> int:
-        """One epoch; its draws depend on the run's seed and the epoch alone."""
+        """One epoch. Its random draws depend only on the run's seed and the epoch."""
         torch.manual_seed(1_000_003 * (self.config.train.seed + 1) + number)
         return self.one_epoch()
 
@@ -90,7 +90,7 @@ class OtherTraining:
         raise NotImplementedError
 
     def next_rate(self) -> None:
-        """Set the learning rate of the update that follows."""
+        """Set the learning rate of the next update."""
         self.set_rate(self.updates)
         self.updates += 1
 
@@ -102,7 +102,7 @@ class OtherTraining:
         return teacher
 
     def loading(self) -> dict[str, Any]:
-        """Options of a DataLoader as a careful user gives them."""
+        """Options of a DataLoader as an experienced user sets them."""
         return {
             "batch_size": self.config.train.batch_size,
             "num_workers": self.workers,
@@ -128,7 +128,7 @@ class OtherTraining:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Restore a state."""
         self._student.load_state_dict(state["student"])
         load_optimizer(self.optimizer, state["optimizer"])
         self.updates = state["updates"]
@@ -140,7 +140,7 @@ class OtherTraining:
 
 
 class PlainTraining(OtherTraining):
-    """Cross-entropy in a loop of ten lines over a DataLoader of torchvision's transforms."""
+    """Cross-entropy in a plain PyTorch loop over a DataLoader with torchvision's transforms."""
 
     def prepare(self) -> None:
         self.batches: Iterable[tuple[Tensor, Tensor]] = self.loader()

@@ -13,7 +13,7 @@ from disk_kd.build import build_task, recorded_in_files, train_loader
 from disk_kd.config import RunConfig
 from disk_kd.data import Dataset
 from disk_kd.devices import place
-from disk_kd.storing import open_store, settle_store
+from disk_kd.storing import decide_store, open_store
 from disk_kd.tasks import plan_epochs
 from disk_kd.training import Meter, TrainStep, compile_where_it_pays, make_optimizer
 from disk_kd.training.optim import load_optimizer, make_schedule
@@ -23,12 +23,12 @@ _QUIET = Console(quiet=True)
 
 
 class OurTraining:
-    """The parts of a run, put together as `disk_kd.run` does it: teacher outputs stored, step compiled where it pays.
+    """The parts of a run, built as in `disk_kd.run`: teacher outputs stored, step compiled if it pays.
 
     Args:
-        config: of the run.
-        dataset: of the run.
-        device: where it trains.
+        config: configuration of the run.
+        dataset: dataset of the run.
+        device: device of the training.
     """
 
     def __init__(self, config: RunConfig, dataset: Dataset, device: torch.device) -> None:
@@ -38,7 +38,7 @@ class OurTraining:
         self.plan = plan_epochs(self.task.phases, config.train.epochs)
         train = place(dataset.train, device)
         views = max(map(self.plan.count, self.plan))
-        config = settle_store(config, self.task, train, views, _QUIET)
+        config = decide_store(config, self.task, train, views, _QUIET)
         self.loader = train_loader(config, self.task, train)
         self.task.steps_per_epoch = steps = self.loader.steps_per_epoch
         self.step = TrainStep(self.task, config.train, open_store(config, self.task, train, _QUIET))
@@ -62,7 +62,7 @@ class OurTraining:
         return unwrap_model(self.task.student)
 
     def epoch(self, number: int) -> int:
-        """All epochs up to the end of the next one of the student."""
+        """All epochs up to the end of the student's next epoch."""
         meter, images = Meter(), 0
         for phase in self.plan[self.epochs :]:
             self.task.set_phase(phase.name)
@@ -88,11 +88,11 @@ class OurTraining:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Restore a state."""
         load_task_state(self.task, state["task"])
         for name, optimizer in self.optimizers.items():
             load_optimizer(optimizer, state["optimizers"][name])
         self.updates, self.epochs = state["updates"], state["epochs"]
 
     def close(self) -> None:
-        """Nothing runs beside it."""
+        """Does nothing: there are no other processes."""

@@ -1,4 +1,4 @@
-"""A contestant in a process of its own, which works when it is its turn and waits otherwise."""
+"""A contestant in its own process, which works in its turn and waits otherwise."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ STATE = "state.safetensors"
 
 
 class Turns(Protocol):
-    """Who trains piece by piece."""
+    """A training that is done in turns."""
 
     name: str
 
     def turn(self) -> Curve:
-        """Do the next piece."""
+        """Do the next part."""
 
     def close(self, kill: bool = False) -> None:
-        """Do no more."""
+        """Stop."""
 
 
 class ContestantProcess:
-    """The process, from outside.
+    """The process of a contestant, as seen from the main process.
 
     Args:
         name: key of `CONTESTANTS`.
-        config: its run.
-        imports: modules of the user's that the run needs.
-        workers: worker processes of another tool's loader; None: one a core.
+        config: configuration of its run.
+        imports: the user's modules that the run needs.
+        workers: number of worker processes of another tool's loader; None: one for each core.
     """
 
     def __init__(self, name: str, config: RunConfig, imports: list[str], workers: int | None) -> None:
@@ -64,23 +64,23 @@ class ContestantProcess:
         theirs.close()
 
     def turn(self) -> Curve:
-        """Let it do its next piece: the preparation, or an epoch. Nothing else runs meanwhile.
+        """Let it do its next part: the preparation, or an epoch. Nothing else runs at the same time.
 
         Raises:
-            DiskKDError: what the contestant was refused for.
+            DiskKDError: an error of the contestant's input.
             RunError: the process died.
         """
         try:
             self._connection.send(True)
             answer = self._connection.recv()
         except (EOFError, OSError):
-            raise RunError(f"the process of {self.name} died; its error stands above") from None
+            raise RunError(f"the process of {self.name} died; its error is printed above") from None
         if isinstance(answer, Exception):
             raise answer
         return curve_of(answer)
 
     def close(self, kill: bool = False) -> None:
-        """End the process; at once if it is in the middle of something."""
+        """End the process, at once if it is working."""
         self._connection.close()
         if kill:
             self._process.terminate()
@@ -90,9 +90,9 @@ class ContestantProcess:
 def _serve(
     connection: Connection, method: str, name: str, config: RunConfig, imports: list[str], workers: int | None
 ) -> None:
-    """What the process does, a piece for each message, until the other side closes.
+    """The work of the process: one part for each message, until the other side closes.
 
-    Its loader's processes start by `method`, as they would in a user's program, and not as this process itself did.
+    Worker processes of its loader start by `method`, as in a user's program, not by this process's own start method.
     """
     set_start_method(method, force=True)
     logging.getLogger("torchdistill").setLevel(logging.WARNING)
@@ -115,7 +115,7 @@ def _serve(
 
 
 class Work:
-    """The pieces of a contestant's training, each timed, with the state kept after each."""
+    """The parts of a contestant's training. Each is timed, and the state is saved after each."""
 
     def __init__(
         self, name: str, config: RunConfig, workers: int | None, clock: Callable[[], float] = time.perf_counter
@@ -132,7 +132,7 @@ class Work:
             keep_memory()
 
     def next(self) -> None:
-        """Prepare, or go on where an earlier process stopped; afterwards an epoch a call."""
+        """Prepare or resume in the first call; train one epoch in each later call."""
         if self.training is None:
             self._prepare()
         elif not self.curve.done:

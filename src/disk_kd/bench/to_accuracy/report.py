@@ -1,4 +1,4 @@
-"""Tables and picture of a measurement of the time to an accuracy."""
+"""Tables and figure of the time to an accuracy."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ LEGEND = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """All that was measured.
+    """The results of a measurement.
 
     Attributes:
-        curves: of the contestants.
-        targets: validation top-1 in percent.
+        curves: curves of the contestants.
+        targets: validation top-1 accuracies in percent.
         facts: hardware, versions and settings.
     """
 
@@ -52,7 +52,7 @@ class Outcome:
 
     @property
     def title(self) -> str:
-        """In a line."""
+        """A one-line title."""
         facts = self.facts
         teacher = f" from {facts['teacher']}" if facts["teacher"] else ""
         where = f"{facts['hardware']}, {facts['threads']} threads"
@@ -77,7 +77,7 @@ def csv_rows(curves: Sequence[Curve]) -> list[dict[str, Any]]:
 
 
 def tables(outcome: Outcome) -> list[Table]:
-    """For a terminal."""
+    """Tables for a terminal."""
     made = []
     for title, (heads, body) in zip((outcome.title, None), (_contestants(outcome), _duels(outcome)), strict=True):
         table = Table(*heads, title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -91,7 +91,7 @@ def tables(outcome: Outcome) -> list[Table]:
 
 
 def markdown(outcome: Outcome) -> str:
-    """Tables, settings and how time is counted."""
+    """Tables, settings, and how time is counted."""
     facts = outcome.facts
     versions = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
     parts = [f"# {outcome.title}", "", f"{versions}; {facts['git_revision']}; recipe {facts['recipe']}", ""]
@@ -104,7 +104,7 @@ def markdown(outcome: Outcome) -> str:
 
 
 def figure(outcome: Outcome) -> Figure:
-    """Validation top-1 against wall clock, on a transparent ground."""
+    """Validation top-1 over time, on a transparent background."""
     drawing = Figure(figsize=(9, 5), layout="constrained", facecolor="none")
     axes = drawing.subplots()
     axes.set_facecolor("none")
@@ -134,7 +134,7 @@ def _repeated(colours: Sequence[str], count: int) -> list[str]:
 
 
 def _contestants(outcome: Outcome) -> tuple[list[str], list[list[str]]]:
-    """Head and rows: what each contestant reached, and when."""
+    """Header and rows: what each contestant reached, and when."""
     heads = ["contestant", "epochs", "validation top-1 %", "test top-1 %", "prepared s", "s an epoch", "s in all"]
     heads += [f"s to {target:g} %" for target in outcome.targets]
     body = []
@@ -155,7 +155,7 @@ def _contestants(outcome: Outcome) -> tuple[list[str], list[list[str]]]:
 
 
 def _duels(outcome: Outcome) -> tuple[list[str], list[list[str]]]:
-    """Head and rows: each of ours against each peer's final accuracy."""
+    """Header and rows: each of ours against each peer's final accuracy."""
     heads = ["contestant", "reaches the final accuracy of", "%", "after s", "the peer after s", "times sooner"]
     return heads, [_duel(duel) for duel in duels(outcome.curves)]
 
@@ -170,7 +170,7 @@ def _seconds(seconds: float | None) -> str:
 
 
 def _settings(options: Mapping[str, Mapping[str, Any]], curves: Sequence[Curve]) -> tuple[list[str], list[list[str]]]:
-    """Head and rows: how each contestant trains."""
+    """Header and rows: how each contestant trains."""
     shown = ["epochs", "batch_size", "optimizer", "lr", "weight_decay", "schedule", "warmup", "views", "seed"]
     heads = ["contestant", *shown, "method"]
     body = []

@@ -1,4 +1,4 @@
-"""The measurement from end to end: contestants take turns, an epoch each, until all are done."""
+"""Runs the measurement: contestants take turns of one epoch each until all are finished."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ Start = Callable[[str, RunConfig, list[str], int | None], Turns]
 
 @dataclass(frozen=True)
 class Race:
-    """What is measured.
+    """The settings of a measurement.
 
     Args:
-        options: [RECIPE] and options of `disk-kd distill` as --OPTION=VALUE, the same for all contestants; without a
-            recipe `RECIPE`.
+        options: [RECIPE] and options of `disk-kd distill` as --OPTION=VALUE, the same for all contestants. Without a
+            recipe `RECIPE` is used.
         contestants: keys of `CONTESTANTS`.
-        own: (name, OPTION=VALUE): options of one contestant alone.
-        targets: validation top-1 in percent; the table says when each contestant has them.
-        workers: worker processes of the other tools' loaders; None: one a core.
-        runs: folder whose part `to-accuracy` keeps what a stopped measurement goes on from.
-        output: folder for table, curves and picture; None: print only.
+        own: (name, OPTION=VALUE): options of a single contestant.
+        targets: validation top-1 accuracies in percent. The table shows when each contestant reaches them.
+        workers: number of worker processes of the other tools' loaders; None: one for each core.
+        runs: folder whose subfolder `to-accuracy` holds the state of a stopped measurement.
+        output: folder for table, curves and figure; None: print only.
 
     Raises:
-        ConfigError: a target that is no percentage.
+        ConfigError: a target is not a percentage.
     """
 
     options: tuple[str, ...] = ()
@@ -68,7 +68,7 @@ class Race:
 
     @property
     def arguments(self) -> list[str]:
-        """A recipe and options; `RECIPE` itself trains on all images, and has no validation split."""
+        """A recipe and options. `RECIPE` itself trains on all images and has no validation split."""
         named = self.options and not self.options[0].startswith("-")
         return [*([] if named else [RECIPE, "--data.validation=0.1"]), *self.options]
 
@@ -76,17 +76,17 @@ class Race:
 def to_accuracy(race: Race, console: Console, start: Start = ContestantProcess) -> list[Curve]:
     """Train every contestant, print the tables, and write them to `race.output`.
 
-    The contestants work in turn, each in its own process with as many threads: first all prepare, then all train
-    their first epoch, and so on, so that a slow moment of the machine falls on all. Killed, the same call goes on after
-    the last epoch of each.
+    The contestants take turns, each in its own process with the same number of threads: first all prepare, then all
+    train their first epoch, and so on. Slow moments of the machine then affect all. If it is stopped, the same call
+    goes on after the last epoch of each.
 
     Args:
-        race: what is measured.
-        console: where progress and tables go.
-        start: makes what takes a contestant's turns, by default a process.
+        race: settings of the measurement.
+        console: console for progress and tables.
+        start: makes the object that takes a contestant's turns; a process by default.
 
     Raises:
-        DiskKDError: bad input, before anything long; another measurement was begun in the folder, or is at work there.
+        DiskKDError: the input is not valid; or the folder holds another measurement or is in use.
     """
     folder = race.runs / STATE
     runs = configs(race.contestants, [*race.arguments, f"--runs={race.runs}"], race.own, folder.absolute())
@@ -124,7 +124,7 @@ def write(outcome: Outcome, folder: Path) -> None:
 
 
 def _take_turns(race: Race, runs: dict[str, RunConfig], console: Console, start: Start) -> list[Curve]:
-    """Round after round, each contestant a piece."""
+    """Run rounds in which each contestant does one part."""
     imports = list(read_arguments(race.arguments).imports)
     processes = [start(name, config, imports, race.workers) for name, config in runs.items()]
     curves: dict[str, Curve] = {}
@@ -144,7 +144,7 @@ def _take_turns(race: Race, runs: dict[str, RunConfig], console: Console, start:
 
 
 def _line(curve: Curve) -> str:
-    """What a person reads after a turn."""
+    """The progress line after a turn."""
     if not curve.points:
         return f"{curve.title}: prepared in {curve.prepare_s:.1f} s"
     last = curve.points[-1]
@@ -152,10 +152,10 @@ def _line(curve: Curve) -> str:
 
 
 def _check_same(path: Path, configurations: dict[str, str]) -> None:
-    """Refuse to mix two measurements.
+    """Raise an error if the folder holds another measurement.
 
     Raises:
-        ConfigError: another one was begun here.
+        ConfigError: it does.
     """
     if path.exists() and read_yaml(path) != configurations:
         raise ConfigError(
@@ -166,7 +166,7 @@ def _check_same(path: Path, configurations: dict[str, str]) -> None:
 
 
 def _facts(race: Race, runs: dict[str, RunConfig]) -> dict[str, Any]:
-    """Hardware, versions, and what was trained how."""
+    """Hardware, versions, and the settings of each training."""
     first = next(iter(runs.values()))
     taught = next((config for config in runs.values() if config.teacher is not None), None)
     facts = environment(pick_device(first.train.device))

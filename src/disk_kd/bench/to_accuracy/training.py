@@ -1,4 +1,4 @@
-"""What the contestants of every kind share: one training that goes epoch by epoch, and its accuracy."""
+"""The common interface of contestants: training epoch by epoch, and its accuracy."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ class Training(Protocol):
         """The plain model."""
 
     def epoch(self, number: int) -> int:
-        """Train for one epoch, from 0; returns the images that the student saw."""
+        """Train for one epoch, from 0. Returns the number of images of the student."""
 
     def state(self) -> dict[str, Any]:
-        """All that another process needs to go on with the next epoch."""
+        """Everything that another process needs to go on with the next epoch."""
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Restore a state."""
 
     def close(self) -> None:
         """End the worker processes."""
 
 
 def top1(model: nn.Module, split: AnySplit, device: torch.device) -> float:
-    """Percent of a split that a model classifies rightly, in evaluation mode; its mode is put back."""
+    """Percentage of a split that a model classifies correctly, in eval mode. Its mode is restored afterwards."""
     mean, std = normalisation(model)
     size = inference_batch(device)
     loader = Loader(
@@ -50,5 +50,5 @@ def top1(model: nn.Module, split: AnySplit, device: torch.device) -> float:
 
 
 def own_compiler_cache(folder: Path) -> dict[str, str]:
-    """Environment of a process that finds nothing compiled by others."""
+    """Environment of a process that uses no compiled code of other processes."""
     return {"TORCHINDUCTOR_CACHE_DIR": str(folder / "compiled")}
