@@ -28,6 +28,7 @@ bench: $(READY)
 
 golden: $(READY)
 	$(BIN)/python tests/training/record_trajectory.py
+	$(BIN)/python tests/record_recipes.py
 
 # Wheel and sdist, their metadata and contents, and the demo from the wheel in an environment of its own. That
 # environment has the pinned versions, so that torch comes from uv's cache where .venv was made on the same machine.
@@ -42,10 +43,11 @@ dist: $(READY)
 	rm -rf dist/clean dist/demo
 
 # The oldest versions that pyproject.toml allows, in an environment of their own: a part of the suite that needs no extra.
+# The compiler of torch 2.6 needs setuptools and does not declare it.
 test-lowest: $(READY)
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(LOWEST)
 	$(BIN)/uv pip compile --quiet --python $(LOWEST)/bin/python --resolution lowest-direct pyproject.toml --output-file $(LOWEST)/requirements.txt
-	$(BIN)/uv pip install --quiet --compile-bytecode --python $(LOWEST)/bin/python --requirement $(LOWEST)/requirements.txt --editable . pytest pytest-xdist torchdistill
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(LOWEST)/bin/python --requirement $(LOWEST)/requirements.txt --editable . pytest pytest-xdist setuptools torchdistill
 	$(LOWEST)/bin/python -m pytest -n 2 --dist loadfile tests/losses tests/helpers tests/tasks tests/models tests/hints tests/test_metrics.py tests/test_api.py tests/test_demo.py
 
 # A version of the documentation beside the earlier ones: a commit on the branch gh-pages of this clone.

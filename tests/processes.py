@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -24,6 +25,7 @@ import psutil
 import torch
 
 from disk_kd.cli import main
+from disk_kd.comparison import run as comparison
 
 LIMIT_S = 120
 _PR_SET_PDEATHSIG = 1
@@ -70,6 +72,8 @@ class Command:
                 os.dup2(self._said[name].fileno(), number)
                 setattr(sys, name, open(number, "w", buffering=1, closefd=False))  # noqa: SIM115
             signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets background tests ignore it
+            warnings.resetwarnings()  # pytest makes some an error
+            comparison.get_context = multiprocessing.get_context  # its own workers start as in use
             os.environ.update(environment)
             if folder is not None:
                 os.chdir(folder)

@@ -245,7 +245,9 @@ def known_options(capsys: pytest.CaptureFixture[str]) -> set[str]:
     for call in [*calls, ["bench", "--to-accuracy", "--help"]]:
         with contextlib.suppress(SystemExit):  # argparse's way to end
             main(call)
-    return {"--method", "--hint", "--debug", "--help", "--help-all"} | set(re.findall(r"--[\w.-]*\w", capsys.readouterr().out))
+    return {"--method", "--hint", "--debug", "--help", "--help-all"} | set(
+        re.findall(r"--[\w.-]*\w", capsys.readouterr().out)
+    )
 
 
 def test_published_numbers_are_those_of_the_recipes() -> None:

@@ -64,7 +64,7 @@ def test_a_path_of_a_user_begins_at_home(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert user_path("~/run") == tmp_path / "run"
     with pytest.raises(ConfigError, match="holds a NUL character"):
         user_path("a\0b")
-    with pytest.raises(ConfigError, match="the home directory in ~nobody-of-that-name/run; write the path out"):
+    with pytest.raises(ConfigError, match="home directory in ~nobody-of-that-name/run is unknown; write the full path"):
         user_path("~nobody-of-that-name/run")
 
 

@@ -252,9 +252,7 @@ def write(path: Path, **about: Any) -> Path:
 
 def test_a_file_of_weights_imports_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = str(write(folder / "w.safetensors"))
-    message = (
-        "is for own_nets:Net. A module is not imported only because a file names it; .*--import own_nets"
-    )
+    message = "is for own_nets:Net. A module is not imported only because a file names it; .*--import own_nets"
     for command in (["evaluate", path], ["export", path]):
         refused(capsys, message, *command)
         refused(capsys, message, *command, "--import=json")

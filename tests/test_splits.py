@@ -14,8 +14,8 @@ from torch.nn.functional import cross_entropy
 from disk_kd import measure
 from disk_kd.build import load_data
 from disk_kd.cli import main, summary_table
-from disk_kd.comparison import Plan, Row
-from disk_kd.comparison.run import _row
+from disk_kd.comparison import Experiment, Plan, Row
+from disk_kd.comparison.run import _against_baseline, _row
 from disk_kd.config import RunConfig
 from disk_kd.data import Dataset
 from disk_kd.export.card import model_card
@@ -130,7 +130,7 @@ def with_tops(run: Run, seed: int, validation: float, test: float) -> Run:
     return Run(run.folder, run.text.replace("seed: 0", f"seed: {seed}"), found, run.lines)
 
 
-def test_a_report_ships_the_best_seed_and_group_on_validation_and_tells_test(fallen: Path) -> None:
+def test_a_report_ships_the_best_seed_and_group_on_validation_and_tells_test(fallen: Path, tmp_path: Path) -> None:
     """On test each would be the other."""
     run = Run.read(fallen)
     good = Group("good", (with_tops(run, 0, 80.0, 77.0), with_tops(run, 1, 90.0, 71.0)))
@@ -142,4 +142,17 @@ def test_a_report_ships_the_best_seed_and_group_on_validation_and_tells_test(fal
     verdict = judge([first, second], [], outputs)
     assert verdict.chosen is good
     assert "Ship good: 74.00 ± 4.24% top-1 on test over 2 seeds, 71.00% of the file itself," in verdict.sentence
-    assert gap_between(good, lucky, outputs).points == pytest.approx(-14.5)
+    gap = gap_between(good, lucky, outputs)
+    # Of -11 and -18; 12.706 is Student's t of one degree of freedom.
+    assert (gap.points, gap.half) == pytest.approx((-14.5, 12.7062 * 3.5), rel=1e-4)
+
+    rows = [Row("good", "digits/kd"), Row("lucky", "digits/ce")]
+    cells = {row: [Plan(tmp_path, {}).cell(row.recipe, seed) for seed in (0, 1)] for row in rows}
+    outcomes = {
+        cell: found.summary or {}
+        for row, group in zip(rows, (good, lucky), strict=True)
+        for cell, found in zip(cells[row], group.runs, strict=True)
+    }
+    table: list[dict[str, Any]] = [{"recipe": row.group, "chosen": True, "n": 2, "split": "test"} for row in rows]
+    _against_baseline(Experiment(tuple(rows), seeds=2, baseline="lucky"), table, cells, outcomes)
+    assert (table[0]["top1_gain"], table[0]["top1_gain_95"]) == pytest.approx((gap.points, gap.half)), "as in the table"

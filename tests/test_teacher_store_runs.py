@@ -112,6 +112,23 @@ def test_auto_does_not_reduce_the_number_of_views(
     assert decided(tmp_path / "run") == (False, None)
 
 
+def test_labels_do_not_tell_stores_apart(options: list[str], tmp_path: Path) -> None:
+    """Runs with clean and with wrong labels share one store; other images have another."""
+    runs = f"--runs={tmp_path}"
+    command = ["distill", *options, runs, "--method=kd", "--views=2", "--teacher.store=true", "--train.epochs=1"]
+
+    def stores(name: str, *more: str) -> set[str]:
+        assert main([*command, *more, f"--output={tmp_path / name}"]) == 0
+        return {path.name for path in (tmp_path / "teacher-store").iterdir()}
+
+    clean = stores("clean")
+    assert len(clean) == 1
+    assert stores("noisy", "--data.label_noise=0.3") == clean
+    marks = [json.loads((tmp_path / name / "data.json").read_text())["training"] for name in ("clean", "noisy")]
+    assert marks[0] != marks[1], "to resume or to reuse a run labels count"
+    assert len(stores("other", "--data.split_seed=1")) == 2
+
+
 def test_auto_stores_given_views_only_if_they_are_met_again(options: list[str], tmp_path: Path) -> None:
     share = [*options, f"--runs={tmp_path}", *METHODS["kd"]]
     for views, stored in (("2", False), ("1", True)):

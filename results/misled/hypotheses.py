@@ -34,9 +34,9 @@ class Misled:
         super().__init__(student, teacher, **options)  # type: ignore[call-arg]
         self.misled = misled
 
-    def teach(self, input: Tensor, stored: dict[str, Tensor] | None) -> dict[str, Tensor]:
+    def teacher_outputs(self, input: Tensor, stored: dict[str, Tensor] | None) -> dict[str, Tensor]:
         """The teacher's outputs, misled."""
-        return mislead(super().teach(input, stored), self.misled)  # type: ignore[misc]
+        return mislead(super().teacher_outputs(input, stored), self.misled)  # type: ignore[misc]
 
 
 class MisledKD(Misled, KDTask):

@@ -7,6 +7,7 @@ Legend: B batch, C classes.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -44,10 +45,7 @@ class MemoryDiSK(DiSKTask):
         self.register_buffer("memory", torch.zeros(samples, device=self.device))
         self.register_buffer("visits", torch.zeros(samples, device=self.device))
 
-    def _student_and_helper(
-        self, input: Tensor, target: Tensor, teacher: dict[str, Tensor], price: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        logits_BC, helper_B, hint_loss = super()._student_and_helper(input, target, teacher, price)
+    def adjust_help(self, helper_B: Tensor, logits_BC: Tensor, target: Tensor, teacher: Mapping[str, Tensor]) -> Tensor:
         ids_B = teacher["ids"]
         # The mean of the first visits, then a running one.
         keep_B = (self.visits[ids_B] / (self.visits[ids_B] + 1)).clamp(max=self.momentum)
@@ -55,7 +53,7 @@ class MemoryDiSK(DiSKTask):
         if self.training:
             self.memory[ids_B] = mean_B
             self.visits[ids_B] += 1
-        return logits_BC, mean_B, hint_loss
+        return mean_B
 
 
 class ClassStopDiSK(DiSKTask):
@@ -81,10 +79,7 @@ class ClassStopDiSK(DiSKTask):
         classes = student.get_classifier().out_features  # type: ignore[operator]
         self.register_buffer("accuracies", torch.zeros(2, classes, device=self.device))
 
-    def _student_and_helper(
-        self, input: Tensor, target: Tensor, teacher: dict[str, Tensor], price: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        logits_BC, helper_B, hint_loss = super()._student_and_helper(input, target, teacher, price)
+    def adjust_help(self, helper_B: Tensor, logits_BC: Tensor, target: Tensor, teacher: Mapping[str, Tensor]) -> Tensor:
         student_C, teacher_C = snapshot(self.accuracies)
         learned_C = student_C >= self.stop_at * teacher_C.clamp(min=1e-3)
         helper_B = helper_B * ~learned_C[target]
@@ -94,7 +89,7 @@ class ClassStopDiSK(DiSKTask):
                 hits_C = torch.zeros_like(row_C).index_add_(0, target, (outputs_BC.argmax(1) == target).float())
                 keep_C = self.momentum**counts_C
                 row_C.copy_(keep_C * row_C + (1 - keep_C) * hits_C / counts_C.clamp(min=1))
-        return logits_BC, helper_B, hint_loss
+        return helper_B
 
 
 class RelationTask(LogitTask):
@@ -198,15 +193,12 @@ class LateDiSK(DiSKTask):
     def _late(self) -> Tensor:
         return snapshot(self.step) / self.steps_per_epoch >= self.late_from
 
-    def _student_and_helper(
-        self, input: Tensor, target: Tensor, teacher: dict[str, Tensor], price: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        logits_BC, helper_B, hint_loss = super()._student_and_helper(input, target, teacher, price)
-        return logits_BC, helper_B * self._late(), hint_loss
+    def adjust_help(self, helper_B: Tensor, logits_BC: Tensor, target: Tensor, teacher: Mapping[str, Tensor]) -> Tensor:
+        return helper_B * self._late()
 
     @torch.no_grad()
-    def _advance(self, used: Tensor, budget: Tensor) -> None:
-        super()._advance(torch.where(self._late(), used, budget), budget)
+    def update_price(self, used: Tensor, budget: Tensor) -> None:
+        super().update_price(torch.where(self._late(), used, budget), budget)
 
 
 class LateGCE(GCETask):

@@ -309,8 +309,10 @@ def with_options(recipe: Mapping[str, Any], options: Mapping[str, Any], method: 
         own[part] = {**below, "name": before}
         parts[part] = {**merged({} if name != before else below, above), "name": name}
     check_root(_part("data", options), below=_part("data", recipe))
-    recipe = without_schedule(recipe, options)
-    tree = {**merged(recipe, {key: value for key, value in options.items() if key not in parts}), **parts}
+    tree = {
+        **merged(without_schedule(recipe, options), {key: value for key, value in options.items() if key not in parts}),
+        **parts,
+    }
     if "published" in recipe and "published" not in options and (another or _changes({**recipe, **own}, tree)):
         tree["published"] = None
     return tree

@@ -63,6 +63,15 @@ def test_fingerprint_tells_apart_what_differs():
     assert replace(split, paths=None).fingerprint() == split.fingerprint()
 
 
+def test_image_fingerprint_is_of_images_and_ids_alone():
+    split = make_split()
+    relabelled = replace(split, targets=(split.targets + 1) % len(split.class_names))
+    assert relabelled.fingerprint() != split.fingerprint()
+    assert relabelled.image_fingerprint() == split.image_fingerprint() != split.fingerprint()
+    others = (replace(split, images=split.images ^ 1), replace(split, ids=split.ids + 1))
+    assert len({other.image_fingerprint() for other in (split, *others)}) == 3
+
+
 def test_fingerprint_is_frozen():
     assert make_split().fingerprint().startswith("80febaf3084ccb47")
 

@@ -324,7 +324,7 @@ def test_a_process_that_died_is_told(jpegs: Path):
         [sys.executable, "-c", DIES, str(jpegs / "train")], capture_output=True, text=True, timeout=120
     )
     assert done.stdout.startswith("a worker process that decodes images ended ("), done.stderr
-    assert done.stdout.endswith("out of memory? lower data.workers\n")
+    assert done.stdout.endswith("if memory is short, lower data.workers\n")
 
 
 DECODES = """
@@ -369,6 +369,14 @@ def test_too_little_shared_memory_is_told(jpegs: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(torch.Tensor, "share_memory_", full)
     with pytest.raises(DataError, match=r"^the shared memory \(/dev/shm\) is too small .*lower data.workers, or give"):
         list(loader(streamed(jpegs, workers=1)).batches(0))
+
+
+def test_the_image_fingerprint_tells_files_not_labels(jpegs: Path, tmp_path: Path):
+    split = streamed(jpegs)
+    relabelled = replace(split, targets=split.targets.flip(0))
+    assert relabelled.fingerprint() != split.fingerprint()
+    assert relabelled.image_fingerprint() == split.image_fingerprint()
+    assert len({other.image_fingerprint() for other in (split, streamed(jpegs, crop_pct=0.5), split.subset([1]))}) == 3
 
 
 def test_the_fingerprint_tells_files_and_settings(jpegs: Path, tmp_path: Path):
@@ -444,7 +452,7 @@ def test_when_files_are_streamed(jpegs: Path, monkeypatch: pytest.MonkeyPatch):
         ("digits", {"timm": TimmAugment(enabled=True)}, "the images of digits are not files"),
         ("folder", {"stream": True}, "streamed images need data.image_size"),
         ("folder", {"stream": False, "timm": TimmAugment(enabled=True)}, "data.timm augments streamed files"),
-        ("folder", {"crop_pct": 1.5}, r"data.crop_pct is a share of the shorter side in \(0, 1\], got 1.5"),
+        ("folder", {"crop_pct": 1.5}, r"data.crop_pct must be a share of the shorter side in \(0, 1\], not 1.5"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(jpegs: Path, name: str, options: dict, message: str):
@@ -513,6 +521,7 @@ def write_web_dataset(root: Path) -> Path:
     return root
 
 
+@pytest.mark.filterwarnings("ignore:.*no test image")
 def test_shards_of_a_web_dataset_are_read_at_any_place(tmp_path: Path):
     pytest.importorskip("webdataset")
     root = write_web_dataset(tmp_path / "wds")
@@ -545,7 +554,7 @@ def test_shards_that_do_not_fit_are_refused(tmp_path: Path):
         load_dataset("wds/x", root=root, image_size=16)
     shard.write_bytes(content)
     (root / "x-train-1.tar").unlink()
-    with pytest.raises(DataError, match=r"x-train-1.tar is no file; copy the shards to a local folder"):
+    with pytest.raises(DataError, match=r"x-train-1.tar is not a file; copy the shards to a local folder"):
         load_dataset("wds/x", root=root, image_size=16)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -7,12 +8,14 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from disk_kd import Cosine, DiSKTask
+from disk_kd import Cosine, DiSKTask, KDTask
 from disk_kd.errors import ConfigError, ModelError
 from disk_kd.helpers import HELPERS, exact_helper
+from disk_kd.hints import Context, FitNetHint
 from disk_kd.losses import budget_penalty, kd_loss, scaffolded_kl, scaffolded_nll, standardise
 from disk_kd.models.staged import he_normal
-from disk_kd.tasks import VARIANTS
+from disk_kd.tasks import VARIANTS, HelpsExamples, Phase, StudentTask, StudentWrapper
+from disk_kd.tasks.disk_help import ExactHelp
 
 CLASSES = 12
 
@@ -424,3 +427,86 @@ def test_bad_supports_and_units_are_named(settings: dict[str, Any], message: str
 def test_a_task_that_derives_from_it_may_have_fewer_options() -> None:
     assert DiSKTask.with_defaults({"helper": None, "mine": None}) == {"helper": "exact", "mine": None}
     assert DiSKTask.with_defaults({"variant": "paper", "budget": 0.3})["budget"] == 0.3
+
+
+class Half(DiSKTask):
+    """Half of the help, and a price that does not move."""
+
+    def adjust_help(self, helper_B: Tensor, logits_BC: Tensor, target: Tensor, teacher: Mapping[str, Tensor]) -> Tensor:
+        assert logits_BC.shape == teacher["logits"].shape == (len(target), CLASSES)
+        return helper_B / 2
+
+    def update_price(self, used: Tensor, budget: Tensor) -> None:
+        self.overspent = bool(used > budget)
+
+
+def test_a_subclass_changes_the_help_and_the_price() -> None:
+    x, y = batch()
+    plain, half = task(), Half(model(), model("cifar_resnet10_xs", 1))
+    ours, theirs = plain(x, y), half(x, y)
+    assert ours["helper_mean"] > 0
+    assert torch.allclose(theirs["helper_mean"], ours["helper_mean"] / 2)
+    assert theirs["scaffold_loss"] > ours["scaffold_loss"]
+    assert half.overspent
+    assert (half.price, plain.price > 0) == (0, True)
+
+
+@pytest.mark.parametrize("unit", ["ce", "help", "examples"])
+def test_all_that_is_logged_beside_losses_is_declared(unit: str) -> None:
+    result = task(budget_unit=unit)(*batch())
+    declared = {quantity.name: quantity for quantity in DiSKTask.quantities({"budget_unit": unit})}
+    assert declared.keys() == {name for name in result if not name.endswith("loss")} - {"output"}
+    assert declared["budget"].unit == declared["budget_used"].unit
+    assert len({DiSKTask.quantities({"budget_unit": each})[0].unit for each in ("ce", "help", "examples")}) == 3
+
+
+def test_the_help_of_examples_has_the_settings_of_the_task() -> None:
+    assert isinstance(task(), HelpsExamples)
+    assert not issubclass(KDTask, HelpsExamples)
+    t = task(top_k=3, budget_unit="help", support_mass=0.9, standardise=True, student_temperature=3.0)
+    found = t.example_help({"price": 0.5})
+    assert found == ExactHelp(3, 3.0, 2.0, 5.0, price=0.5, unit="help", mass=0.9, standardise=True)
+    assert t.example_help({"price": 0.5}, price=0.1).price == 0.1
+    assert task(support="all").example_help({"price": None}).top_k == CLASSES  # type: ignore[dict-item]
+    assert task(helper=0.5).example_help({"price": 0.5}).price == 0
+    x, y = batch()
+    t = task(price=0.02, price_rate=0.0)
+    with torch.no_grad():
+        student_BC, teacher_BC = t.student(x), t.teacher_outputs(x, None)["logits"]
+    helper_B = t.example_help({"price": 0.02})(student_BC, teacher_BC, y)
+    assert torch.allclose(helper_B.mean(), t(x, y)["helper_mean"])
+
+
+class Extra(StudentWrapper):
+    """A method's own module beside the student."""
+
+    def __init__(self, student: nn.Module) -> None:
+        super().__init__()
+        self.student, self.extra = student, nn.Linear(2, 2)
+
+    def forward(self, *inputs: Any) -> Any:
+        return self.student(*inputs)
+
+
+def test_the_plain_student_is_found_in_any_wrapper() -> None:
+    t = KDTask(model(), model("cifar_resnet10_xs", 1))
+    student = t.student
+    t.trainable_module = Extra(Extra(student))
+    assert t.student is t.learner is t.get_eval_model() is student
+    context = Context(student, t.teacher.model, 3, 8, 8)  # type: ignore[union-attr]
+    t.add_hint(FitNetHint(context))
+    assert t.student is student
+    assert t.learner is t.trainable_module.student.student
+    assert t.hint is not None
+    assert t(*batch())["hint_loss"] > 0
+
+
+def test_a_phase_that_fixes_the_student_is_declared() -> None:
+    class Alternating(StudentTask):
+        def __init__(self, student: nn.Module) -> None:
+            super().__init__(student, phases=(Phase("student"), Phase("other", "student", trains_student=False)))
+
+    with pytest.raises(ConfigError, match="the phase other leaves the student fixed; add its name to fixed_student_ph"):
+        Alternating(model())
+    Alternating.fixed_student_phases = frozenset({"other"})
+    assert Alternating(model()).phases[1].name == "other"

@@ -100,8 +100,8 @@ def conditions_text(rows: Mapping[str, Sequence[Conditions]], starts: Mapping[st
                 values.setdefault(_shown(options[option]), []).append(run)
         usual, *others = sorted(values, key=lambda value: -len(values[value]))
         if others:
-            told = "; ".join(f"{value} in {', '.join(values[value])}" for value in others)
-            lines.append(f"- {option}: {usual}; {told}")
+            exceptions = "; ".join(f"{value} in {', '.join(values[value])}" for value in others)
+            lines.append(f"- {option}: {usual}; {exceptions}")
     if not lines:
         return "All rows have the same data, augmentation, epochs, start, optimiser, weight decay and teacher."
     return "\n".join(["Apart from their methods the rows differ in:", "", *lines])

@@ -76,7 +76,7 @@ def compare(
 ) -> Comparison:
     """Run, or reuse, every row with every seed, and whatever their weights come from.
 
-    A finished run is not run again, an unfinished one goes on. A run that fails is told in the table. Where a row has
+    A finished run is not run again, an unfinished one goes on. Failed runs are marked in the table. Where a row has
     several settings, each runs with `tuning_seeds` seeds, and the best on validation with all.
 
     Args:
@@ -123,7 +123,7 @@ def compare(
         {row: list(map(resolved_conditions, folders)) for row, folders in finished.items()}, starts
     )
     written = _write(rows, differing, runs / name, quantities)
-    _tell(rows, differing, console, quantities)
+    _print_table(rows, differing, console, quantities)
     if report is not None:
         written += _reported(report, finished, experiment.baseline, differing, Path(f"{runs / name}.html"), console)
     if isinstance(console, JsonConsole):
@@ -198,7 +198,7 @@ def _write(rows: list[dict[str, Any]], differing: str, path: Path, quantities: S
     return [Path(f"{path}{suffix}") for suffix in texts]
 
 
-def _tell(rows: list[dict[str, Any]], differing: str, console: Console, quantities: Sequence[Quantity]) -> None:
+def _print_table(rows: list[dict[str, Any]], differing: str, console: Console, quantities: Sequence[Quantity]) -> None:
     """The table on the terminal, and what the rows differ in."""
     if isinstance(console, JsonConsole):
         return
@@ -287,7 +287,7 @@ class _Pool:
                 for cell, outcome in self._outcomes(wave, self.jobs):
                     done += 1
                     self.outcomes[cell] = outcome
-                    self._tell(cell, outcome, done, total)
+                    self._print_outcome(cell, outcome, done, total)
                     display.step(done)
 
     def _outcomes(self, cells: Iterable[Cell], jobs: int) -> Iterator[tuple[Cell, dict[str, Any] | str]]:
@@ -317,7 +317,7 @@ class _Pool:
         if suspects:
             yield from self._outcomes(suspects, 1)
 
-    def _tell(self, cell: Cell, outcome: dict[str, Any] | str, done: int, total: int) -> None:
+    def _print_outcome(self, cell: Cell, outcome: dict[str, Any] | str, done: int, total: int) -> None:
         """What came of a run."""
         name = cell.folder or cell.recipe
         if isinstance(self.console, JsonConsole):

@@ -44,21 +44,21 @@ def table(rows: Sequence[dict[str, Any]], quantities: Sequence[Quantity] = ()) -
 
     Args:
         rows: of the comparison.
-        quantities: what the methods log and have columns for. One with a limit is shown as used/limit.
+        quantities: what the methods log. One with a limit is shown as value/limit.
     """
     columns = _columns(quantities)
     limits = {quantity.limit for quantity in quantities}
-    shared = [
-        q for q in quantities if q.name in columns and q.name not in limits and any(q.name in row for row in rows)
-    ]
+    logged = [quantity for quantity in _with_column(quantities, rows) if quantity.name not in limits]
     folders = {str(Path(row["recipe"]).parent) for row in rows}
     common = f"{folders.pop()}/" if len(folders) == 1 and "." not in folders else ""
     gains = any("top1_gain" in row for row in rows)
     alike = len({(row["n"], _passes(row)) for row in rows if row["n"]}) == 1 and all(row["n"] for row in rows)
-    view = Table(title=_title(common, rows[0] if alike else None, gains), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    heading = _title(common, rows[0] if alike else None, gains)
+    width = max(map(len, heading.splitlines()))  # so that the heading is not wrapped
+    view = Table(title=heading, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), min_width=width)
     view.add_column("recipe", no_wrap=True)
     titles = (*(() if alike else ("n", "epochs")), "top-1 %", *(("gain",) if gains else ()), "NLL", "ECE")
-    for title in (*titles, *("/".join(columns[name][0] for name in _cell(quantity, columns)) for quantity in shared)):
+    for title in (*titles, *("/".join(columns[name][0] for name in _cell(quantity, columns)) for quantity in logged)):
         view.add_column(title, justify="right", no_wrap=True)
     for row in rows:
         name = escape(row["recipe"].removeprefix(common))
@@ -68,10 +68,15 @@ def table(rows: Sequence[dict[str, Any]], quantities: Sequence[Quantity] = ()) -
         shown = [] if alike else [str(row["n"]), _passes(row)]
         shown += [_measured(row, "top1", columns), *([_measured(row, "top1_gain", columns)] if gains else [])]
         shown += [_measured(row, "nll", columns, spread=not gains), _measured(row, "ece", columns, spread=False)]
-        for quantity in shared:
+        for quantity in logged:
             shown.append("/".join(filter(None, (_measured(row, name, columns) for name in _cell(quantity, columns)))))
         view.add_row(name, *shown)
     return view
+
+
+def _with_column(quantities: Sequence[Quantity], rows: Sequence[dict[str, Any]]) -> list[Quantity]:
+    """The quantities that have a column and a value in some row."""
+    return [quantity for quantity in quantities if quantity.column and any(quantity.name in row for row in rows)]
 
 
 def _cell(quantity: Quantity, columns: Columns) -> list[str]:
@@ -94,7 +99,7 @@ def markdown(rows: Sequence[dict[str, Any]], differing: str = "", quantities: Se
     Args:
         rows: of the comparison.
         differing: the text of `comparison.conditions`.
-        quantities: what the methods log and have columns for.
+        quantities: what the methods log.
     """
     cells = [_cells(row, _columns(quantities)) for row in rows]
     titles = [title for title in cells[0] if any(row[title] for row in cells)]
@@ -102,10 +107,10 @@ def markdown(rows: Sequence[dict[str, Any]], differing: str = "", quantities: Se
     failures = [
         f"\n{as_markdown(row['recipe'])}: failed: {as_markdown(row['failed'])}" for row in rows if row["failed"]
     ]
-    told = map(as_markdown, differing.splitlines())
-    shown = [q for q in quantities if q.column and any(q.name in row for row in rows)]
+    differences = map(as_markdown, differing.splitlines())
+    shown = _with_column(quantities, rows)
     legend = [f"{q.column}: {q.title.lower()}{f', {q.unit}' if q.unit else ''}, in the last epoch." for q in shown]
-    return "\n".join([*lines, *failures, "", *told, _LEGEND + "".join(f"{line}\n" for line in legend)])
+    return "\n".join([*lines, *failures, "", *differences, _LEGEND + "".join(f"{line}\n" for line in legend)])
 
 
 def _cells(row: dict[str, Any], columns: Columns) -> dict[str, str]:

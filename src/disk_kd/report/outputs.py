@@ -100,7 +100,7 @@ class Outputs:
         return parameters, multiply_adds(teacher.model, (dataset.in_chans, height, width))
 
     def split(self, run: Run) -> AnySplit:
-        """The split that the run's outcome is told on, on the device.
+        """The split of the test results, on the device.
 
         Raises:
             DataError: the data has none.

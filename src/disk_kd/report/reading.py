@@ -87,7 +87,7 @@ class Run:
 
     @property
     def split(self) -> str:
-        """The split that its outcome is told on: test, or validation where the data has no test split."""
+        """The split of its results: test, or validation if the data has no test split."""
         return "test" if self.summary and "test" in self.summary else "validation"
 
     def images_of(self, split: str, by_place: bool = True) -> tuple[Any, ...] | None:

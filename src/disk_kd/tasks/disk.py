@@ -257,7 +257,7 @@ class DiSKTask(StudentTask):
         if not 0 < support_mass <= 1:
             raise ConfigError(f"support_mass must be above 0 and at most 1, not {support_mass}")
         if support == "outside-student" and support_mass < 1:
-            raise ConfigError("support_mass is of the teacher's top K, which support outside-student has not")
+            raise ConfigError("support_mass applies to the teacher's top K, which support outside-student does not use")
         if budget_unit not in UNITS:
             raise ConfigError(f"unknown budget_unit {budget_unit!r}; {nearest(budget_unit, UNITS)}")
         if self.variant != "normalised" and (support, support_mass, budget_unit) != ("teacher", 1.0, "ce"):

@@ -12,8 +12,7 @@ from disk_kd.tasks.logit_task import LogitTask
 
 
 class NKDTask(LogitTask):
-    """Normalised KD: the teacher's probability of the label, and its probabilities of the other classes normalised to
-    1.
+    """Normalised KD: the teacher's probability of the label, and the other classes normalised to 1.
 
     loss = ce_weight cross_entropy(s, y) + nkd_weight NKD
 

@@ -204,8 +204,7 @@ class TimmFeatureTask(_TimmTask):
 
 
 class TimmTokenTask(_TimmTask):
-    """timm.task.TokenDistillationTask: DeiT's distillation token learns from the teacher, its class token from the
-    labels.
+    """timm.task.TokenDistillationTask: DeiT's distillation token learns from the teacher, its class token from labels.
 
     loss = task_loss_weight cross_entropy(s_class, y) + distill_loss_weight d(s_token, t), where d is
     cross_entropy(s_token, argmax t) (hard, the paper's choice) or T² KL(softmax(t / T) || softmax(s_token / T)) (soft)

@@ -89,8 +89,8 @@ def whole(path: Path) -> Iterator[None]:
         raise
     except (AttributeError, IndexError, KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{path} is damaged, or belongs to another run ({type(error).__name__}: {one_line(error)}); delete it to start"
-            " again"
+            f"{path} is damaged, or belongs to another run ({type(error).__name__}: {one_line(error)}); delete it to"
+            " start again"
         ) from None
 
 
