@@ -44,6 +44,7 @@ from disk_kd.hints import HINTS
 from disk_kd.measure import evaluate_weights
 from disk_kd.memory import keep_memory
 from disk_kd.models import convert, create_model, multiply_adds
+from disk_kd.old_names import OldNameWarning
 from disk_kd.plugins import IMPORT_HELP, import_modules, user_code_location
 from disk_kd.recipe import list_recipes
 from disk_kd.run import execute, store_teacher
@@ -76,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ.setdefault("PYTHONSAFEPATH", "1")  # child processes do not import from the working directory
         threading.excepthook = _thread_failed
         warnings.formatwarning = lambda message, *_, **__: f"disk-kd: {message}\n"
+        warnings.showwarning = _hold_old_names
     debug, arguments = "--debug" in arguments, [argument for argument in arguments if argument != "--debug"]
     _replace_unprintable()
     if (text := answer(arguments)) is not None:
@@ -86,6 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _run(*arguments)
         sys.stdout.flush()
+        if not {"--quiet", "--log-json"} & {*arguments}:
+            print(*(f"disk-kd: {notice}\n" for notice in dict.fromkeys(_notices)), sep="", end="", file=sys.stderr)
         return 0
     except BrokenPipeError:
         drop_output()
@@ -96,6 +100,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code, message = _exit_code_and_message(error)
         print(f"disk-kd: {message}", file=sys.stderr)
         return code
+
+
+_notices: list[str] = []
+"""Of options that were given by old names: shown when the command succeeded, so that an error stays one line."""
+_show_warning = warnings.showwarning
+
+
+def _hold_old_names(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+    if issubclass(category, OldNameWarning):
+        _notices.append(str(message))
+    else:
+        _show_warning(message, category, *where, **more)
 
 
 def _run(name: str, *arguments: str) -> None:

@@ -6,6 +6,11 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+
+class OldNameWarning(UserWarning):
+    """An option was given by its old name."""
+
+
 _OPTIONS = {
     "passes": "epochs",
     "warmup_passes": "warmup_epochs",
@@ -41,7 +46,9 @@ def new_options(tree: Mapping[str, Any], tell: bool = True) -> dict[str, Any]:
             renamed[part] = {_OPTIONS[key] if key in old else key: value for key, value in found.items()}
             for key in old if tell else ():
                 warnings.warn(
-                    f"{part}.{key} is now called {part}.{_OPTIONS[key]}; the old name is still read", stacklevel=3
+                    f"{part}.{key} is now called {part}.{_OPTIONS[key]}; the old name is still read",
+                    OldNameWarning,
+                    stacklevel=3,
                 )
     return renamed
 
