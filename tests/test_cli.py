@@ -477,7 +477,7 @@ def test_corrupt_and_malicious_weights(tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_a_run_directory_that_exists(run: Path, tiny: Sequence[str], capsys: pytest.CaptureFixture[str]) -> None:
     before = (run / "summary.json").read_bytes()
-    says(capsys, ["train", *tiny, f"--output={run}"], "exists: give --resume")
+    says(capsys, ["train", *tiny, f"--output={run}"], "exists; resume it with --resume")
     assert (run / "summary.json").read_bytes() == before
 
 

@@ -21,6 +21,7 @@ import pytest
 import yaml
 from rich.console import Console
 
+from disk_kd.arguments import read_arguments
 from disk_kd.cli import main
 from disk_kd.comparison import (
     Comparison,
@@ -126,7 +127,8 @@ def test_finished_runs_are_not_run_again(finished: tuple[Path, list[str]], tiny:
     summary = runs / "digits/kd/seed0/summary.json"
     before = os.stat(summary).st_mtime_ns
     options = [option for option in tiny if option.startswith(("--data", "--train"))]
-    done = compare(of_recipes(["digits/kd"], 1), runs=runs, options=options, console=Console(quiet=True))
+    tree = read_arguments(options).tree
+    done = compare(of_recipes(["digits/kd"], 1), runs=runs, options=tree, console=Console(quiet=True))
     assert os.stat(summary).st_mtime_ns == before
     assert done.rows[0]["n"] == 1
 

@@ -122,7 +122,7 @@ def test_images_of_a_streamed_hugging_face_dataset_are_not_clipped(tmp_path: Pat
 
 def test_bits_that_do_not_fit_are_refused():
     for bits in (8, 17):
-        with pytest.raises(ConfigError, match=rf"data\.grey_bits is a number of bits from 9 to 16, got {bits}"):
+        with pytest.raises(ConfigError, match=rf"data\.grey_bits must be from 9 to 16, or null, not {bits}"):
             load_dataset("digits", grey_bits=bits)
     with pytest.raises(ConfigError, match=r"the images of digits have 8 bits: leave data\.grey_bits"):
         load_dataset("digits", grey_bits=16)

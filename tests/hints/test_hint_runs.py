@@ -102,7 +102,7 @@ def test_sdd_stores_logits_of_regions(learn: list[str], tmp_path: Path, capsys: 
     assert main([*command, "--hint.scales=2"]) == 2
     assert main(command) == 2
     error = capsys.readouterr().err
-    assert "hint.scales must be a list such as [1, 2], not 2" in error
+    assert "hint.scales must be a list of whole numbers, not 2" in error
     assert "the student's last map, 1x1 of ResNet, has no 2x2 regions; give larger images (data.image_size" in error
     larger = ["--data.image_size=16", "--teacher.image_size=16", "--data.views=1", "--teacher.store=true"]
     assert main([*command, *larger]) == 0

@@ -132,7 +132,7 @@ def test_a_killed_build_goes_on_and_holds_no_lock(tmp_path: Path) -> None:
     assert content(tmp_path / "one") == content(tmp_path / "two")
 
 
-def test_a_build_stopped_between_full_parts_and_their_names_computes_nothing(
+def test_a_build_stopped_between_full_parts_and_their_names_makes_the_view_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
@@ -141,7 +141,8 @@ def test_a_build_stopped_between_full_parts_and_their_names_computes_nothing(
             build(tmp_path, views=1)
     loader = SeededLoader()
     store = build(tmp_path, loader=loader, views=1)
-    assert loader.given == []
+    assert loader.given == [(0, 0), (0, 1), (0, 2)]
+    assert not list(tmp_path.glob("*.part"))
     assert not store.read(torch.tensor(IDS), 0, "cpu")["logits"].isnan().any()
     assert store.errors()["1"]["max"] > 0
 
