@@ -291,7 +291,7 @@ def test_the_run_is_trusted_and_a_file_in_it_is_not(
     (folder / "other.py").write_text("from pathlib import Path\nPath('imported').touch()\n")
     write(folder / "run" / STUDENT, hint=hint)
     for command in (["evaluate", "run"], ["export", "run", "--overwrite"]):
-        refused(capsys, "says that it is of other:Hint", *command)
+        refused(capsys, "is for other:Hint", *command)
     done("report", "run")
-    assert "says that it is of other:Hint" in (folder / "run/report.html").read_text()
+    assert "is for other:Hint" in (folder / "run/report.html").read_text()
     assert "other" not in sys.modules
