@@ -64,7 +64,7 @@ def test_it_writes_what_is_documented_and_the_same_again(
         (["circles"], "invalid choice: 'circles'"),
         (["intervals", "--starts", "0"], "must be from 1 to 1,000,000, not 0"),
         (["intervals", "--starts", "2"], "starts must be at least 3, got 2; try 200"),
-        (["gaussians", "--starts", "many"], "invalid count value: 'many'"),
+        (["gaussians", "--starts", "many"], "must be a whole number, not 'many'"),
         (["gaussians", "--seed", "-1"], "seed must be from 0 to 2\\*\\*63 - 1, got -1; try 0"),
         (["gaussians", "--seed", str(2**63)], "seed must be from 0"),
         (["gaussians", "--sed", "1"], "unknown option --sed; nearest: seed"),
