@@ -114,7 +114,7 @@ def test_a_run_does_not_go_on_with_other_images(
     assert main(arguments) == 0
     assert main(arguments) == 0
     write_photos(photos, 21)
-    message = f"the training and validation images changed since {run} was started; restore them, or begin anew"
+    message = f"the training and validation images changed since {run} was started; restore them, or start again"
     assert main(arguments) == 2
     assert message in capsys.readouterr().err
     (run / "student.safetensors").unlink()  # so that the run is not finished
