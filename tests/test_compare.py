@@ -373,6 +373,15 @@ def test_terminal_table_has_the_gain_and_leaves_out_what_all_rows_share(capsys: 
     assert "10     100" in capsys.readouterr().out
 
 
+def test_a_constant_helper_is_shown_without_a_budget(tmp_path: Path) -> None:
+    cells = [Plan(tmp_path, {}).cell(f"digits-demo/{name}", 0) for name in ("disk-constant", "disk")]
+    quantities = compare_run._compared_quantities(cell.config for cell in cells)
+    assert next(quantity.limit for quantity in quantities if quantity.name == "budget_used") == "budget"
+    constant, exact = (compare_run._measures(cell.config.quantities) for cell in cells)
+    assert "budget" not in constant
+    assert {"budget", "budget_used"} <= exact.keys()
+
+
 def test_conditions_that_differ_are_told(tmp_path: Path) -> None:
     recipes = [f"cifar100/resnet10_s/{name}" for name in ("ce", "resnet10_l-kd", "resnet10_l-disk", "resnet18-kd")]
     asked = {recipe: [conditions(Plan(tmp_path, {}).cell(recipe, 0).config)] for recipe in recipes}

@@ -317,7 +317,9 @@ def test_a_target_is_replaced_only_on_demand(run: Path, tmp_path: Path, capsys: 
         assert main(["export", *arguments, "--overwrite"]) == 0
     (folder / "mine.txt").touch()
     says(
-        capsys, [str(run), "--format=timm", f"--output={folder}", "--overwrite"], "not replaced, because it contains mine"
+        capsys,
+        [str(run), "--format=timm", f"--output={folder}", "--overwrite"],
+        "because it contains mine",
     )
     says(capsys, [str(run), "--format=timm", f"--output={file}", "--overwrite"], r"student\.safetensors is a file")
     wrong = tmp_path / "folder.pt2"

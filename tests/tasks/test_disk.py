@@ -460,6 +460,13 @@ def test_all_that_is_logged_beside_losses_is_declared(unit: str) -> None:
     assert len({DiSKTask.quantities({"budget_unit": each})[0].unit for each in ("ce", "help", "examples")}) == 3
 
 
+def test_a_constant_helper_has_no_budget_to_meet() -> None:
+    declared = {quantity.name: quantity for quantity in DiSKTask.quantities({"helper": 0.1})}
+    assert "budget" not in declared
+    assert declared["budget_used"].limit is None
+    assert DiSKTask.quantities({"helper": "exact"})[1].limit == "budget"
+
+
 def test_the_help_of_examples_has_the_settings_of_the_task() -> None:
     assert isinstance(task(), HelpsExamples)
     assert not issubclass(KDTask, HelpsExamples)

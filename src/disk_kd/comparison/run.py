@@ -176,10 +176,14 @@ def _check(configs: Iterable[RunConfig]) -> None:
 
 
 def _compared_quantities(configs: Iterable[RunConfig]) -> list[Quantity]:
-    """What the methods of a comparison log and have columns for; of two of one name the first, with both units."""
+    """What the methods of a comparison log and have columns for; of two of one name the first, with both units.
+
+    It has a limit where one of the two has.
+    """
     found: dict[str, Quantity] = {}
     for quantity in (quantity for config in configs for quantity in config.quantities if quantity.column):
         before = found.setdefault(quantity.name, quantity)
+        found[quantity.name] = before = replace(before, limit=before.limit or quantity.limit)
         if quantity.unit not in before.unit.split(" or "):
             found[quantity.name] = replace(before, unit=f"{before.unit} or {quantity.unit}")
     return list(found.values())

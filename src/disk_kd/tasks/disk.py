@@ -218,16 +218,22 @@ class DiSKTask(StudentTask):
 
     @classmethod
     def quantities(cls, options: Mapping[str, Any]) -> tuple[Quantity, ...]:
-        """Budget, help given, price, mean g and the share of helped examples, as `forward` returns them."""
+        """Budget, help given, price, mean g and the share of helped examples, as `forward` returns them.
+
+        A constant helper follows no budget: only the help given counts there.
+        """
         unit = _BUDGET_UNITS.get(options.get("budget_unit", "ce"), "")
+        constant = isinstance(options.get("helper"), int | float)
+        budget = Quantity("budget", "Budget", unit, "Help that is allowed.", column="budget")
+        met = "" if constant else " The budget is met where the line is at or below the dots."
         return (
-            Quantity("budget", "Budget", unit, "Help that is allowed.", column="budget"),
+            *(() if constant else (budget,)),
             Quantity(
                 "budget_used",
                 "Budget used",
                 unit,
-                "Help that was given. The budget is met where the line is at or below the dots.",
-                limit="budget",
+                f"Help that was given.{met}",
+                limit=None if constant else "budget",
                 progress=True,
                 column="used",
                 log_axis=True,
