@@ -20,8 +20,11 @@ check: $(READY)
 	$(BIN)/python -m pytest tests/test_imports.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir site
 
+# Every command is killed at each call that writes, then stopped or out of disk space at every tenth.
 crashes: $(READY)
 	$(BIN)/python tests/crash_walk.py
+	$(BIN)/python tests/crash_walk.py --by ENOSPC --every 10
+	$(BIN)/python tests/crash_walk.py --by TERM --every 10
 
 bench: $(READY)
 	$(BIN)/disk-kd bench --teachers '[cifar_resnet10_l,cifar_resnet18]' --output results/bench/$(or $(DEVICE),cpu) --device $(or $(DEVICE),cpu)

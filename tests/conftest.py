@@ -4,13 +4,6 @@ import functools
 from collections.abc import Iterator, Sequence
 
 import pytest
-import torch
-
-from disk_kd.comparison import run as comparison
-from disk_kd.data import sources
-from processes import forking
-
-torch.set_num_threads(1)
 
 TINY = [
     "--data.limit_train=120",
@@ -35,9 +28,17 @@ def _nothing_is_read_or_imported_twice() -> Iterator[None]:
     """Hundreds of runs read scikit-learn's file of digits, and dozens of worker processes import torch.
 
     The file is kept. The workers of a comparison are forked from one process that has imported all, where in use each
-    starts empty; the commands of `test_compare.py` that run as processes of their own show that way.
+    starts empty; the commands of `test_compare.py` that run as processes of their own show that way. Imports stand
+    here: the process that hands out the tests reads this file too, and needs none of them.
     """
+    import torch
+    from sklearn import datasets
+
+    from disk_kd.comparison import worker as comparison
+    from processes import forking
+
+    torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "load_digits", functools.cache(sources.load_digits))
+        patch.setattr(datasets, "load_digits", functools.cache(datasets.load_digits))
         patch.setattr(comparison, "get_context", forking)
         yield

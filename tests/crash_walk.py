@@ -151,7 +151,7 @@ class Walk:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             os.chdir(self.root)
             os.environ |= {"TMPDIR": str(self.root / "tmp"), "HOME": str(self.root / "home")}
-            tempfile.tempdir = None
+            tempfile.tempdir = str(self.root / "tmp")  # or Python tries the folder with a file of its own
             out = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             os.dup2(out, 2)

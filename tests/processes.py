@@ -25,7 +25,7 @@ import psutil
 import torch
 
 from disk_kd.cli import main
-from disk_kd.comparison import run as comparison
+from disk_kd.comparison import worker as comparison
 
 LIMIT_S = 120
 _PR_SET_PDEATHSIG = 1
@@ -146,5 +146,5 @@ def forking(method: str) -> ForkServerContext:
     """In the place of `get_context("spawn")`: processes are forked from one that has imported all of disk-kd."""
     assert method == "spawn"
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["disk_kd.comparison.run", "disk_kd.bench.run"])
+    context.set_forkserver_preload(["disk_kd.comparison.run", "disk_kd.bench.run", "sklearn.datasets"])
     return context

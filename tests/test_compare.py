@@ -33,6 +33,7 @@ from disk_kd.comparison import (
     read_experiment,
     waves,
     with_control,
+    worker,
 )
 from disk_kd.comparison import run as compare_run
 from disk_kd.comparison.conditions import conditions, conditions_text
@@ -74,13 +75,13 @@ def test_a_run_trains_on_its_workers_gpu_unless_it_names_a_device(
 
 
 def test_each_worker_has_a_number_and_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compare_run.torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(compare_run.torch, "set_num_threads", lambda threads: None)
-    monkeypatch.setattr(compare_run, "_gpu", None)
+    monkeypatch.setattr(worker.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(worker.torch, "set_num_threads", lambda threads: None)
+    monkeypatch.setattr(worker, "_gpu", None)
     begun, gpus = get_context("spawn").Value("i", 0), list[int | None]()
     for _ in range(3):
-        compare_run._begin(3, begun)
-        gpus.append(compare_run._gpu)
+        worker._begin(3, begun)
+        gpus.append(worker._gpu)
     assert gpus == [0, 1, 0]
 
 
@@ -197,9 +198,11 @@ def test_the_same_comparison_twice_at_once_shares_its_runs(tmp_path: Path, tiny:
         (["--data.name=cifar99"], "data.name 'cifar99' is not a dataset; nearest: cifar"),
         (["--data.name=cifar100"], "cifar100 needs data.root"),
         (["--data.name=folder", "--data.root=gone"], "folder: there is no folder data.root .*gone"),
+        (["--student.name=resnet5O"], "no model is named 'resnet5O'; nearest: resnet50"),
+        (["--student.weights=gone.safetensors"], "no student weights at .*gone.safetensors; give --student.weights"),
     ],
 )
-def test_a_wrong_device_or_dataset_stops_before_anything_runs(
+def test_a_wrong_device_model_or_dataset_stops_before_anything_runs(
     options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["compare", "digits/ce", "--seeds=1", f"--runs={tmp_path / 'runs'}", *options]) == 2

@@ -25,7 +25,7 @@ from disk_kd.cli import main
 from disk_kd.data import load_dataset
 from disk_kd.data.settings import DataSettings
 from disk_kd.errors import DiskKDError
-from disk_kd.export import EXTRA_FILE, FORMATS, ONNX_PACKAGES, export
+from disk_kd.export import EXTRA_FILE, FORMATS, ONNX_PACKAGES, export, latency
 from disk_kd.hints import HINTS
 from disk_kd.models import create_model, save_state_dict
 from disk_kd.models.about import METADATA, read_about
@@ -56,6 +56,7 @@ def documented(run: Path) -> Path:
     folder = Path(str(run).removesuffix(RUN))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        patch.setattr(latency, "BUDGET_S", 0.01)
         for command in re.findall(rf"^    disk-kd (.*{RUN}.*)$", DOCS, flags=re.MULTILINE):
             if HAS_ONNX or "onnx" not in command:
                 assert main(command.split()) == 0
@@ -121,7 +122,7 @@ def test_half_precision_halves_the_file(
 ) -> None:
     path = tmp_path / "half.safetensors"
     capsys.readouterr()
-    assert main(["export", str(run), "--half", f"--output={path}"]) == 0
+    assert main(["export", str(run), "--half", f"--output={path}", "--certify=false"]) == 0
     told = re.fullmatch(rf"{path}: logits within (.*) of the student's \((.*) allowed\)\n", capsys.readouterr().out)
     assert told is not None
     difference, allowed = map(float, told.groups())
@@ -278,6 +279,7 @@ def test_a_full_disk_is_one_line(kind: str, run: Path, tmp_path: Path) -> None:
     limit = "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
     limit += "from disk_kd.cli import main; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096));"
     command = ["export", str(run), f"--format={kind}", f"--output={tmp_path / 'student'}{FORMATS[kind].suffix}"]
+    command.append("--certify=false")
     code = f"{limit} sys.exit(main({command}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
@@ -311,7 +313,7 @@ def test_a_target_that_is_a_link_stays_one(run: Path, tmp_path: Path, capsys: py
 def test_a_target_is_replaced_only_on_demand(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, file = tmp_path / "student", tmp_path / "student.safetensors"
     for target, kind in ((folder, "timm"), (file, "safetensors")):
-        arguments = [str(run), f"--format={kind}", f"--output={target}"]
+        arguments = [str(run), f"--format={kind}", f"--output={target}", "--certify=false"]
         assert main(["export", *arguments]) == 0
         says(capsys, arguments, f"{target.name} exists; give --overwrite")
         assert main(["export", *arguments, "--overwrite"]) == 0

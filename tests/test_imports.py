@@ -38,7 +38,7 @@ ALLOWED = {
     "trained": {"config", "hints", "models", "data", "teacher"},
     "build": {"config", "devices", "recipe", "trained", "hints", "tasks", "models", "data", "teacher", "training"},
     "storing": {"build", "config", "devices", "data", "tasks", "teacher", "training"},
-    "measure": {"build", "devices", "trained", "metrics", "models", "data"},
+    "measure": {"build", "config", "devices", "trained", "metrics", "models", "data", "teacher"},
     "run_folder": {"config", "recipe", "data", "tasks", "training"},
     "summary": {"build", "config", "tasks", "models", "data", "training"},
     "run": {
@@ -46,14 +46,23 @@ ALLOWED = {
         *("data", "models", "tasks", "teacher", "training"),
     },
     "comparison": {"build", "config", "devices", "recipe", "run", "run_folder", "summary", "data", "tasks", "training"},
-    "export": {"build", "config", "recipe", "trained", "models", "summary"},
+    "export": {"build", "config", "recipe", "trained", "models", "summary", "data", "devices", "metrics"},
+    "inference": {"build", "devices", "export", "recipe", "trained", "data", "models"},
     "report": {
         *("build", "comparison", "config", "devices", "measure", "metrics", "recipe", "run", "summary", "trained"),
-        *("data", "helpers", "losses", "models", "tasks", "teacher"),
+        *("data", "export", "helpers", "losses", "models", "tasks", "teacher"),
     },
-    "api": {"build", "comparison", "config", "measure", "recipe", "run", "trained", "data", "models"},
+    "api": {
+        *("advising", "build", "comparison", "config", "inference", "measure", "recipe", "run"),
+        *("trained", "tuning", "data", "models"),
+    },
     "arguments": {"config", "measure", "recipe", "data", "hints", "models", "tasks"},  # argv is read here alone
     "help": {"arguments", "config", "data", "hints", "models", "tasks", "teacher", "training"},
+    "advising": {
+        *("build", "config", "devices", "measure", "metrics", "storing"),
+        *("data", "models", "tasks", "training"),
+    },
+    "tuning": {"advising", "comparison", "config", "recipe", "summary", "training"},
     "toy": {"losses", "helpers"},
     "bench": {
         *("arguments", "build", "config", "devices", "recipe", "storing", "summary", "trained"),

@@ -141,7 +141,7 @@ def test_a_report_ships_the_best_seed_and_group_on_validation_and_tells_test(fal
     outputs = Outputs("cpu")
     verdict = judge([first, second], [], outputs)
     assert verdict.chosen is good
-    assert "Ship good: 74.00 ± 4.24% top-1 on test over 2 seeds, 71.00% of the file itself," in verdict.sentence
+    assert "Ship good: 74.00 ± 4.24% top-1 on test over 2 seeds, 71.00% for the shipped file," in verdict.sentence
     gap = gap_between(good, lucky, outputs)
     # Of -11 and -18; 12.706 is Student's t of one degree of freedom.
     assert (gap.points, gap.half) == pytest.approx((-14.5, 12.7062 * 3.5), rel=1e-4)

@@ -20,11 +20,11 @@ from disk_kd.tasks import CETask, Cosine, DiSKTask, KDTask
 from disk_kd.teacher import Teacher
 
 if TYPE_CHECKING:
-    from disk_kd.api import Run, compare, distill, evaluate, load_student, train
+    from disk_kd.api import Run, advise, compare, distill, evaluate, load_student, predict, train, tune
 
 __version__ = version("disk-kd")
 
-_RUNS = ("Run", "compare", "distill", "evaluate", "load_student", "train")
+_RUNS = ("Run", "advise", "compare", "distill", "evaluate", "load_student", "predict", "train", "tune")
 
 __all__ = [
     "CETask",
@@ -33,6 +33,7 @@ __all__ = [
     "KDTask",
     "Run",
     "Teacher",
+    "advise",
     "compare",
     "distill",
     "evaluate",
@@ -40,7 +41,9 @@ __all__ = [
     "load_student",
     "losses",
     "models",
+    "predict",
     "train",
+    "tune",
 ]
 
 

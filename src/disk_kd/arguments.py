@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from disk_kd.config import RunConfig, check_root
+from disk_kd.config import RunConfig, check_root, measurable, with_name
 from disk_kd.data.settings import DataSettings
 from disk_kd.errors import ConfigError, nearest, shown
 from disk_kd.files import user_path
 from disk_kd.hints import HINTS
-from disk_kd.measure import EvaluationConfig
-from disk_kd.models.about import read_about
+from disk_kd.measure import EvaluationConfig, TeacherEvaluation
+from disk_kd.models.about import recorded_data
 from disk_kd.models.settings import ModelSettings
 from disk_kd.options import Raw, loaded, merged, nested, read, read_value
-from disk_kd.plugins import import_modules
+from disk_kd.plugins import import_modules, is_foreign, is_user_code
 from disk_kd.recipe import CONFIG, PARTS, find_recipe, imports_of, is_run_config, load_recipe, named_in
 from disk_kd.tasks import METHODS
 
@@ -52,11 +52,15 @@ class Given:
 
     @property
     def tree(self) -> dict[str, Any]:
-        """The options as a recipe holds them. A part is a mapping (--data '{...}') or a name (--data folder)."""
+        """The options as a recipe holds them. A part is a mapping (--data '{...}') or a name (--data folder).
+        Several teachers are a list (--teacher '[{...}, {...}]').
+        """
         flat = {}
         for name, value in self.options.items():
             whole = loaded(value) if name in PARTS else None
-            if isinstance(whole, dict):
+            if name == "teacher" and isinstance(whole, list):
+                flat[f"{name}.members"] = whole
+            elif isinstance(whole, dict):
                 flat[name] = whole
             else:
                 flat[f"{name}.name" if name in PARTS and name != "train" else name] = value
@@ -131,19 +135,25 @@ def parse_run(command: str, arguments: Sequence[str]) -> RunConfig:
     return config
 
 
+EVALUATION_SWITCHES = _SWITCHES | {"teachers"}
+"""Options of evaluate without a value."""
 _EVALUATION: dict[str, Any] = {"split": Literal["test", "validation", "train"], "device": str}
 
 
-def parse_evaluation(arguments: Sequence[str]) -> EvaluationConfig:
+def parse_evaluation(arguments: Sequence[str]) -> EvaluationConfig | TeacherEvaluation:
     """The configuration for `disk-kd evaluate`.
 
     Args:
-        arguments: RUN or WEIGHTS and options. The data of a run directory is the default.
+        arguments: RUN or WEIGHTS, or a model that has its own weights, and options. The data of a run directory is the
+            default. With --teachers, or with options of a teacher, teachers are measured: those of RUN or RECIPE, if
+            there is one, and of the options.
 
     Raises:
         ConfigError: an unknown option, or a value of the wrong type.
     """
-    given = read_arguments(arguments)
+    given = _with_own_weights(read_arguments(arguments, EVALUATION_SWITCHES))
+    if "teachers" in given.switches or "teacher" in given.tree:
+        return _teacher_evaluation(given)
     if len(given.words) != 1:
         raise ConfigError("evaluate needs exactly one model: a run directory, a file of weights, or cifar_resnet10_l")
     tree, imports, own = given.tree, list(given.imports), set(given.imports)
@@ -155,12 +165,13 @@ def parse_evaluation(arguments: Sequence[str]) -> EvaluationConfig:
     if weights.is_dir() or is_run_config(run / CONFIG):
         recipe = load_recipe(run / CONFIG) if (run / CONFIG).is_file() else {}
         check_root(data, below=recipe.get("data", {}))
-        data = merged(recipe.get("data", {}), data)
+        data = merged(measurable(recipe.get("data", {}), data), data)
         if weights.is_dir():  # the user gave the run directory itself, so its own modules are trusted
             imports, own = imports + imports_of(recipe), own | named_in(recipe)
-    if weights.is_file() and "crop_pct" in (about := read_about(weights)):
-        data = {"crop_pct": about["crop_pct"], **data}
-    check_root(data)
+    if weights.is_file():
+        data = {**recorded_data(weights), **data}
+        _check_data_named(weights, str(data.get("name", "")), {*imports, str(tree.get("data", {}).get("name", ""))})
+    data = with_name(data)
     import_modules(imports)
     model = None if "model" not in tree else read(ModelSettings, tree["model"], "model")
     own |= {model.name} if model else set()
@@ -168,6 +179,46 @@ def parse_evaluation(arguments: Sequence[str]) -> EvaluationConfig:
     values = {"split": "test", "device": "auto"} | values
     settings = read(DataSettings, data, "data")
     return EvaluationConfig(weights, settings, model, values["split"], values["device"], frozenset(own))
+
+
+def _with_own_weights(given: Given) -> Given:
+    """The arguments of evaluate, with a model that has its own weights given as a teacher.
+
+    Such a model is KIND:PATH in the place of a file of weights, or --model.name without a file.
+    """
+    foreign = [word for word in given.words if is_foreign(word)]
+    if len(foreign) != len(given.words) or not (foreign or "model.name" in given.options):
+        return given
+    if len(foreign) > 1:
+        raise ConfigError(f"evaluate takes one model, not {' and '.join(foreign)}; give --teacher '[...]' for several")
+    options = {
+        name.replace("model", "teacher", 1) if name.startswith("model") else name: value
+        for name, value in given.options.items()
+    }
+    return replace(given, words=(), options=options | dict(zip(("teacher.name",), foreign, strict=False)))
+
+
+def _check_data_named(weights: Path, name: str, named: Collection[str]) -> None:
+    """Refuse data of a user's code that only the files beside a file of weights name: importing it runs its code."""
+    if is_user_code(name) and name not in named and name.partition(":")[0] not in named:
+        raise ConfigError(
+            f"the configuration beside {weights} names the data {name}. A module is not imported only because a file"
+            f" names it; if you trust it, give --data.name {name}"
+        )
+
+
+def _teacher_evaluation(given: Given) -> TeacherEvaluation:
+    tree = given.tree
+    if unknown := next(iter(tree.keys() - {"data", "teacher", _REPEATED, *_EVALUATION}), None):
+        raise ConfigError(f"unknown option {shown(unknown)}; {nearest(unknown, ['data', 'teacher', *_EVALUATION])}")
+    if len(given.words) > 1:
+        raise ConfigError(f"evaluate takes one recipe or run directory of teachers, not {' and '.join(given.words)}")
+    path = find_recipe(given.words[0]) if given.words else None
+    if path is None and "teacher" not in tree:
+        raise ConfigError("evaluate --teachers needs a recipe, a run directory, or --teacher.name NAME")
+    values = {key: read_value(kind, tree.pop(key), key) for key, kind in _EVALUATION.items() if key in tree}
+    config = RunConfig.of_recipe(path, {**tree, "method": "kd", "hint": None})
+    return TeacherEvaluation(config, **values)
 
 
 def parse_settings(settings: type[Settings], arguments: Sequence[str]) -> Settings:
@@ -183,4 +234,5 @@ def parse_settings(settings: type[Settings], arguments: Sequence[str]) -> Settin
     given = read_arguments(arguments, switches=())
     if given.words:
         raise ConfigError(f"{shown(given.words[0])!r} is not an option; write options as --NAME VALUE")
+    import_modules(given.imports)
     return read(settings, nested(given.options))

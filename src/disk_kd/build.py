@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +13,60 @@ from timm.data import ImageNetInfo
 from timm.utils import unwrap_model
 from torch import Tensor, nn
 
+from disk_kd.backbones import build_backbone, pooled_features
 from disk_kd.config import RunConfig, find_hint, find_method, has_teacher
 from disk_kd.data import AnySplit, Dataset, Loader, check_labels, load_dataset
 from disk_kd.data.settings import DataSettings
 from disk_kd.devices import inference_batch
 from disk_kd.errors import CheckpointError, ConfigError, DataError, DiskKDError, ModelError
 from disk_kd.hints import Context, Hint
+from disk_kd.logits import class_count
 from disk_kd.models import check_logits, create_model, set_normalisation, shipped_weights
 from disk_kd.models.about import read_about
-from disk_kd.models.settings import ModelSettings
+from disk_kd.models.foreign import check_file
+from disk_kd.models.settings import ModelSettings, StudentSettings
 from disk_kd.recipe import recipe_of_run
 from disk_kd.tasks import StudentTask
-from disk_kd.teacher import Teacher, TeacherStore, fixed_image_size
+from disk_kd.teacher import (
+    AnyStore,
+    AnyTeacher,
+    LabelMap,
+    Teacher,
+    class_names,
+    feature_shapes,
+    fixed_image_size,
+    map_labels,
+)
 from disk_kd.teacher import normalisation as stated_normalisation
+from disk_kd.teacher.settings import AnyTeacherSettings, EnsembleSettings, TeacherSettings
 from disk_kd.trained import normalisation, recorded_options, take_usual, unknown_normalisation, with_recorded
 
+LOGITS: frozenset[str] = frozenset({"logits"})
 STUDENT = "student.safetensors"
 """The file of a run's student."""
+
+
+def _settings(config: RunConfig, part: str) -> ModelSettings | None:
+    """The settings of "student" or "teacher".
+
+    Raises:
+        ConfigError: there are several teachers, where one is expected.
+    """
+    settings: StudentSettings | AnyTeacherSettings | None = getattr(config, part)
+    if isinstance(settings, EnsembleSettings):
+        raise ConfigError(f"this takes one teacher, not the {len(settings.members)} of teacher.members; give one")
+    return settings
+
+
+def check_weights(config: RunConfig) -> None:
+    """Check that the files of weights of the student and of all teachers exist.
+
+    Raises:
+        CheckpointError, ModelError: as for `find_weights`.
+    """
+    find_weights(config, "student")
+    for one in config.each_teacher:
+        find_weights(one, "teacher")
 
 
 def find_weights(config: RunConfig, part: str) -> Path | None:
@@ -38,9 +76,10 @@ def find_weights(config: RunConfig, part: str) -> Path | None:
         CheckpointError: the file or run does not exist.
         ModelError: a teacher has no weights.
     """
-    model: ModelSettings | None = getattr(config, part)
+    model = _settings(config, part)
     if model is None:
         return None
+    check_file(model.name)
     if model.weights is None:
         if part == "teacher" and not model.pretrained:
             raise ModelError(
@@ -68,6 +107,9 @@ def load_data(data: DataSettings) -> Dataset:
 def build_model(config: RunConfig, part: str, dataset: Dataset, say: Callable[[str], None] | None = None) -> nn.Module:
     """The student or the teacher, with its weights, for the classes and channels of the data.
 
+    A teacher with the option `classes` has its own classes: as many as its file of weights records, else as the model
+    has by itself.
+
     The normalisation of its images comes from the first of these that states it: the options `mean` and `std`; the file
     of its weights; the dataset (for this package's models, if fresh or with weights of another program); the model. A
     fresh model without any of these takes mean 0.5 and std 0.5.
@@ -83,13 +125,14 @@ def build_model(config: RunConfig, part: str, dataset: Dataset, say: Callable[[s
         DataError: the weights were trained with other classes, or in another order.
         ModelError: the normalisation of a trained model is not known.
     """
-    model: ModelSettings = getattr(config, part)
-    weights = find_weights(config, part)
+    model, weights = _settings(config, part), find_weights(config, part)
+    assert model is not None
     about = {} if weights is None else read_about(weights)
     options = with_recorded(model.name, model.options, about)
+    own_classes = isinstance(model, TeacherSettings) and model.classes is not None
     built: Any = create_model(
         model.name,
-        num_classes=dataset.num_classes,
+        num_classes=_own_count(about) if own_classes else dataset.num_classes,
         in_chans=dataset.in_chans,
         weights=weights,
         pretrained=model.pretrained and (weights is None or model.weights is not None),
@@ -109,10 +152,14 @@ def build_model(config: RunConfig, part: str, dataset: Dataset, say: Callable[[s
             )
     image = (dataset.in_chans, dataset.image_size, dataset.image_size)
     built.pretrained_cfg = {"input_size": image} | built.pretrained_cfg
+    if part == "student":
+        _check_trainable(built, model.name, image)
+    if own_classes:
+        return built
     if "classes" in about:
         check_labels(dataset.class_names, about["classes"])
     if part == "teacher" and weights is None:
-        _check_pretrained_classes(built, dataset)
+        _check_pretrained_classes(built, model.name, dataset)
     return built
 
 
@@ -121,14 +168,33 @@ def recorded_in_files(config: RunConfig) -> RunConfig:
 
     `build_model` raises the error if a file cannot be read.
     """
-    decisions = {}
-    for part in ("student", "teacher"):
+
+    def completed(part: str, one: RunConfig) -> Any:
+        model: Any = getattr(one, part)
         with suppress(DiskKDError):
-            weights, model = find_weights(config, part), getattr(config, part)
+            weights = find_weights(one, part)
             recorded = {} if weights is None else recorded_options(model.name, read_about(weights))
-            if recorded and recorded.keys() - model.options.keys():
-                decisions[f"{part}.options"] = recorded | model.options
-    return config.decided(decisions)
+            if recorded.keys() - model.options.keys():
+                return replace(model, options=recorded | model.options)
+        return model
+
+    teacher = config.teacher
+    if teacher is not None:
+        teacher = teacher.changed(lambda one: completed("teacher", replace(config, teacher=one)))
+    return replace(config, student=completed("student", config), teacher=teacher)
+
+
+def with_classes(config: RunConfig) -> RunConfig:
+    """Give data without any label the classes that a teacher's file of weights records, unless the config has some."""
+    if config.data.name != "none" or config.data.classes is not None:
+        return config
+    for one in config.each_teacher:
+        with suppress(DiskKDError):
+            weights = find_weights(one, "teacher")
+            names = None if weights is None else read_about(weights).get("classes")
+            if names and getattr(one.teacher, "classes", None) is None:
+                return config.decided({"data.classes": tuple(names)})
+    return config
 
 
 def teacher_image_size(config: RunConfig, dataset: Dataset) -> int | None:
@@ -136,16 +202,29 @@ def teacher_image_size(config: RunConfig, dataset: Dataset) -> int | None:
 
     None: the student's image size.
     """
-    assert config.teacher is not None
-    if config.teacher.image_size is not None:
-        return config.teacher.image_size
+    teacher = _settings(config, "teacher")
+    assert isinstance(teacher, TeacherSettings)
+    if teacher.image_size is not None:
+        return teacher.image_size
     weights = find_weights(config, "teacher")
     size = None if weights is None else read_about(weights).get("image_size")
     return None if size == dataset.image_size else size
 
 
-def _check_pretrained_classes(teacher: nn.Module, dataset: Dataset) -> None:
-    """Refuse a pretrained timm model with another number of classes: timm would give it a new, random classifier.
+def _check_trainable(student: nn.Module, name: str, image: tuple[int, int, int]) -> None:
+    """Refuse a student without weights to train, or one that takes images of another size only."""
+    if not any(parameter.requires_grad for parameter in student.parameters()):
+        raise ModelError(f"the student {name} has no weights that can be trained; give it as --teacher.name")
+    size = fixed_image_size(unwrap_model(student))
+    if size is not None and size != image[1:]:
+        raise ModelError(
+            f"the student {name} takes images of {size[1]}x{size[0]} pixels, the data has {image[2]}x{image[1]}; give"
+            f" --data.image_size {size[0]}"
+        )
+
+
+def _check_pretrained_classes(teacher: nn.Module, name: str, dataset: Dataset) -> None:
+    """Refuse a pretrained model with another number of classes: timm would give it a new, random classifier.
 
     A thousand classes are taken as ImageNet's, in the order of their WordNet ids, unless the weights name others.
     """
@@ -155,15 +234,15 @@ def _check_pretrained_classes(teacher: nn.Module, dataset: Dataset) -> None:
         return
     if theirs != dataset.num_classes:
         raise ModelError(
-            f"the pretrained teacher has {theirs} classes, {dataset.name} has {dataset.num_classes}; "
-            "train it on this dataset first and give --teacher.weights"
+            f"the teacher {name} has {theirs} classes, {dataset.name} has {dataset.num_classes}; "
+            "map its classes with --teacher.classes auto, or train it on this dataset first and give --teacher.weights"
         )
     names = settings.get("label_names") or (ImageNetInfo("imagenet-1k").label_names() if theirs == 1000 else None)
     if names is not None and not _same_classes(tuple(names), dataset.class_names):
         label = next(i for i, (one, other) in enumerate(zip(names, dataset.class_names, strict=True)) if one != other)
         raise DataError(
             f"label {label} is {dataset.class_names[label]!r} in the dataset and {names[label]!r} for the pretrained "
-            "teacher; name the class folders as it does, or give --teacher.weights of a teacher of this dataset"
+            f"teacher {name}; name the class folders as it does, or map the classes with --teacher.classes"
         )
 
 
@@ -175,6 +254,114 @@ def _same_classes(theirs: tuple[str, ...], ours: tuple[str, ...]) -> bool:
         return False
     words = map(ImageNetInfo("imagenet-1k").index_to_description, range(1000))
     return [name.partition(",")[0] for name in ours] == [word.partition(",")[0] for word in words]
+
+
+def _own_count(about: dict[str, Any]) -> int | None:
+    """Number of classes that a file of weights records; None if it records none."""
+    return len(about["classes"]) if "classes" in about else None
+
+
+def teacher_label_map(config: RunConfig, model: nn.Module, dataset: Dataset) -> LabelMap | None:
+    """The mapping from the teacher's classes to those of the data, as the option `teacher.classes` gives it.
+
+    Args:
+        config: configuration of a run with one teacher.
+        model: the teacher's model.
+        dataset: dataset of the run.
+
+    Raises:
+        ConfigError, DataError: as for `disk_kd.teacher.map_labels`.
+    """
+    teacher = _settings(config, "teacher")
+    if not isinstance(teacher, TeacherSettings) or teacher.classes is None:
+        return None
+    weights, plain = find_weights(config, "teacher"), unwrap_model(model)
+    about = {} if weights is None else read_about(weights)
+    count = class_count(plain)
+    if count is None:
+        size = teacher_image_size(config, dataset) or dataset.image_size
+        count = feature_shapes(model, {"logits"}, dataset.in_chans, size)["logits"][0]
+    labels = about.get("classes") or plain.pretrained_cfg.get("label_names")
+    return map_labels(teacher.classes, dataset.class_names, class_names(labels, count), count)
+
+
+def frozen_member(
+    config: RunConfig, model: nn.Module, dataset: Dataset, student: nn.Module, **settings: Any
+) -> Teacher:
+    """A teacher as the configuration describes it, for batches of a student.
+
+    Args:
+        config: configuration of a run with one teacher.
+        model: the teacher's model, as `build_model` makes it.
+        dataset: dataset of the run.
+        student: the student.
+        settings: further keywords of `Teacher.of`.
+
+    Raises:
+        ConfigError, DataError, ModelError: the model does not fit the data or the student.
+    """
+    image_size = teacher_image_size(config, dataset)
+    mapped = teacher_label_map(config, model, dataset)
+    return Teacher.of(model, student, image_size=image_size, label_map=mapped, **settings)
+
+
+def build_teacher(
+    config: RunConfig, dataset: Dataset, student: nn.Module, device: torch.device, layout: torch.memory_format
+) -> AnyTeacher:
+    """The teacher of a run, or its teachers as one, with folded batch norms.
+
+    Raises:
+        ConfigError, DataError, ModelError, CheckpointError: as for `build_model` and `frozen_member`.
+    """
+    assert config.teacher is not None
+    reads_classes = find_method(config.method).teacher_classes
+    build, check, needs = (
+        (_build_classifier, _check_classifier, LOGITS)
+        if reads_classes
+        else (_build_backbone, _check_backbone, frozenset())
+    )
+    members = []
+    for one in config.each_teacher:
+        model = build(one, dataset).to(device).to(memory_format=layout)
+        precision = one.teacher.each[0].precision if one.teacher is not None else "auto"
+        if precision == "auto":
+            precision = "fp32" if device.type == "cpu" else "bf16"
+        side = teacher_image_size(one, dataset) or (fixed_image_size(unwrap_model(model)) or (dataset.image_size,))[0]
+        check(one, model.eval(), dataset, side)
+        members.append(frozen_member(one, model, dataset, student, needs=needs, precision=precision, fold=True))
+    return config.teacher.join(members)
+
+
+def _build_classifier(config: RunConfig, dataset: Dataset) -> nn.Module:
+    """The teacher with its classifier."""
+    return build_model(config, "teacher", dataset)
+
+
+def _check_classifier(config: RunConfig, model: nn.Module, dataset: Dataset, image_size: int) -> None:
+    """Check that a teacher gives one logit for each of its classes."""
+    mapped = teacher_label_map(config, model, dataset)
+    count = dataset.num_classes if mapped is None else mapped.num_theirs
+    check_logits(model, (dataset.in_chans, image_size, image_size), count)
+
+
+def _build_backbone(config: RunConfig, dataset: Dataset) -> nn.Module:
+    """The teacher without its classifier, for methods that do not read classes.
+
+    Raises:
+        ConfigError: the option `teacher.classes` is given.
+    """
+    teacher = _settings(config, "teacher")
+    assert isinstance(teacher, TeacherSettings)
+    if teacher.classes is not None:
+        raise ConfigError(
+            f"the method {config.method} reads the teacher's features, not its classes; leave out teacher.classes"
+        )
+    return build_backbone(teacher, find_weights(config, "teacher"), dataset, "teacher")
+
+
+def _check_backbone(config: RunConfig, model: nn.Module, dataset: Dataset, image_size: int) -> None:
+    """Check that a teacher gives pooled features."""
+    pooled_features(model, dataset.in_chans, image_size)
 
 
 def build_task(
@@ -191,17 +378,10 @@ def build_task(
     if config.teacher is None:
         task = method(student, **config.method_options)
     else:
-        model = build_model(config, "teacher", dataset).to(device).to(memory_format=layout)
-        image_size = teacher_image_size(config, dataset)
-        side = image_size or (fixed_image_size(unwrap_model(model)) or (dataset.image_size,))[0]
-        check_logits(model.eval(), (dataset.in_chans, side, side), dataset.num_classes)
+        teacher = build_teacher(config, dataset, student, device, layout)
         if config.hint is not None:
-            student = find_hint(config.hint).prepare(student, model, config.hint_options)
+            student = find_hint(config.hint).prepare(student, teacher.given, config.hint_options)
             student = student.to(device).to(memory_format=layout)
-        precision = config.teacher.precision
-        if precision == "auto":
-            precision = "fp32" if device.type == "cpu" else "bf16"
-        teacher = Teacher.of(model, student, image_size=image_size, precision=precision, fold=True)
         task = (
             method(student, teacher, **config.method_options)
             if has_teacher(method)
@@ -209,6 +389,8 @@ def build_task(
         )
         if config.hint is not None:
             task.add_hint(build_hint(config, student, teacher, dataset), teacher)
+    if dataset.train.unlabelled:
+        _expect_unlabelled(config, task)
     if config.data.mix.on and (not task.mixes or task.needs_ids):
         name = config.method if not task.mixes else config.hint
         raise ConfigError(f"{name} needs one label for each image, but data.mix mixes labels; give data.mix.mixup=0")
@@ -221,6 +403,20 @@ def build_task(
         # The warm-up is 1 - 1 / (1 + t / 10) = t / (t + 10) after t updates.
         task.setup_ema(settings.ema_decay, use_warmup=settings.ema_warmup, warmup_gamma=10.0, warmup_power=1.0)
     return task
+
+
+def _expect_unlabelled(config: RunConfig, task: StudentTask) -> None:
+    """Prepare the task for images without labels.
+
+    Raises:
+        ConfigError: the method or the hint cannot use them.
+    """
+    task.expect_unlabelled()
+    if task.needs_ids and config.data.unlabelled_share != "auto":
+        raise ConfigError(
+            f"{config.hint} needs each image at most once in a batch, but data.unlabelled_share repeats images; give"
+            " data.unlabelled_share=auto"
+        )
 
 
 def recompute_activations(student: nn.Module) -> None:
@@ -238,7 +434,7 @@ def recompute_activations(student: nn.Module) -> None:
         ) from None
 
 
-def build_hint(config: RunConfig, student: nn.Module, teacher: Teacher, dataset: Dataset) -> Hint:
+def build_hint(config: RunConfig, student: nn.Module, teacher: AnyTeacher, dataset: Dataset) -> Hint:
     """The feature method of the config, for these models.
 
     Raises:
@@ -252,7 +448,7 @@ def build_hint(config: RunConfig, student: nn.Module, teacher: Teacher, dataset:
         teacher=teacher.model,
         in_chans=dataset.in_chans,
         image_size=dataset.image_size,
-        teacher_image_size=teacher.image_size[0] if teacher.image_size else dataset.image_size,
+        teacher_image_size=teacher.members[0].image_size[0] if teacher.members[0].image_size else dataset.image_size,
         targets=targets,
     )
     # Each hint has keywords of its own, which the base class does not know.
@@ -270,13 +466,14 @@ def train_loader(config: RunConfig, task: StudentTask, split: AnySplit, **change
         "seed": config.train.seed,
         "augment_seed": config.train.seed if config.data.views is None else config.data.view_seed,
         "views": config.data.views,
+        "unlabelled_share": None if config.data.unlabelled_share == "auto" else config.data.unlabelled_share,
         "channels_last": config.train.channels_last,
     }
     return Loader(split, mean=mean, std=std, device=task.device, **(options | changes))
 
 
 def first_batches(
-    config: RunConfig, task: StudentTask, split: AnySplit, store: TeacherStore | None
+    config: RunConfig, task: StudentTask, split: AnySplit, store: AnyStore | None
 ) -> Iterator[tuple[Tensor, Tensor, dict[str, Tensor]]]:
     """Images, labels and stored outputs of the first epoch, the same on all ranks, for `StudentTask.begin`."""
     loader = train_loader(config, task, split, batch_size=inference_batch(task.device), drop_last=False, mix=None)

@@ -15,10 +15,12 @@ from typing import Any
 
 import yaml
 
-from disk_kd.data.settings import DataSettings
+from disk_kd.data.settings import DataSettings, dataset_name, with_absolute_paths
 from disk_kd.errors import ConfigError, shown
 from disk_kd.files import user_path
 from disk_kd.hints import HINTS, Hint
+from disk_kd.models.about import read_about
+from disk_kd.models.foreign import short_name
 from disk_kd.models.settings import StudentSettings
 from disk_kd.old_names import new_options
 from disk_kd.options import (
@@ -33,20 +35,23 @@ from disk_kd.options import (
     read_options,
     read_value,
 )
-from disk_kd.plugins import find_class, import_modules
+from disk_kd.plugins import find_class, import_modules, is_user_code
 from disk_kd.recipe import (
     CONFIG,
     PARTS,
+    TUNE,
     WRITTEN_BY,
     imports_of,
     load_recipe,
     recipe_name,
     referred,
     run_folder,
+    with_members,
     without_schedule,
+    without_teacher,
 )
 from disk_kd.tasks import METHODS, Quantity, StudentTask
-from disk_kd.teacher.settings import TeacherSettings
+from disk_kd.teacher.settings import AnyTeacherSettings, EnsembleSettings, TeacherSettings, read_teacher
 from disk_kd.training.settings import TrainSettings
 
 DEFAULT_METHOD = "kd"
@@ -58,6 +63,9 @@ ENVIRONMENT = frozenset(
     for name in environment_names(settings)
 )
 """Dotted names of the options that do not change the result of a run, as declared by `options.environment`."""
+
+_MEMBERS = "teacher.members"
+"""The option that lists several teachers."""
 
 _ABOUT = frozenset({"import", "description", "published", "output"})
 """Keys of a configuration that name or describe a run."""
@@ -72,7 +80,9 @@ def identity(options: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         options: by dotted name, as of `dotted(config.to_tree())`.
     """
-    return {name: value for name, value in options.items() if name not in ENVIRONMENT and name not in _ABOUT}
+    found = {name: value for name, value in options.items() if name not in ENVIRONMENT and name not in _ABOUT}
+    members = found.pop(_MEMBERS, None) or []
+    return found | dotted({f"{_MEMBERS}.{number}": member for number, member in enumerate(members)})
 
 
 _BESIDE = {"import": list[str] | str, "description": str, "published": float | None, "output": Path | None}
@@ -86,7 +96,8 @@ class RunConfig:
     """The full configuration of a run.
 
     Attributes:
-        data, student, teacher, train: settings of the parts. `teacher` is None if the method has no teacher.
+        data, student, teacher, train: settings of the parts. `teacher` is None if the method has no teacher; it may be
+            several teachers.
         method: name of a method in `disk_kd.tasks.METHODS`, or my_module:MyTask.
         method_options: keywords of the method's task, with all values.
         hint: name of a feature method in `disk_kd.hints.HINTS`, or my_module:MyHint; None: no feature method.
@@ -103,7 +114,7 @@ class RunConfig:
 
     data: DataSettings
     student: StudentSettings
-    teacher: TeacherSettings | None
+    teacher: AnyTeacherSettings | None
     method: str
     method_options: dict[str, Any]
     hint: str | None
@@ -147,7 +158,7 @@ class RunConfig:
         for key in tree:
             if key not in (*PARTS, *_BESIDE):
                 raise ConfigError(f"unknown option {shown(str(key))}; {nearest_option(str(key), _known())}")
-        tree = new_options(tree)
+        tree = new_options(with_members(tree))
         imports = imports_of(tree)
         import_modules(imports)
         beside = {key: read_value(kind, tree[key], key) for key, kind in _BESIDE.items() if key in tree}
@@ -160,20 +171,20 @@ class RunConfig:
                 f"--hint.{next(iter(hint_tree))} is an option of a feature method; give --hint NAME too:"
                 f" {', '.join(HINTS)}"
             )
-        data_tree = _part("data", tree)
-        check_root(data_tree)
-        data = read(DataSettings, data_tree, "data")
+        data = with_absolute_paths(read(DataSettings, with_name(_part("data", tree)), "data"))
         train = read(TrainSettings, _part("train", tree), "train")
         student = read(StudentSettings, _part("student", tree), "student")
-        teacher = read(TeacherSettings, _part("teacher", tree), "teacher")
+        teacher = read_teacher(_with_recorded_name(_part("teacher", tree)))
         learns = has_teacher(task) or hint is not None
         options = _method_options(method, task, method_tree)
         runs = user_path(runs)
-        output = beside.get("output") or runs / (name or f"{student.name}-{method}") / f"seed{train.seed}"
+        output = beside.get("output") or runs / (name or f"{short_name(student.name)}-{method}") / f"seed{train.seed}"
         return cls(
-            data=replace(data, root=None if data.root is None else user_path(data.root).absolute()),
+            data=data,
             student=replace(student, weights=_located(student.weights, runs, train.seed)),
-            teacher=replace(teacher, weights=_located(teacher.weights, runs, 0)) if learns else None,
+            teacher=teacher.changed(lambda one: replace(one, weights=_located(one.weights, runs, 0)))
+            if learns
+            else None,
             method=method,
             method_options=options,
             hint=hint,
@@ -211,6 +222,7 @@ class RunConfig:
             ConfigError: as for `from_tree`.
         """
         recipe = {} if path is None else load_recipe(path)
+        recipe.pop(TUNE, None)
         imports = [*imports_of(recipe), *imports_of(options)]
         import_modules(imports)
         tree = with_options(recipe, {**options, "import": imports}, "ce" if command == "train" else DEFAULT_METHOD)
@@ -236,6 +248,8 @@ class RunConfig:
         """The mapping from which `from_tree` makes the same run, without `runs`, `resume` and `shares_views`."""
         parts = {part: getattr(self, part) for part in ("data", "student", "teacher")}
         tree: dict[str, Any] = {name: asdict(part) for name, part in parts.items() if part is not None}
+        for member in tree.get("teacher", {}).get("members", ()):
+            del member["store"]  # one for all of them
         tree["method"] = {"name": self.method, **self.method_options}
         tree["hint"] = {"name": self.hint, **self.hint_options}
         tree["train"] = asdict(self.train)
@@ -246,6 +260,11 @@ class RunConfig:
     def identity(self) -> dict[str, Any]:
         """The options that the run's result depends on, by dotted name: `identity` of its tree."""
         return identity(dotted(self.to_tree()))
+
+    @property
+    def each_teacher(self) -> tuple[RunConfig, ...]:
+        """The configuration with each of its teachers alone; empty without a teacher."""
+        return () if self.teacher is None else tuple(replace(self, teacher=one) for one in self.teacher.each)
 
     @property
     def task_class(self) -> type[StudentTask]:
@@ -299,7 +318,7 @@ def with_options(recipe: Mapping[str, Any], options: Mapping[str, Any], method: 
     Raises:
         ConfigError: a part is not a mapping, or data.root is given with the dataset digits.
     """
-    recipe, options = new_options(recipe), new_options(options)
+    recipe, options = new_options(with_members(recipe)), new_options(with_members(options))
     own, parts, another = {}, {}, False
     for part, default in (("method", method), ("hint", None)):
         (before, below), (now, above) = named(part, recipe), named(part, options)
@@ -310,7 +329,10 @@ def with_options(recipe: Mapping[str, Any], options: Mapping[str, Any], method: 
         parts[part] = {**merged({} if name != before else below, above), "name": name}
     check_root(_part("data", options), below=_part("data", recipe))
     tree = {
-        **merged(without_schedule(recipe, options), {key: value for key, value in options.items() if key not in parts}),
+        **merged(
+            without_teacher(without_schedule(recipe, options), options),
+            {key: value for key, value in options.items() if key not in parts},
+        ),
         **parts,
     }
     if "published" in recipe and "published" not in options and (another or _changes({**recipe, **own}, tree)):
@@ -321,7 +343,11 @@ def with_options(recipe: Mapping[str, Any], options: Mapping[str, Any], method: 
 def _known() -> list[str]:
     """The dotted names of all options that do not depend on a method or hint."""
     parts = {"data": DataSettings, "student": StudentSettings, "teacher": TeacherSettings, "train": TrainSettings}
-    return [*_BESIDE, *PARTS, *(f"{part}.{name}" for part, kind in parts.items() for name in options_of(kind))]
+    several = [f"teacher.{name}" for name in options_of(EnsembleSettings)]
+    return [
+        *(*_BESIDE, *PARTS, *several),
+        *(f"{part}.{name}" for part, kind in parts.items() for name in options_of(kind)),
+    ]
 
 
 def find_method(name: str) -> type[StudentTask]:
@@ -415,19 +441,49 @@ def _located(weights: str | None, runs: Path, seed: int) -> str | None:
     return str((user_path(weights) if recipe is None else run_folder(recipe, runs, seed)).absolute())
 
 
-def check_root(data: Mapping[str, Any], below: Mapping[str, Any] = {}) -> None:
-    """Raise an error if data.root is given with the default dataset, digits, which does not read it.
+def _with_recorded_name(teacher: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Options of a teacher with the name that its file of weights records, if they give weights and no name.
+
+    A name of user code is left out, because a file of weights alone is no reason to import a module.
+    """
+    weights = teacher.get("weights")
+    if "name" in teacher or not isinstance(weights, str) or referred(weights) is not None:
+        return teacher
+    path = user_path(weights)
+    path = path / "student.safetensors" if path.is_dir() else path
+    recorded = read_about(path).get("model") if path.is_file() else None
+    return teacher if recorded is None or is_user_code(recorded) else {**teacher, "name": recorded}
+
+
+def check_root(data: Mapping[str, Any], below: Mapping[str, Any]) -> None:
+    """Raise an error if data.root is given over the dataset digits, which does not read it.
 
     Args:
         data: options of the data.
         below: the options that they override.
     """
-    digits = data.get("name", below.get("name", "digits")) == "digits"
-    if digits and data.get("root") is not None and "name" not in data:
+    if below.get("name") == "digits" and data.get("root") is not None and "name" not in data:
         raise ConfigError(
             f"data.root {data['root']} is not read, because the digits are part of scikit-learn; give --data.name"
             " folder for images in class folders, or another dataset of `disk-kd list datasets`"
         )
+
+
+def measurable(below: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's options of the data, for a measurement on other data: those of data without labels are left out.
+
+    Args:
+        below: the run's options.
+        data: options that name other data, or none.
+    """
+    others = below.get("name") == "none" and not {"name", "root"}.isdisjoint(data)
+    left = {"name", "classes", *(name for name in below if "unlabelled" in name)} if others else set()
+    return {name: value for name, value in below.items() if name not in left}
+
+
+def with_name(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Options of the data with the name of the dataset, which their paths tell if they name none (`dataset_name`)."""
+    return data if data.get("name") is not None else {**data, "name": dataset_name(data)}
 
 
 def _changes(recipe: Mapping[str, Any], tree: Mapping[str, Any]) -> bool:

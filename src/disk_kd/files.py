@@ -140,14 +140,12 @@ def read_yaml(path: Path) -> Any:
         ConfigError: the file cannot be read, a mapping has a key twice, a value contains itself, or there are more than
             `_MOST_YAML_NODES` values.
     """
+    if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+        raise ConfigError(f"cannot read {path}: it is a folder, a device or a pipe; give a YAML file")
     try:
-        text = path.read_text(encoding="utf-8")
-        _check_node(yaml.compose(text, Loader=yaml.SafeLoader), path, (), iter(range(_MOST_YAML_NODES)))
-        return yaml.safe_load(text)
+        return parse_yaml(path.read_text(encoding="utf-8"), str(path))
     except ConfigError:
         raise
-    except RecursionError:
-        raise ConfigError(f"cannot read {path}: it is nested too deeply; write it flatter") from None
     except UnicodeDecodeError:
         raise ConfigError(f"cannot read {path}: it is not UTF-8 text; give a YAML file") from None
     except (OSError, yaml.YAMLError) as error:
@@ -156,12 +154,31 @@ def read_yaml(path: Path) -> Any:
         raise ConfigError(f"cannot read {path}: a value is not what it looks like ({one_line(error)})") from None
 
 
-def _check_node(node: yaml.Node | None, path: Path, above: tuple[yaml.Node, ...], left: Iterator[int]) -> None:
+def parse_yaml(text: str, where: str) -> Any:
+    """The content of a YAML text.
+
+    Args:
+        text: the text.
+        where: what messages call it.
+
+    Raises:
+        ConfigError: a mapping has a key twice, a value contains itself or is nested too deeply, or there are more than
+            `_MOST_YAML_NODES` values.
+        Exception: it is not YAML, or a value is not what its tag says.
+    """
+    try:
+        _check_node(yaml.compose(text, Loader=yaml.SafeLoader), where, (), iter(range(_MOST_YAML_NODES)))
+        return yaml.safe_load(text)
+    except RecursionError:
+        raise ConfigError(f"cannot read {where}: it is nested too deeply; write it flatter") from None
+
+
+def _check_node(node: yaml.Node | None, where: str, above: tuple[yaml.Node, ...], left: Iterator[int]) -> None:
     """Raise an error for a node that contains itself or a key twice. An alias counts like the node it refers to."""
     if next(left, None) is None:
-        raise ConfigError(f"{path} holds over {_MOST_YAML_NODES:,} values, aliases written out; make it smaller")
+        raise ConfigError(f"{where} holds over {_MOST_YAML_NODES:,} values, aliases written out; make it smaller")
     if any(node is each for each in above):
-        raise ConfigError(f"line {above[-1].start_mark.line + 1} of {path} holds itself; write out what it means")
+        raise ConfigError(f"line {above[-1].start_mark.line + 1} of {where} holds itself; write out what it means")
     if not isinstance(node, yaml.CollectionNode):
         return
     seen = set()
@@ -169,7 +186,7 @@ def _check_node(node: yaml.Node | None, path: Path, above: tuple[yaml.Node, ...]
         key, *rest = item if isinstance(node, yaml.MappingNode) else (None, item)
         if isinstance(key, yaml.ScalarNode):
             if key.value in seen:
-                raise ConfigError(f"key {key.value!r} occurs twice, again in line {key.start_mark.line + 1} of {path}")
+                raise ConfigError(f"key {key.value!r} occurs twice, again in line {key.start_mark.line + 1} of {where}")
             seen.add(key.value)
         for each in rest:
-            _check_node(each, path, (*above, node), left)
+            _check_node(each, where, (*above, node), left)

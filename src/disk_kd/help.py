@@ -15,7 +15,7 @@ from disk_kd.models.settings import StudentSettings
 from disk_kd.options import Option, options_of, plain
 from disk_kd.plugins import IMPORT_HELP
 from disk_kd.tasks import METHODS
-from disk_kd.teacher.settings import TeacherSettings
+from disk_kd.teacher.settings import EnsembleSettings, TeacherSettings
 from disk_kd.training.settings import TrainSettings
 
 _WIDTH = 100
@@ -29,6 +29,9 @@ _ABOUT = {
     "train": f"Train a model with cross-entropy, such as a teacher or a baseline. {_RECIPE}",
     "distill": f"Train a student with any method; most methods learn from a teacher. {_RECIPE} --help-all --method"
     " NAME lists the options of that method.",
+    "advise": "Look at data, teacher and hardware before training, and print one page: the teacher's accuracy and"
+    " calibration on validation, sizes, seconds for an epoch with the teacher online and stored, disk, memory, and what"
+    f" to try first. It trains a few steps and writes nothing. {_RECIPE}",
     "store-teacher": "Run the teacher of a recipe over all views of the training data and store the outputs that the"
     f" method reads. Later runs of distill reuse them. {_RECIPE} --views V sets the number of views. If the command is"
     " stopped, start it again to go on. A sample takes 2 bytes per class and view plus 4 bytes (CIFAR-100: 9 MB per"
@@ -55,7 +58,8 @@ def run_help(command: str, arguments: Sequence[str]) -> str:
     task = find_method(method or ("ce" if command == "train" else DEFAULT_METHOD))
     groups: dict[str, Mapping[str, Option]] = {"data": options_of(DataSettings), "student": options_of(StudentSettings)}
     if has_teacher(task) or hint is not None:
-        groups["teacher"] = options_of(TeacherSettings)
+        several = {name: one for name, one in options_of(EnsembleSettings).items() if name != "store"}
+        groups["teacher"] = {**options_of(TeacherSettings), **several}
     name = Option("name", str, method or DEFAULT_METHOD, _METHOD_HELP)
     groups["method"] = {"name": name, **options_of_method(task)}
     of_hint = {} if hint is None else options_of(find_hint(hint), OF_HINT)
@@ -75,14 +79,20 @@ def run_help(command: str, arguments: Sequence[str]) -> str:
 
 def evaluation_help() -> str:
     """The help of evaluate."""
-    about = "Measure a run's student, a file of weights, or a model whose weights this package contains."
-    lines = ["usage: disk-kd evaluate RUN|FILE|MODEL [options]", "", about, ""]
+    about = (
+        "Measure a run's student, a file of weights, or a model whose weights this package contains. With --teachers,"
+        " or with options of a teacher, measure teachers: each alone, and the ensemble if there are several."
+    )
+    lines = ["usage: disk-kd evaluate RUN|FILE|MODEL [options]"]
+    lines += ["       disk-kd evaluate [RUN|RECIPE] --teachers [options]", "", *textwrap.wrap(about, _WIDTH), ""]
     for name, text in {
         "split": "Split to measure on: test, validation or train (default: test)",
         "device": "Device: cpu, cuda, cuda:1 or mps; auto takes a GPU if there is one (default: auto)",
         "json": "Print one line of JSON.",
         "model.name": "Model; needed if the file does not record it.",
         "model.options": "Keyword arguments of the model, as for student.options.",
+        "teachers": "Measure the teachers of the run or recipe.",
+        "teacher...": "Measure this teacher, with the options of distill. --teacher '[{...}, {...}]' names several.",
         "import": IMPORT_HELP,
     }.items():
         lines += _entry(f"--{name}", text)

@@ -1,10 +1,12 @@
-"""The logits of a classifier, for the various outputs of forward passes. Shapes: B batch, C classes."""
+"""Images for a model, and the logits in what it returns, for models of any library. Shapes: B batch, C classes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
+import torch
 from timm.utils import unwrap_model
 from torch import Tensor, nn
 
@@ -35,6 +37,31 @@ def logits_of(output: Any, model: nn.Module) -> Tensor:
         f"{type(unwrap_model(model)).__name__} returns a {type(output).__name__} without logits; let it return a"
         " tensor of logits, a tuple that starts with one, or an object with logits"
     )
+
+
+def place_of(model: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """The device of a model, and the type of the images that it takes.
+
+    They are those of its first floating-point parameter, or buffer. A model without tensors is on the CPU, and one
+    without floating-point tensors takes float32.
+    """
+    tensors = list(chain(model.parameters(), model.buffers()))
+    floating = next((tensor for tensor in tensors if tensor.is_floating_point()), None)
+    if floating is not None:
+        return floating.device, floating.dtype
+    return (tensors[0].device if tensors else torch.device("cpu")), torch.float32
+
+
+def blank_images(model: nn.Module, count: int, size: tuple[int, ...]) -> Tensor:
+    """Images of zeros for a model, on its device.
+
+    Args:
+        model: any model.
+        count: B.
+        size: (channels, height, width).
+    """
+    device, dtype = place_of(model)
+    return torch.zeros(count, *size, device=device, dtype=dtype)
 
 
 def class_count(model: nn.Module) -> int | None:

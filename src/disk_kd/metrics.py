@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from scipy.optimize import brentq
 from torch import Tensor, nn
 
 from disk_kd import ranks
@@ -96,6 +95,11 @@ def evaluate(
     return _metrics(sums)
 
 
+def metrics_of(logits_NC: Tensor, targets_N: Tensor) -> Metrics:
+    """The metrics of `evaluate` for given logits, on the host."""
+    return evaluate(nn.Identity(), [(logits_NC, targets_N)], device="cpu", num_classes=logits_NC.shape[1])
+
+
 @torch.inference_mode()
 def predict(
     model: nn.Module,
@@ -156,6 +160,8 @@ def temperature_scaled_nll(logits_NC: Tensor, targets_N: Tensor) -> tuple[float,
     elif not slope(high) < 0:
         temperature = math.exp(high)
     else:
+        from scipy.optimize import brentq  # here, because it takes half a second to import
+
         temperature = math.exp(brentq(slope, low, high))
     metrics = _metrics(_sums(logits_NC / temperature, targets_N))
     return temperature, metrics.nll, metrics.ece

@@ -17,13 +17,12 @@ from operator import or_
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-import yaml
 from docstring_parser import parse as parse_docstring
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 
 from disk_kd.errors import ConfigError, nearest, shown
-from disk_kd.files import user_path
+from disk_kd.files import parse_yaml, user_path
 
 Value = TypeVar("Value")
 
@@ -224,10 +223,16 @@ def plain(value: Any) -> Any:
 
 
 def loaded(text: str) -> Any:
-    """The YAML value of a text; the text itself if it is not YAML. 1e-3 is read as a number."""
+    """The YAML value of a text; the text itself if it is not YAML. 1e-3 is read as a number.
+
+    Raises:
+        ConfigError: as for `disk_kd.files.parse_yaml`.
+    """
     try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError):
+        value = parse_yaml(text, f"the value {shown(text[:40])!r}")
+    except ConfigError:
+        raise
+    except Exception:  # PyYAML passes on Python's errors for invalid dates, numbers and booleans
         return str(text)
     return _number(value) if isinstance(value, str) else value
 

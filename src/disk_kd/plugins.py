@@ -22,13 +22,30 @@ IMPORT_HELP = "Your own module to import first, for example one that registers m
 """Help of the option --import."""
 TIMM_SOURCES = ("hf-hub:", "local-dir:")
 """Prefixes with a colon in timm's own model names."""
+FOREIGN = ("transformers:", "onnx:", "torch.export:", "torchscript:")
+"""Prefixes of models of other libraries and of exported files (`disk_kd.models.foreign`)."""
+PROBED = "linear:"
+"""Prefix of a backbone with a linear classifier on its pooled features (`disk_kd.models.linear`)."""
+ZERO_SHOT = "zeroshot:"
+"""Prefix of a zero-shot classifier that `disk-kd zeroshot` wrote (`disk_kd.models.zero_shot`)."""
 _own: set[str] = set()
 """Modules that were imported because the user named them."""
 
 
 def is_user_code(name: str) -> bool:
     """Whether a name refers to a user's own code, my_module:name."""
-    return ":" in name and not name.startswith(TIMM_SOURCES)
+    name = backbone_of(name)
+    return ":" in name and not name.startswith((*TIMM_SOURCES, *FOREIGN, ZERO_SHOT))
+
+
+def backbone_of(name: str) -> str:
+    """The backbone's name in linear:BACKBONE; any other name as it is."""
+    return name.removeprefix(PROBED)
+
+
+def is_foreign(name: str) -> bool:
+    """Whether a name refers to a model of another library or to an exported file, such as onnx:FILE."""
+    return name.startswith(FOREIGN)
 
 
 def find_class(name: str, known: Mapping[str, type[Base]], base: type[Base], what: str) -> type[Base]:

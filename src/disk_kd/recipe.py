@@ -23,6 +23,8 @@ from disk_kd.options import merged
 from disk_kd.training.settings import OF_SCHEDULES, TrainSettings
 
 RECIPES = Path(str(resources.files("disk_kd") / "recipes"))
+TUNE = "tune"
+"""The key of a recipe that holds the search space of `disk-kd tune`. Other commands ignore it."""
 CONFIG = "config.yaml"
 """The file of a run directory that repeats the run."""
 PARTS = ("data", "student", "teacher", "method", "hint", "train")
@@ -33,6 +35,12 @@ _REFERENCE = "recipe:"
 _PAIRS, _TEACHERS, _METHODS = "_pairs", "_teachers", "_methods"
 _DESCRIPTION = "{base}"
 """In a description: that of the base."""
+
+
+_OF_SEVERAL = frozenset({"store", "combine"})
+"""Options of several teachers together, beside their list."""
+_OF_ONE = frozenset({"name", "weights", "pretrained"})
+"""Options that name one teacher."""
 
 
 def list_recipes() -> dict[str, str]:
@@ -137,6 +145,7 @@ def _content(path: Path) -> dict[str, Any]:
     content = deepcopy(_row(path) or _packaged(path)) if packaged else read_yaml(path)
     if not isinstance(content, dict):
         raise ConfigError(f"the recipe {path} must be a mapping of options, not {type(content).__name__}")
+    content = with_members(content)
     for part in PARTS:
         if not isinstance(content.get(part, {}), dict):
             raise ConfigError(f"the key {part!r} of the recipe {path} must hold a mapping, not {content[part]!r}")
@@ -170,7 +179,7 @@ def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
             below.pop(part)
     if "description" in below and isinstance(above.get("description"), str):
         above["description"] = above["description"].replace(_DESCRIPTION, str(below["description"]))
-    return merged(without_schedule(below, above), above)
+    return merged(without_teacher(without_schedule(below, above), above), above)
 
 
 def without_schedule(recipe: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -181,6 +190,34 @@ def without_schedule(recipe: Mapping[str, Any], above: Mapping[str, Any]) -> dic
         return dict(recipe)
     left = {name: value for name, value in train.items() if name not in ("schedule", *OF_SCHEDULES)}
     return {**recipe, "train": left}
+
+
+def with_members(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The same options, with a list of teachers as the option `members` of the part `teacher`."""
+    teacher = tree.get("teacher")
+    return {**tree, "teacher": {"members": teacher}} if isinstance(teacher, list | tuple) else dict(tree)
+
+
+def without_teacher(recipe: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe without its teacher, where the options above it name several teachers in the place of one, or one in
+    the place of several.
+    """
+    below, over = recipe.get("teacher"), above.get("teacher")
+    if not isinstance(below, Mapping) or not isinstance(over, Mapping):
+        return dict(recipe)
+    if "members" in over:
+        return {**recipe, "teacher": {key: below[key] for key in below.keys() & _OF_SEVERAL}}
+    if "members" in below and over.keys() & _OF_ONE:
+        return {**recipe, "teacher": {key: below[key] for key in below.keys() & {"store"}}}
+    return dict(recipe)
+
+
+def teachers_in(recipe: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The options of each teacher that a recipe names."""
+    teacher = with_members(recipe).get("teacher") or {}
+    members = teacher.get("members", [teacher]) if isinstance(teacher, Mapping) else []
+    named = [{"name": member} if isinstance(member, str) else member for member in members]
+    return [member for member in named if isinstance(member, Mapping)]
 
 
 def is_run_config(path: Path) -> bool:
@@ -228,6 +265,6 @@ def imports_of(recipe: Mapping[str, Any]) -> list[str]:
 
 
 def named_in(recipe: Mapping[str, Any]) -> set[str]:
-    """All that a recipe names which may be a user's own: models, the hint and modules."""
-    parts = (recipe.get(part) or {} for part in ("student", "teacher", "hint"))
+    """All that a recipe names which may be a user's own: models, the data, the hint and modules."""
+    parts = [*(recipe.get(part) or {} for part in ("student", "data", "hint")), *teachers_in(recipe)]
     return {*imports_of(recipe), *(str(part["name"]) for part in parts if part.get("name"))}

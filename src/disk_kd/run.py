@@ -13,7 +13,16 @@ from timm.utils import unwrap_model
 from torch import nn
 
 from disk_kd import ranks
-from disk_kd.build import STUDENT, build_task, find_weights, first_batches, load_data, recorded_in_files, train_loader
+from disk_kd.build import (
+    STUDENT,
+    build_task,
+    check_weights,
+    first_batches,
+    load_data,
+    recorded_in_files,
+    train_loader,
+    with_classes,
+)
 from disk_kd.config import RunConfig
 from disk_kd.data import AnySplit, Dataset, Loader, workers_watched
 from disk_kd.data.settings import DataSettings
@@ -26,7 +35,7 @@ from disk_kd.run_folder import DATA, alone_in, check_folder, check_reused, check
 from disk_kd.storing import decide_store, decide_views, open_store
 from disk_kd.summary import SUMMARY, last_metrics, model_sizes, read_summary, summarise
 from disk_kd.tasks import Phase, StudentTask, plan_epochs
-from disk_kd.teacher import TeacherStore
+from disk_kd.teacher import AnyStore
 from disk_kd.trained import student_metadata
 from disk_kd.training import (
     BEST,
@@ -66,7 +75,7 @@ def execute(
     """
     with workers_watched(), ranks.joined(pick_device(config.train.device)) as device:
         console = (ranks.is_main() and console) or Console(quiet=True)
-        config = ranks.from_main(lambda: check_folder(recorded_in_files(config)))
+        config = ranks.from_main(lambda: check_folder(with_classes(recorded_in_files(config))))
         folder = config.output
         if done := ranks.from_main(lambda: read_summary(folder) if (folder / STUDENT).exists() else None):
             ranks.from_main(lambda: check_reused(folder, config.data, load, console))
@@ -121,8 +130,7 @@ class PreparedRun:
             DiskKDError: the input is not valid.
         """
         folder, settings = config.output, config.train
-        for part in ("student", "teacher"):
-            find_weights(config, part)
+        check_weights(config)
         dataset = load(config.data)
         if ranks.from_main((folder / CHECKPOINT).exists):
             ranks.from_main(lambda: check_same_images(folder, dataset))
@@ -144,7 +152,8 @@ class PreparedRun:
             make_optimizer(unwrap_model(getattr(task, phase.module)), settings)
         ranks.from_main(lambda: lay_out(folder, task))
         held_out = {"validation": dataset.validation, "test": dataset.test}
-        splits = {name: place(split, device) for name, split in held_out.items() if split is not None}
+        measured = {name: split for name, split in held_out.items() if split is not None and task.classifies}
+        splits = {name: place(split, device) for name, split in measured.items()}
         return cls(config, device, dataset, task, plan, loader, splits, sizes)
 
     @property
@@ -173,7 +182,11 @@ class PreparedRun:
     def train(self, step: TrainStep, console: Console, tracker: Tracker | None = None) -> Position:
         """Train or resume until the end."""
         config = self.config
-        _show_start(console, config, epochs=len(self.plan), steps=self.steps)
+        unlabelled = self.dataset.train.unlabelled
+        images = {"labelled_samples": len(self.dataset.train) - unlabelled, "unlabelled_samples": unlabelled}
+        _show_start(console, config, epochs=len(self.plan), steps=self.steps, **images)
+        if unlabelled:
+            console.print(self._epoch_text(images["labelled_samples"], unlabelled), soft_wrap=True)
         settings = config.train
         if late := [milestone for milestone in settings.milestones if milestone >= settings.epochs]:
             console.print(
@@ -196,6 +209,15 @@ class PreparedRun:
             ),
             resume=config.resume,
             tracker=tracker,
+        )
+
+    def _epoch_text(self, labelled: int, unlabelled: int) -> str:
+        """The numbers of labelled and unlabelled images in the first epoch; other epochs may differ by a batch."""
+        without = self.loader.unlabelled_in(0)
+        every = self.loader.steps_per_epoch * self.loader.batch_size
+        return (
+            f"An epoch has about {every - without:,} labelled and {without:,} unlabelled images, of {labelled:,} and"
+            f" {unlabelled:,}"
         )
 
     def measure(self, split: AnySplit) -> dict[str, float]:
@@ -267,7 +289,7 @@ def _show_start(console: Console, config: RunConfig, **lengths: int) -> None:
         )
 
 
-def store_teacher(config: RunConfig, console: Console | None = None) -> TeacherStore:
+def store_teacher(config: RunConfig, console: Console | None = None) -> AnyStore:
     """Make the teacher store for the run of `config`, without training. Ranks share the views.
 
     Raises:
@@ -278,10 +300,10 @@ def store_teacher(config: RunConfig, console: Console | None = None) -> TeacherS
         raise ConfigError(
             f"method {config.method} has no teacher whose outputs could be stored; give --method kd or disk"
         )
-    config = recorded_in_files(config).decided({"teacher.store": True})
+    config = with_classes(recorded_in_files(config)).decided({"teacher.store": True})
     console = console or Console(quiet=True)
     with workers_watched(), ranks.joined(pick_device(config.train.device)) as device, ranks.raised_once():
-        find_weights(config, "teacher")
+        check_weights(config)
         dataset = load_data(config.data)
         task = build_task(config, dataset, device)
         train = place(dataset.train, device)

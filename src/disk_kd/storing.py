@@ -18,7 +18,7 @@ from disk_kd.data import AnySplit
 from disk_kd.devices import inference_batch
 from disk_kd.errors import ConfigError
 from disk_kd.tasks import StudentTask
-from disk_kd.teacher import TeacherStore, store_bytes, teacher_facts
+from disk_kd.teacher import AnyStore, Teacher, TeacherStore, joint_store, store_bytes, teacher_facts
 from disk_kd.training import Display
 
 AFFORDABLE_BYTES = 2**30
@@ -65,7 +65,7 @@ def decide_store(config: RunConfig, task: StudentTask, split: AnySplit, epochs: 
         _check_room(config, task, split, views)
         return config.decided({"data.views": views})
     size, free = views * view_bytes(config, task, split), _free_bytes(config.runs)
-    there = config.data.views is not None and TeacherStore.holds(store_folder(config, task, split), task.needs, views)
+    there = config.data.views is not None and not missing_bytes(config, task, split, views)
     if config.data.views is None:
         stored = size <= AFFORDABLE_BYTES
     else:
@@ -86,10 +86,7 @@ def _check_room(config: RunConfig, task: StudentTask, split: AnySplit, views: in
     Raises:
         ConfigError: the disk has no room.
     """
-    assert task.teacher is not None
-    needs, free = task.teacher.needs, _free_bytes(config.runs)
-    share = TeacherStore.missing(store_folder(config, task, split), needs, views) / len(needs)
-    size = share * view_bytes(config, task, split)
+    size, free = missing_bytes(config, task, split, views), _free_bytes(config.runs)
     if size > free:
         raise ConfigError(
             f"{views:,} views of the teacher's outputs need {size / 2**30:,.1f} GiB, the disk of {config.runs} has"
@@ -106,8 +103,10 @@ def _new_each_step(config: RunConfig) -> str | None:
     return None
 
 
-def open_store(config: RunConfig, task: StudentTask, split: AnySplit, console: Console) -> TeacherStore | None:
+def open_store(config: RunConfig, task: StudentTask, split: AnySplit, console: Console) -> AnyStore | None:
     """The teacher's store, built if it does not exist; None if the teacher runs in each step.
+
+    Each of several teachers has its own store, which a run of that teacher alone shares.
 
     Raises:
         ConfigError: the store keeps fewer logits than the method needs.
@@ -115,24 +114,40 @@ def open_store(config: RunConfig, task: StudentTask, split: AnySplit, console: C
     """
     if config.teacher is None or task.teacher is None or config.teacher.store is not True:
         return None
-    views, top_k = config.data.views or 1, config.teacher.store_top_k
-    if top_k is not None and top_k < task.top_logits:
-        raise ConfigError(
-            f"the method needs the teacher's {task.top_logits} largest logits, but teacher.store_top_k keeps {top_k};"
-            " raise it, or leave it out to keep all"
-        )
-    folder = store_folder(config, task, split)
+    for each in config.teacher.each:
+        if each.store_top_k is not None and each.store_top_k < task.top_logits:
+            raise ConfigError(
+                f"the method needs the teacher's {task.top_logits} largest logits, but teacher.store_top_k keeps"
+                f" {each.store_top_k}; raise it, or leave it out to keep all"
+            )
+    stores = [_member_store(config, *member, task, split, console) for member in _members(config, task)]
+    return joint_store(stores, task.teacher.joined)
+
+
+def _members(config: RunConfig, task: StudentTask) -> list[tuple[Teacher, int | None]]:
+    """Each teacher of a run, and how many of its logits are stored; None: all."""
+    assert config.teacher is not None
+    assert task.teacher is not None
+    return [(one, each.store_top_k) for one, each in zip(task.teacher.members, config.teacher.each, strict=True)]
+
+
+def _member_store(
+    config: RunConfig, teacher: Teacher, top_k: int | None, task: StudentTask, split: AnySplit, console: Console
+) -> TeacherStore:
+    """The store of one teacher, built if it does not exist."""
+    views = config.data.views or 1
+    folder = store_folder(config, teacher, top_k, split)
     loader = train_loader(
         config, task, split, batch_size=inference_batch(task.device), shuffle=False, drop_last=False, mix=None
     )
     display = Display(views * loader.steps_per_epoch, title=f"teacher's outputs, {views} views", console=console)
-    size = views * view_bytes(config, task, split) / 2**20
+    size = views * _member_bytes(teacher, top_k, task, split) / 2**20
     how = "made once, then shared; --teacher.store false runs the teacher at each step instead"
     display.line(f"Stored teacher outputs: {folder} ({views} views of {len(split):,} samples, {size:,.0f} MiB; {how})")
     with display:
         store = TeacherStore.build(
             folder,
-            task.teacher,
+            teacher,
             loader,
             views=views,
             samples=int(split.ids.max()) + 1,
@@ -153,28 +168,38 @@ def store_facts(config: RunConfig, split: AnySplit) -> dict[str, Any]:
     } | ({"timm": asdict(config.data.timm)} if config.data.timm.enabled else {})
 
 
-def store_folder(config: RunConfig, task: StudentTask, split: AnySplit) -> Path:
+def store_folder(config: RunConfig, teacher: Teacher, top_k: int | None, split: AnySplit) -> Path:
     """The folder of the outputs for this teacher, these samples and augmentations. All runs share it."""
-    assert config.teacher is not None
-    assert task.teacher is not None
-    facts = {**store_facts(config, split), **teacher_facts(task.teacher), "top_k": config.teacher.store_top_k}
+    facts = {**store_facts(config, split), **teacher_facts(teacher), "top_k": top_k}
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
     return config.runs / "teacher-store" / key
 
 
 def view_bytes(config: RunConfig, task: StudentTask, split: AnySplit) -> int:
-    """Bytes of the outputs of one view that the task needs."""
-    assert config.teacher is not None
-    assert task.teacher is not None
+    """Bytes of the outputs of one view that the task needs, of all teachers."""
+    return sum(_member_bytes(*member, task, split) for member in _members(config, task))
+
+
+def missing_bytes(config: RunConfig, task: StudentTask, split: AnySplit, views: int) -> float:
+    """Bytes of the views, of all teachers, that are not stored yet."""
+    size = 0.0
+    for teacher, top_k in _members(config, task):
+        missing = TeacherStore.missing(store_folder(config, teacher, top_k, split), teacher.needs, views)
+        size += missing / len(teacher.needs) * _member_bytes(teacher, top_k, task, split) if missing else 0
+    return size
+
+
+def _member_bytes(teacher: Teacher, top_k: int | None, task: StudentTask, split: AnySplit) -> int:
+    """Bytes of the outputs of one view that the task needs, of one teacher."""
     image = torch.zeros(1, *split.shape, device=task.device)
-    numbers = {need: output.numel() for need, output in task.teacher(image).items()}
+    numbers = {need: output.numel() for need, output in teacher(image).items()}
     logits = numbers.pop("logits", 0)
     return store_bytes(
         samples=int(split.ids.max()) + 1,
         views=1,
         num_classes=logits,
         map_size=sum(numbers.values()),  # for all other outputs
-        top_k=config.teacher.store_top_k,
+        top_k=top_k,
     )
 
 

@@ -1,10 +1,11 @@
-"""The summary of a run: what was run, how much, on what."""
+"""The summary of a run: settings, amounts, hardware and versions."""
 
 from __future__ import annotations
 
 import json
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
@@ -24,10 +25,22 @@ from disk_kd.training import Position
 from disk_kd.training.selection import RULE, WITHOUT_VALIDATION, selection_margin
 
 SUMMARY = "summary.json"
+_TEXTS = ("method", "student", "data", "description", "start", "hardware")
+_NUMBERS = ("train_samples", "parameters", "multiply_adds", "student_epochs", "all_epochs", "selected_epoch", "train_s")
+_NUMBERS += ("images_per_s", "peak_memory_bytes", "classes", "seed", "weight_decay", "threads")
+_OPTIONAL = ("published", "start_epochs", "peak_device_memory_bytes", "limit_test")
+_MAPPINGS = ("selection", "versions", "end", "last", "validation", "test")
+_KINDS: dict[str, Any] = {
+    **dict.fromkeys(_TEXTS, str),
+    **dict.fromkeys(_NUMBERS, int | float),
+    **dict.fromkeys(_OPTIONAL, int | float | None),
+    **dict.fromkeys(_MAPPINGS, dict),
+}
+"""The types of a summary's values."""
 
 
 def summarise(config: RunConfig, task: StudentTask, dataset: Dataset, end: Position) -> dict[str, Any]:
-    """All of a run but its accuracy: what was run, how much, on what."""
+    """Everything in a run's summary except its metrics: settings, amounts, hardware and versions."""
     start = find_weights(config, "student")
     return {
         "description": config.description,
@@ -35,9 +48,12 @@ def summarise(config: RunConfig, task: StudentTask, dataset: Dataset, end: Posit
         "method": config.method,
         "student": config.student.name,
         "teacher": config.teacher and config.teacher.name,
+        **_mapped_classes(config, task, dataset),
         "data": dataset.name,
         "classes": dataset.num_classes,
         "train_samples": len(dataset.train),
+        "unlabelled_samples": dataset.train.unlabelled,
+        "images_seen": {"labelled": end.images - end.unlabelled_images, "unlabelled": end.unlabelled_images},
         "limit_test": config.data.limit_test,
         "seed": config.train.seed,
         "weight_decay": config.train.weight_decay,
@@ -46,11 +62,24 @@ def summarise(config: RunConfig, task: StudentTask, dataset: Dataset, end: Posit
         "start_epochs": _epochs_before(start) if start else None if config.student.pretrained else 0,
         "all_epochs": end.epochs,
         "selected_epoch": end.best_epoch if end.best_epoch else end.student_epochs,
-        "selection": _selection(dataset, end),
+        "selection": _selection(task, dataset, end),
         "train_s": round(end.train_s, 2),
         "images_per_s": round(end.images / end.train_s, 1),
         **environment(task.device),
     }
+
+
+def _mapped_classes(config: RunConfig, task: StudentTask, dataset: Dataset) -> dict[str, Any]:
+    """The classes of each teacher with other classes than the data, for each class of the data."""
+    if config.teacher is None or task.teacher is None:
+        return {}
+    members = zip(config.teacher.each, task.teacher.members, strict=True)
+    found = [
+        {"teacher": one.name, "classes": dict(zip(dataset.class_names, map(list, member.label_map.names), strict=True))}
+        for one, member in members
+        if member.label_map is not None
+    ]
+    return {"teacher_classes": found} if found else {}
 
 
 def model_sizes(task: StudentTask, dataset: Dataset) -> dict[str, int]:
@@ -61,8 +90,8 @@ def model_sizes(task: StudentTask, dataset: Dataset) -> dict[str, int]:
     """
     size = (dataset.in_chans, dataset.image_size, dataset.image_size)
     if task.teacher is not None:
-        height_width = task.teacher.image_size or size[1:]
-        multiply_adds(task.teacher.model, (dataset.in_chans, *height_width))
+        for teacher in task.teacher.members:
+            multiply_adds(teacher.model, (dataset.in_chans, *(teacher.image_size or size[1:])))
     return {
         "parameters": sum(p.numel() for p in task.student.parameters()),
         "multiply_adds": multiply_adds(task.student, size),
@@ -70,7 +99,7 @@ def model_sizes(task: StudentTask, dataset: Dataset) -> dict[str, int]:
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
-    """The summary of a finished run; None of one that is not finished.
+    """The summary of a finished run; None if the run is not finished.
 
     Raises:
         RunError: it cannot be read.
@@ -79,11 +108,30 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         summary = None
-    if not isinstance(summary, dict):
-        raise RunError(f"{folder / SUMMARY} is damaged; delete it, and --resume writes it again")
-    return new_keys(summary)
+    summary = new_keys(summary) if isinstance(summary, dict) else {"": summary}
+    if (wrong := _wrong_key(summary)) is not None:
+        what = f"{wrong} is {json.dumps(summary[wrong])[:40]}" if wrong else "it is no mapping"
+        raise RunError(f"{folder / SUMMARY} is damaged ({what}); delete it, and --resume writes it again")
+    return summary
+
+
+def _wrong_key(summary: Mapping[str, Any]) -> str | None:
+    """The first key of a summary whose value has another type than `summarise` writes; None if there is none."""
+    for key, value in summary.items():
+        fits = isinstance(value, _KINDS.get(key, object)) and key != ""
+        if key in ("validation", "test"):
+            fits = fits and _are_numbers(value)
+        if key == "last":
+            fits = fits and all(isinstance(metrics, dict) and _are_numbers(metrics) for metrics in value.values())
+        if not fits:
+            return key
+    return None
+
+
+def _are_numbers(metrics: Mapping[str, Any]) -> bool:
+    return all(isinstance(value, int | float | None) for value in metrics.values())
 
 
 def last_metrics(folder: Path, config: RunConfig) -> dict[str, Any]:
@@ -100,7 +148,7 @@ def last_metrics(folder: Path, config: RunConfig) -> dict[str, Any]:
     """
     try:
         return _last_metrics(folder, config)
-    except (AttributeError, KeyError, StopIteration, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, RecursionError, StopIteration, TypeError, ValueError) as error:
         raise RunError(
             f"{folder / 'metrics.jsonl'} is damaged ({one_line(error)}); begin in another --output"
         ) from None
@@ -123,9 +171,9 @@ def _last_metrics(folder: Path, config: RunConfig) -> dict[str, Any]:
     return last | means
 
 
-def _selection(dataset: Dataset, end: Position) -> dict[str, Any]:
-    """By which rule the checkpoint was chosen, within how many points of which accuracy, and on how many images."""
-    if dataset.validation is None:
+def _selection(task: StudentTask, dataset: Dataset, end: Position) -> dict[str, Any]:
+    """The rule that chose the checkpoint: its margin in points, the best accuracy, and the number of images."""
+    if dataset.validation is None or not task.classifies:
         return {"rule": WITHOUT_VALIDATION, "margin": None, "validation_images": 0, "best_top1": None}
     images = len(dataset.validation)
     margin = round(selection_margin(end.best_top1, images), 3)
@@ -133,18 +181,18 @@ def _selection(dataset: Dataset, end: Position) -> dict[str, Any]:
 
 
 def _start(config: RunConfig, weights: Path | None) -> str:
-    """Where the student starts from."""
+    """The starting point of the student."""
     if weights is not None:
         return str(weights)
     return "pretrained" if config.student.pretrained else "scratch"
 
 
 def _epochs_before(weights: Path) -> int | None:
-    """Student epochs behind the weights that a run starts from; None where nobody knows."""
+    """Student epochs of the weights that a run starts from; None if unknown."""
     try:
         summary = new_keys(json.loads((weights.parent / SUMMARY).read_text()))
         return int(summary["student_epochs"]) + int(summary["start_epochs"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 
@@ -174,7 +222,7 @@ def _processor() -> str:
 
 
 def _git_revision() -> str | None:
-    """Revision of the source that runs, with a mark when it was changed; None outside a checkout."""
+    """Git revision of the running source, with a mark if it was changed; None outside a checkout."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

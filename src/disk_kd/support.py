@@ -9,6 +9,7 @@ then wait in each step.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -98,6 +99,19 @@ def log_probabilities(logits_BC: Tensor, temperature: float) -> Tensor:
     return torch.log_softmax(at_least_float32(logits_BC) / temperature, dim=1)
 
 
+def sample_name(split: Any, number: int) -> str:
+    """A sample for messages: its number in the original split, and its path if it is a file.
+
+    Args:
+        split: it has `ids` (N,), and perhaps `paths`.
+        number: one of the ids.
+    """
+    paths = getattr(split, "paths", None)
+    if not paths:
+        return f"sample {number}"
+    return f"sample {number} ({paths[int((split.ids == number).nonzero()[0])]})"
+
+
 UNLABELLED = -100
 """The label of an image that has none, as in PyTorch's losses."""
 
@@ -111,16 +125,31 @@ def teacher_log_probabilities(logits_BC: Tensor, temperature: float) -> Tensor:
     return log_probabilities(logits_BC.clamp(min=LOWEST), temperature)
 
 
-def label_loss(logits_BC: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
+def label_loss(
+    logits_BC: Tensor, targets: Tensor, label_smoothing: float, labelled_share: Tensor | None = None
+) -> Tensor:
     """Mean cross-entropy of the labelled images, a scalar in float32 at least; 0 if no image has a label.
 
     Args:
         logits_BC: (B, C).
         targets: (B,) class indices, with `UNLABELLED` for none; or (B, C) label probabilities.
         label_smoothing: mass moved from the label to the uniform distribution, in [0, 1).
+        labelled_share: share of labelled images in the whole batch of which these images are a part, a 0-dim tensor.
+            Then the mean over all parts is the mean over the labelled images of the batch, wherever they are. None:
+            these images are the batch.
     """
+    if labelled_share is not None and not targets.is_floating_point():
+        ce_B = F.cross_entropy(logits_BC.float(), targets, label_smoothing=label_smoothing, reduction="none")
+        return ce_B.mean() / torch.where(labelled_share > 0, labelled_share, math.inf)
     ce = F.cross_entropy(logits_BC.float(), targets, label_smoothing=label_smoothing)
     return ce if targets.is_floating_point() else torch.where((targets == UNLABELLED).all(), 0.0, ce)
+
+
+def with_teacher_class(targets: Tensor, teacher_logits_BC: Tensor) -> Tensor:
+    """Class indices (B,) with the teacher's first class in the place of `UNLABELLED`. Label probabilities stay."""
+    if targets.is_floating_point():
+        return targets
+    return torch.where(targets == UNLABELLED, teacher_logits_BC.detach().argmax(1), targets)
 
 
 def label_cross_entropy(logits_BC: Tensor, targets: Tensor) -> Tensor:

@@ -16,7 +16,8 @@ from disk_kd.data import Dataset
 from disk_kd.errors import ModelError
 from disk_kd.models import StagedNet, create_model, load_weights, set_normalisation
 from disk_kd.models.about import METADATA
-from disk_kd.plugins import find_user_code, is_user_code
+from disk_kd.models.foreign import is_file_kind
+from disk_kd.plugins import backbone_of, find_user_code, is_user_code
 from disk_kd.teacher import normalisation as stated_normalisation
 
 
@@ -70,16 +71,40 @@ def check_named(about: dict[str, Any], weights: Path, named: Collection[str]) ->
             defines are allowed and names that it imported are not.
 
     Raises:
-        ModelError: the file refers to other user code.
+        ModelError: the file refers to other user code, or to a model of the hub that the user did not name.
     """
     hint = about.get("hint") or {}
     recorded = (about.get("model"), hint.get("name"), hint.get("teacher", {}).get("name"))
-    for name in (name for name in map(str, recorded) if is_user_code(name) and name not in named):
+    if closed := next((name for name in map(str, recorded) if is_file_kind(name)), None):
+        raise ModelError(f"{weights} is for {closed}, which has weights of its own; give {closed} in its place")
+    named = set(map(backbone_of, named))
+    check_no_hub(about, weights, named)
+    for name in (name for name in map(backbone_of, map(str, recorded)) if is_user_code(name) and name not in named):
         module = name.partition(":")[0]
         if module not in named or getattr(find_user_code(name, "model"), "__module__", None) != module:
             raise ModelError(
                 f"{weights} is for {name}. A module is not imported only because a file names it; if you trust it, give"
                 f" --import {name}"
+            )
+
+
+def check_no_hub(about: dict[str, Any], weights: Path, named: Collection[str] = ()) -> None:
+    """Raise an error if a file of weights refers to a model of the hub that the user did not name.
+
+    timm fetches the settings of such a model from the network.
+
+    Args:
+        about, weights, named: as for `check_named`.
+
+    Raises:
+        ModelError: it does.
+    """
+    recorded = (about.get("model"), about.get("hint", {}).get("teacher", {}).get("name"))
+    for name in map(backbone_of, map(str, recorded)):
+        if name.replace("_", "-").startswith("hf-hub:") and name not in named:
+            raise ModelError(
+                f"{weights} is for {name}, whose settings come from the network. They are not fetched only because a"
+                " file names the model; give the run directory instead, or to evaluate --model.name"
             )
 
 
@@ -96,6 +121,7 @@ def student_metadata(config: RunConfig, dataset: Dataset, student: nn.Module) ->
                 "in_chans": dataset.in_chans,
                 "image_size": dataset.image_size,
                 "crop_pct": config.data.crop_pct,
+                **({} if config.data.grey_bits is None else {"grey_bits": config.data.grey_bits}),
                 **dict(zip(("mean", "std"), normalisation(student), strict=True)),
                 "classes": dataset.class_names,
                 **_grafted(config),
@@ -108,7 +134,8 @@ def _grafted(config: RunConfig) -> dict[str, Any]:
     """How the trained model is made of student and teacher, if a hint changes the student's model."""
     if config.hint is None or config.teacher is None or find_hint(config.hint).keeps_student():
         return {}
-    teacher = {"name": config.teacher.name, "options": config.teacher.options}
+    (one,) = config.teacher.each  # several teachers have no features for a hint
+    teacher = {"name": one.name, "options": one.options}
     return {"hint": {"name": config.hint, "options": config.hint_options, "teacher": teacher}}
 
 

@@ -124,7 +124,7 @@ def test_another_method_can_help_examples(
     doubts = [1 - float(row["student_p_guess"]) for row in rows]
     assert [float(row["mean_g"]) for row in rows] == pytest.approx(doubts, abs=1e-4)
     text = report([folder], device="cpu").read_text()
-    assert "The examples most helped" in text
+    assert "Examples with most help" in text
     assert "Help is computed by my doubt for own" in text
 
 

@@ -126,8 +126,8 @@ def test_the_shipped_files_own_score_stands_beside_the_mean_of_its_group(runs: P
     shipped = max(seeds, key=lambda seed: seed["validation"]["top1"])["test"]["top1"]
     tops = [seed["test"]["top1"] for seed in seeds]
     mean = f"{statistics.fmean(tops):.2f} ± {statistics.stdev(tops):.2f}%"
-    assert f"reaches {mean} top-1 on test over 2 seeds, {shipped:.2f}% of the file itself" in text
-    assert f"the best of its seeds on validation): {shipped:.2f}% top-1 on test; its group has {mean}" in text
+    assert f"reaches {mean} top-1 on test over 2 seeds, {shipped:.2f}% for the shipped file" in text
+    assert f"its best seed on validation): {shipped:.2f}% top-1 on test; all its seeds: {mean}" in text
 
 
 def resummed(source: Path, target: Path, **splits: dict) -> Path:
@@ -172,7 +172,7 @@ def test_runs_of_different_test_images_are_not_ranked(runs: Path, tmp_path: Path
     other = resummed(runs / "kd" / "seed0", tmp_path / "kd", **few)
     text = report([runs / "ce", other], output=tmp_path / "r.html", device="cpu").read_text()
     assert "No student can be chosen: the runs were measured on different images." in text
-    assert "Nothing ranks runs that were measured on different images." in text
+    assert "Runs that were measured on different images cannot be ranked." in text
     for absent in ("Ship ", "Gain over", "the best on", "to the chosen"):
         assert absent not in text
 
@@ -181,9 +181,21 @@ def test_runs_of_different_test_images_are_not_ranked(runs: Path, tmp_path: Path
     ("validation", "test", "message"),
     [
         # 126 images: 1.92 nats of log-likelihood are 0.015 an image.
-        ({"nll": 0.5, "nll_scaled": 0.486}, {"nll": 0.5, "nll_scaled": 0.4}, "need no scaling, as far as 126 valid"),
-        ({"nll": 0.5, "nll_scaled": 0.484}, {"nll": 0.5, "nll_scaled": 0.4}, "-confident as it is: divide the shipped"),
-        ({"nll": 0.5, "nll_scaled": 0.3}, {"nll": 0.5, "nll_scaled": 0.51}, "Do not divide the shipped file"),
+        (
+            {"nll": 0.5, "nll_scaled": 0.486},
+            {"nll": 0.5, "nll_scaled": 0.4},
+            "no significant gain on 126 val",
+        ),
+        (
+            {"nll": 0.5, "nll_scaled": 0.484},
+            {"nll": 0.5, "nll_scaled": 0.4},
+            "-confident. Divide the logits",
+        ),
+        (
+            {"nll": 0.5, "nll_scaled": 0.3},
+            {"nll": 0.5, "nll_scaled": 0.51},
+            "Do not divide the logits of",
+        ),
     ],
 )
 def test_a_temperature_is_advised_where_validation_supports_it(
@@ -243,9 +255,9 @@ def test_all_parts_are_there(single: str) -> None:
     assert "Confusions that disk loses" in single
     assert "What the methods log" in single
     assert "<dt>help</dt>" in single
-    assert "Training images, the most helped first" in single
+    assert "Training images, those with most help first" in single
     assert "helper: exact" in single
-    assert "Left out" not in single
+    assert "Not shown" not in single
 
 
 def test_text_is_escaped(single: str) -> None:
@@ -264,9 +276,9 @@ def test_one_run_has_its_report_beside_it(runs: Path, tmp_path: Path, capsys: py
     assert f"Written: {tmp_path / 'run' / 'report.html'}" in capsys.readouterr().out
     text = (tmp_path / "run" / "report.html").read_text()
     assert "What the methods log" not in text
-    assert "The examples most helped" not in text
+    assert "Examples with most help" not in text
     assert "<dt>help</dt>" not in text
-    assert "Left out: run was trained without a teacher, and no run of this report has one." in text
+    assert "Not shown: run was trained without a teacher, and no run of this report has one." in text
 
 
 def test_copies_diverged_runs_and_dollars_have_a_report(runs: Path, tmp_path: Path) -> None:
@@ -332,14 +344,14 @@ def changed(source: Path, target: Path, **options: object) -> Path:
 def test_a_lost_teacher_is_told(runs: Path, tmp_path: Path) -> None:
     run = changed(runs / "disk" / "seed0", tmp_path / "run", teacher__weights=str(tmp_path / "gone"))
     text = report([run], device="cpu").read_text()
-    assert text.count(f"Left out: no teacher weights at {tmp_path / 'gone'}") == 3
+    assert text.count(f"Not shown: no teacher weights at {tmp_path / 'gone'}") == 3
     assert "<strong>Reliability</strong>" in text
 
 
 def test_lost_data_are_told(runs: Path, tmp_path: Path) -> None:
     lost = {"data__name": "cifar100", "data__root": str(tmp_path / "gone")}
     text = report([changed(runs / "kd" / "seed0", tmp_path / "run", **lost)], device="cpu").read_text()
-    assert f"Left out: cifar100: there is no folder data.root {tmp_path / 'gone'}" in text
+    assert f"Not shown: cifar100: there is no folder data.root {tmp_path / 'gone'}" in text
     assert "<strong>Loss, training</strong>" in text
 
 
@@ -360,14 +372,14 @@ def test_an_unfinished_run_shows_what_is_there(runs: Path, tmp_path: Path) -> No
     text = report([run], device="cpu").read_text()
     assert "run is not finished: 6 of 12 student epochs are done" in text
     assert "<strong>Budget used</strong>" in text
-    assert text.count("Left out: no run is finished.") == 4
+    assert text.count("Not shown: no run is finished.") == 4
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["report", "{tmp}"], "is not a run directory .* and holds none; give run directories"),
-        (["report", "{runs}/ce", "{runs}/kd"], "2 runs have no one place for their report; give --output FILE"),
+        (["report", "{runs}/ce", "{runs}/kd"], "a report of 2 paths needs a file; give --output FILE"),
         (["report", "{runs}/ce/seed0", "--output={tmp}/no/r.html"], "cannot be written to .*; give --output a file"),
         (["report", "{runs}/ce/seed0", "--device=tpu9"], "no device 'tpu9' here"),
         (["report"], "the following arguments are required: RUN"),

@@ -136,7 +136,7 @@ def test_a_gap_of_one_seed_has_an_interval_over_its_images_alone(runs: Path) -> 
     difference = [(logits.argmax(1) == targets).double() for logits, targets in hits]
     over_images = float(196 * (difference[0] - difference[1]).std() / 539**0.5)
     assert (gap.half, gap.half_over_images) == (None, pytest.approx(over_images))
-    assert gap.text() == f"{gap.points:+.2f} points (one seed, ± {over_images:.2f} over its images alone)"
+    assert gap.text() == f"{gap.points:+.2f} points (one seed, ± {over_images:.2f} over images, without seed variance)"
     assert gap.numbers() == f"{gap.points:+.2f}", "as in the table of a comparison"
 
 
@@ -147,10 +147,10 @@ def test_a_gap_without_a_common_seed_has_no_interval(runs: Path) -> None:
 
 
 def test_what_could_be_chance() -> None:
-    assert Gap(-0.5, 0.6, "").chance
-    assert not Gap(-0.5, 0.4, "").chance
-    assert Gap(-0.5, None, "").chance, "nothing tells"
-    assert not Gap(-0.5, None, "", 0.4).chance
+    assert Gap(-0.5, 0.6, "").tie
+    assert not Gap(-0.5, 0.4, "").tie
+    assert Gap(-0.5, None, "").tie, "there is no interval"
+    assert not Gap(-0.5, None, "", 0.4).tie
 
 
 def test_ranked_by_validation(runs: Path) -> None:
@@ -162,11 +162,11 @@ def test_ranked_by_validation(runs: Path) -> None:
 @pytest.mark.parametrize(
     ("used", "asked", "words"),
     [
-        (0.01, 0.01, "within it"),
-        (0.01005, 0.01, "over it by less than 1%"),
-        (0.0102, 0.01, "over it by 2%"),
-        (0.5, 0.01, "50 times as much"),
-        (0.1, 0.0, "over it"),
+        (0.01, 0.01, "within the limit"),
+        (0.01005, 0.01, "above the limit by less than 1%"),
+        (0.0102, 0.01, "above the limit by 2%"),
+        (0.5, 0.01, "50 times the limit"),
+        (0.1, 0.0, "above the limit"),
     ],
 )
 def test_a_budget_is_held_or_it_is_not(runs: Path, used: float, asked: float, words: str) -> None:
@@ -311,7 +311,7 @@ def test_the_quantities_of_a_users_method_are_shown(
     section = quantities(ReportContent([Group("own", (run,))], Outputs("cpu")))
     assert section is not None
     note, figures = section.items
-    assert note.text == f"At the end of training: own, mean margin: {end['margin']:.4f} of 9.0000, within it."
+    assert note.text == f"At the end of training: own, mean margin: {end['margin']:.4f} of 9.0000, within the limit."
     (figure,) = figures.figures
     assert (figure.title, figure.note) == ("Mean margin", "Dotted: wanted.")
     assert "logits" in figure.svg

@@ -16,8 +16,8 @@ from disk_kd.losses import ContrastiveLoss, budget_penalty, dkd_loss, nkd_loss, 
 from disk_kd.tasks import METHODS, StudentTask
 
 IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-LABELLED = ("dkd", "nkd", "disk", "timm-logits", "timm-features")
-UNLABELLED = ("ce", "kd", "dist", "jsd")
+LABELLED = ("dkd", "nkd", "timm-logits", "timm-features")
+UNLABELLED = ("ce", "kd", "dist", "jsd", "disk")
 S, T = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0)).unbind()
 HELP = torch.full((4,), 0.5)
 TEMPERATURES = {"student_temperature": 1.0, "teacher_temperature": 1.0}

@@ -10,6 +10,8 @@ from typing import Literal
 from disk_kd.errors import ConfigError
 from disk_kd.models import create_model, multiply_adds
 
+_MOST = {"classes": 1_000_000, "image_size": 10_000}
+
 
 @dataclass(frozen=True)
 class BenchSettings:
@@ -72,6 +74,9 @@ class BenchSettings:
     def __post_init__(self) -> None:
         for name, least in {"batch_size": 1, "repetitions": 1, "classes": 2, "image_size": 8}.items():
             _at_least(name, getattr(self, name), least)
+        for name, most in _MOST.items():
+            if getattr(self, name) > most:
+                raise ConfigError(f"{name} must be at most {most:,}, not {getattr(self, name)}")
         _at_least("samples", self.samples, self.batch_size, "the batch size")
         if self.memory:
             _at_least("memory_samples", self.memory_samples, self.batch_size, "the batch size")
@@ -82,6 +87,8 @@ class BenchSettings:
                 values = getattr(self, f"sweep_{name}")
                 _each_once(f"sweep_{name}", values)
                 _at_least(f"sweep_{name}", min(values), least)
+            if max(self.sweep_classes) > _MOST["classes"]:
+                raise ConfigError(f"sweep_classes must be at most {_MOST['classes']:,}, not {max(self.sweep_classes)}")
         _each_once("teachers", self.teachers)
 
 

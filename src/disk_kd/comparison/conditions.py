@@ -1,4 +1,4 @@
-"""Where the runs of a comparison differ in more than their method, as their run directories say."""
+"""The options in which the runs of a comparison differ apart from their methods, read from their run directories."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from disk_kd.options import dotted
 from disk_kd.recipe import CONFIG
 
 Conditions = dict[str, Any]
-"""Options of a run, but for its method's and its environment's, by dotted name."""
+"""Options of a run by dotted name, without those of its method and its environment."""
 
 _SEED_FOLDER = re.compile(r"seed\d+")
 _VERSION = re.compile(r"# disk-kd (\S+)")
@@ -25,13 +25,13 @@ _SPLITS = ("training", "validation", "test")
 
 
 def resolved_conditions(folder: Path) -> Conditions:
-    """What a run directory says of its run: the configuration after all decisions, not the one that was asked for.
+    """The conditions of a run, from the configuration in its run directory, in which all decisions are made.
 
     Args:
-        folder: of the run.
+        folder: the run directory.
 
     Raises:
-        ConfigError: its `config.yaml` is not one of this version.
+        ConfigError: its `config.yaml` is not valid in this version.
     """
     text = (folder / CONFIG).read_text(encoding="utf-8")
     written, images = _VERSION.match(text), fingerprints(folder)
@@ -43,7 +43,7 @@ def resolved_conditions(folder: Path) -> Conditions:
 
 
 def fingerprints(folder: Path) -> dict[str, str]:
-    """Fingerprint of the images of each split that a run had; empty where an earlier version made it.
+    """Fingerprint of the images of each split of a run; empty if an earlier version made the run.
 
     Raises:
         ConfigError: the file cannot be read.
@@ -56,7 +56,7 @@ def fingerprints(folder: Path) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class _Text:
-    """A configuration without its seed and its output, which `conditions` leave out, and a file that holds it."""
+    """A configuration without seed and output, which `conditions` ignores, and a file that holds it."""
 
     text: str
     file: Path = field(compare=False)
@@ -64,27 +64,27 @@ class _Text:
 
 @cache
 def _conditions_of(text: _Text) -> Conditions:
-    """`conditions`, read once for all seeds, because checking a configuration takes longer than all else."""
+    """`conditions`, read once for all seeds, because checking a configuration is slow."""
     return conditions(RunConfig.read(text.file.parent))
 
 
 def conditions(config: RunConfig) -> Conditions:
-    """The options of a run that the rows of a fair table share."""
+    """The options of a run that should be equal in all rows of a fair comparison."""
     parts = {name: asdict(part) for name in ("data", "student", "teacher", "train") if (part := getattr(config, name))}
     found = identity(dotted(parts))
     del found["train.seed"]
-    for name in ("student.weights", "teacher.weights"):
-        if found.get(name):
+    for name in found:
+        if name.endswith(".weights") and found[name]:
             found[name] = _SEED_FOLDER.sub("seed*", found[name])
     return found
 
 
 def conditions_text(rows: Mapping[str, Sequence[Conditions]], starts: Mapping[str, str] = {}) -> str:
-    """Where the runs of a comparison differ in more than their method: a line an option, the usual value first.
+    """The options in which the runs of a comparison differ, one line for each option, the most frequent value first.
 
     Args:
-        rows: the conditions of each finished run, by row.
-        starts: the row that a row's students start from, where there is one.
+        rows: conditions of each finished run, by row.
+        starts: the row whose students a row starts from, if there is one.
     """
     runs: dict[str, Conditions] = {}
     for row, found in rows.items():

@@ -1,4 +1,4 @@
-"""The control of a recipe: the same data, student and training, without its method."""
+"""The control of a recipe: the same data, student and training with another method."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from disk_kd.recipe import find_recipe, recipe_name
 
 
 def with_control(recipes: Sequence[str], seeds: int, method: str, options: Mapping[str, Any]) -> Experiment:
-    """Recipes, and before them the first of them with another method, which is the baseline.
+    """An experiment of recipes whose baseline is the first recipe with another method.
 
     Args:
-        recipes: names or files.
-        seeds: how many.
-        method: such as ce, cross-entropy on the labels alone.
-        options: of the whole comparison.
+        recipes: names or files of recipes.
+        seeds: number of seeds.
+        method: method of the baseline, such as ce (cross-entropy on labels alone).
+        options: options of the whole comparison.
 
     Raises:
-        ConfigError: they change the method or hint, which would also change that of the control.
+        ConfigError: the options set the method or hint, which would also change the baseline.
     """
     changing = next((part for part in ("method", "hint") if part in options), None)
     if changing is not None:

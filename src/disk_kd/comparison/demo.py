@@ -1,4 +1,4 @@
-"""What the demo compares, and what it says before it begins."""
+"""The recipes of the demo, and the text that it prints first."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ DEMO = {
     "disk-constant": "DiSK with the same help for every image, the control",
     "disk": "DiSK: as kd, with help for the images that the student cannot follow",
 }
-"""The recipes of digits-demo, and what their students learn from."""
+"""The recipes of digits-demo, with what their students learn from."""
 
 
 def demo_text(seeds: int, jobs: int) -> str:
-    """What the demo will do, and how long it takes."""
+    """The text that says what the demo does and how long it takes."""
     runs = len(DEMO) * seeds + 1
     methods = "\n".join(f"  {name:<14} {what}" for name, what in DEMO.items())
-    return f"""Handwritten digits, 8x8 pixels, from scikit-learn: nothing is downloaded.
-A teacher learns 1,006 of them with their right labels. Small students get 100, of which 30 have a wrong label,
-and the same 100 epochs, by five methods:
+    return f"""Data: handwritten digits, 8x8 pixels, from scikit-learn. Nothing is downloaded.
+A teacher learns from 1,006 images with correct labels. Small students learn from 100 images, of which 30 have a
+wrong label, for 100 epochs each, with five methods:
 {methods}
 {seeds} seeds each, {runs} runs, {jobs} at a time: about {_minutes(runs, jobs)}.
 Finished runs are reused. At the end: a table, and a report to open in a browser.
@@ -28,6 +28,6 @@ Finished runs are reused. At the end: a table, and a report to open in a browser
 
 
 def _minutes(runs: int, jobs: int) -> str:
-    """How long that is, from 2.2 core seconds a run and 30 seconds for the start and the report."""
+    """The estimated time, from 2.2 core seconds per run and 30 seconds for the start and the report."""
     minutes = -(-(30 + 2.2 * runs / min(jobs, ranks.cores())) // 60)
     return f"{minutes:.0f} minute{'s' if minutes > 1 else ''}"

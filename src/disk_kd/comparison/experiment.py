@@ -1,4 +1,4 @@
-"""Experiments as data: rows of recipe and options, each with the settings that are tried for it."""
+"""Experiments as data: rows of recipe and options, and the settings to try for each row."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from disk_kd.options import dotted, nested
 
 _KEYS = {"description", "seeds", "tuning_seeds", "baseline", "all", "rows"}
 _OWN = _KEYS - {"description"}
-"""What no recipe has."""
+"""Keys that recipes do not have."""
 _OF_ROW = {"recipe", "start", "grid"}
 _OF_RUNS = {"train.seed", "output", "runs"}
-"""What a comparison gives each run itself."""
+"""Options that a comparison sets for each run."""
 _MOST_SEEDS = 1_000
 _MOST_SETTINGS = 10_000
 
@@ -29,11 +29,11 @@ class Row:
     """One setting of a row of the table.
 
     Args:
-        group: name of the row; settings of one group compete on validation, and the best is shown.
-        recipe: a name or a file.
-        options: for this setting alone, as a recipe holds them.
-        folder: of its run directories, in the folder of all runs; None: as the recipe has it.
-        start: the row whose students this one starts from, seed by seed; None: as the recipe has it.
+        group: name of the row. The table shows the setting of each group that is best on validation.
+        recipe: name or file of the recipe.
+        options: options of this setting, in the form of a recipe.
+        folder: name of its folder in the folder of all runs; None: the recipe gives it.
+        start: the row whose students this row starts from, seed by seed; None: the recipe gives the start.
     """
 
     group: str
@@ -44,12 +44,12 @@ class Row:
 
     @property
     def name(self) -> str:
-        """What no other row is called."""
+        """The unique name of the row."""
         return self.folder or self.group
 
     @property
     def changed(self) -> str:
-        """What the row changes in its recipe's method; nothing where it has a description of its own."""
+        """The options that the row changes in its recipe's method, or "" if the row has a description."""
         if "description" in self.options:
             return ""
         method = self.options.get("method", {})
@@ -59,13 +59,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Experiment:
-    """What is compared.
+    """The rows and seeds of a comparison.
 
     Args:
         rows: all settings.
-        seeds: of a row of the table, from 0.
-        tuning_seeds: of each setting of a group that has several, before the best is chosen.
-        baseline: the group that the others are compared with, seed by seed; None: none.
+        seeds: number of seeds of each row of the table, from 0.
+        tuning_seeds: number of seeds of each setting before the best of its group is chosen.
+        baseline: the group that the others are compared with, seed by seed; None: there is no baseline.
     """
 
     rows: tuple[Row, ...]
@@ -107,12 +107,12 @@ class Experiment:
 
 
 def of_recipes(recipes: Sequence[str], seeds: int, baseline: str | None = None) -> Experiment:
-    """Recipes as they are."""
+    """An experiment of recipes without further options."""
     return Experiment(tuple(Row(recipe, recipe) for recipe in recipes), seeds, baseline=baseline)
 
 
 def is_experiment(name: str) -> bool:
-    """Whether it is a file of rows, and no recipe."""
+    """Whether it is an experiment file and not a recipe."""
     path = user_path(name)
     return path.is_file() and path.suffix in (".yaml", ".yml") and bool(_OWN & _mapping(path).keys())
 
@@ -129,11 +129,11 @@ def read_experiment(path: Path, seeds: int | None = None) -> Experiment:
       kd-more: {recipe: cifar100-16px/kd-t2, start: kd-once}
 
     Args:
-        path: of the file. Beside `rows` and `all` it may say `description`, `seeds`, `tuning_seeds`, `baseline`.
-        seeds: in the place of the file's.
+        path: the file. Beside `rows` and `all` it may have `description`, `seeds`, `tuning_seeds` and `baseline`.
+        seeds: number of seeds that replaces the file's.
 
     Raises:
-        ConfigError: it is no such file.
+        ConfigError: the file is not a valid experiment.
     """
     return experiment_of(_mapping(path), path.stem, f"the experiment {path}", seeds)
 
@@ -170,7 +170,8 @@ def _settings(name: str, where: str, group: str, about: Any, common: dict[str, A
     """All settings of one row of the file."""
     if not isinstance(about, dict) or not isinstance(about.get("recipe"), str):
         raise ConfigError(f"row {group!r} of {where} must be a mapping with a recipe, not {about!r}")
-    if Path(group).name != group or group == ".." or "|" in group or group.startswith("-"):
+    is_name = group != "" and group.isprintable() and Path(group).name == group and group != ".."
+    if not is_name or "|" in group or group.startswith("-"):
         raise ConfigError(
             f"row {group!r} of {where} must be the name of a folder, without '|' and without '-' in front; rename it"
         )

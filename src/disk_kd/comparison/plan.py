@@ -1,4 +1,4 @@
-"""The runs of a comparison, and what must run before what."""
+"""The runs of a comparison, and their order."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from disk_kd.config import RunConfig
 from disk_kd.errors import ConfigError
 from disk_kd.options import merged
-from disk_kd.recipe import find_recipe, load_recipe, referred
+from disk_kd.recipe import find_recipe, load_recipe, referred, teachers_in, with_members, without_teacher
 
 _SHARED = ("data", "train", "import")
 """The parts of a comparison's options that also hold for the runs that weights come from."""
@@ -21,11 +21,11 @@ class Cell:
     """One run of a comparison.
 
     Attributes:
-        recipe: a name or a file.
-        seed: of the run.
-        config: of the run.
-        sources: the runs that this one takes weights from.
-        folder: of its run directories, in the folder of all runs; None: as the recipe has it.
+        recipe: name or file of the recipe.
+        seed: seed of the run.
+        config: configuration of the run.
+        sources: the runs whose weights this run loads.
+        folder: name of its folder in the folder of all runs; None: the recipe gives it.
     """
 
     recipe: str
@@ -36,7 +36,7 @@ class Cell:
 
 
 class Plan:
-    """Makes the cells of a comparison: each run once, however many rows take its weights."""
+    """Makes the cells of a comparison. A run whose weights several rows load is made once."""
 
     def __init__(self, runs: Path, options: Mapping[str, Any]) -> None:
         if "seed" in options.get("train", {}):
@@ -57,11 +57,11 @@ class Plan:
         """The run of a row and a seed.
 
         Args:
-            recipe: a name or a file.
-            seed: of the run.
-            own: options of this run alone; those of the whole comparison lie over them.
-            folder: of its run directory, in the folder of all runs; None: as the recipe has it.
-            start: the run whose student this one starts from; None: as the recipe has it.
+            recipe: name or file of the recipe.
+            seed: seed of the run.
+            own: options of this run. Options of the whole comparison override them.
+            folder: name of its folder in the folder of all runs; None: the recipe gives it.
+            start: the run whose student this run starts from; None: the recipe gives it.
 
         Raises:
             ConfigError: a recipe or option is wrong, two cells would share a run directory, or recipes take weights
@@ -88,13 +88,15 @@ class Plan:
             given["output"] = str(self.runs / folder / f"seed{seed}")
         if start is not None:
             given["student"] = {"weights": str(start.config.output)}
-        options = merged(options, given)
+        options = with_members(merged(options, given))
         path = find_recipe(recipe)
         config = RunConfig.of_recipe(path, options, runs=self.runs, resume=True, shares_views=True)
         sources: tuple[Cell, ...] = () if start is None else (start,)
-        for part, of_part in (("teacher", 0), ("student", seed)):
-            weights = merged(load_recipe(path).get(part, {}), options.get(part, {})).get("weights")
-            source = referred(weights) if isinstance(weights, str) and getattr(config, part) is not None else None
+        recipe_and_options = merged(without_teacher(load_recipe(path), options), options)
+        named = [(teacher, 0) for teacher in teachers_in(recipe_and_options)] if config.teacher is not None else []
+        for part, of_part in (*named, (recipe_and_options.get("student") or {}, seed)):
+            weights = part.get("weights")
+            source = referred(weights) if isinstance(weights, str) else None
             if source is not None:
                 sources += (self._cell(source, of_part, self._shared, None, None, (*above, (recipe, seed))),)
         cell = self._cells.setdefault(config.output, Cell(recipe, seed, config, sources, folder))
@@ -105,7 +107,7 @@ class Plan:
 
 
 def waves(cells: Iterable[Cell]) -> list[list[Cell]]:
-    """The cells and all that they take weights from, in waves: a run's weights come from an earlier wave."""
+    """The cells and the runs whose weights they load, in waves. Weights come from runs of earlier waves."""
     depths: dict[Cell, int] = {}
     for cell in cells:
         for each in _with_sources(cell):
@@ -115,7 +117,7 @@ def waves(cells: Iterable[Cell]) -> list[list[Cell]]:
 
 
 def _with_sources(cell: Cell) -> Iterator[Cell]:
-    """A cell after all that it takes weights from."""
+    """The runs whose weights a cell loads, then the cell."""
     for source in cell.sources:
         yield from _with_sources(source)
     yield cell

@@ -2,50 +2,40 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import partial
 from itertools import chain
-from multiprocessing import get_context, parent_process
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
-import torch
-from filelock import FileLock
 from rich.console import Console
 
-from disk_kd import ranks
-from disk_kd.build import load_data
+from disk_kd.build import find_weights
 from disk_kd.comparison.conditions import conditions_text, resolved_conditions
 from disk_kd.comparison.experiment import Experiment, Row
 from disk_kd.comparison.gain import differences, interval
-from disk_kd.comparison.placement import gpu_of, placed
 from disk_kd.comparison.plan import Cell, Plan, waves
 from disk_kd.comparison.table import csv_text, latex, markdown, table
+from disk_kd.comparison.worker import outcome_of, run_to_end, stop_workers, worker_processes
 from disk_kd.config import RunConfig
-from disk_kd.data import DATASETS, Dataset
-from disk_kd.data.settings import DataSettings
+from disk_kd.data import DATASETS
 from disk_kd.devices import pick_device
 from disk_kd.errors import ConfigError, DataError, DiskKDError, RunError, nearest
 from disk_kd.files import write_text
-from disk_kd.memory import keep_memory
-from disk_kd.plugins import import_modules
-from disk_kd.run import execute
-from disk_kd.run_folder import LOCK, BusyError
+from disk_kd.models import check_model_name
 from disk_kd.summary import SUMMARY
 from disk_kd.tasks import Quantity
 from disk_kd.training import Display, JsonConsole, check_logger
 
 Outcomes = dict[Cell, dict[str, Any] | str]
-"""The summary of each run, or why there is none."""
+"""The summary of each run, or the reason why there is none."""
 Measure = Callable[[Any, str], Any]
-"""Reads a number of a run's summary, on a split; None where there is none."""
+"""Reads a number of a run's summary, on a split; None if there is none."""
 Reporter = Callable[[Mapping[str, Sequence[Path]], str | None, Path, str], None]
 """Writes a report of the finished runs of each row, beside a baseline if there is one, to a file; the text tells what
 the rows differ in."""
@@ -53,11 +43,11 @@ the rows differ in."""
 
 @dataclass(frozen=True)
 class Comparison:
-    """What came of a comparison.
+    """The result of a comparison.
 
     Attributes:
-        rows: what the table says of each setting.
-        written: the tables, and the report if there is one.
+        rows: one mapping for each setting, with the columns of the table.
+        written: files of the tables, and of the report if there is one.
     """
 
     rows: list[dict[str, Any]]
@@ -74,28 +64,28 @@ def compare(
     console: Console | None = None,
     report: Reporter | None = None,
 ) -> Comparison:
-    """Run, or reuse, every row with every seed, and whatever their weights come from.
+    """Run every row with every seed, and the runs whose weights they load.
 
-    A finished run is not run again, an unfinished one goes on. Failed runs are marked in the table. Where a row has
-    several settings, each runs with `tuning_seeds` seeds, and the best on validation with all.
+    Finished runs are reused, unfinished runs are resumed. Failed runs are marked in the table. If a row has several
+    settings, each runs with `tuning_seeds` seeds; the best on validation then runs with all seeds.
 
     Args:
         experiment: rows and seeds.
         runs: folder of the run directories.
-        name: of the tables written there, NAME.md, NAME.csv and NAME.tex, and of the report, NAME.html.
-        options: further options for every run of a row, as a recipe holds them; data, train and import also for the
-            runs that they take weights from.
-        jobs: runs at a time; the cores are shared out among them, and they take the visible GPUs in turn.
-        console: where progress and the table go; events on a `JsonConsole`.
-        report: writes the report; None: there is none.
+        name: name of the files NAME.md, NAME.csv, NAME.tex and of the report NAME.html in that folder.
+        options: further options of all runs, in the form of a recipe. Its data, train and import also apply to the
+            runs whose weights they load.
+        jobs: number of runs in parallel. They share the cores, and take the visible GPUs in turn.
+        console: console for progress and the table. A `JsonConsole` gets events.
+        report: function that writes the report; None: no report.
 
     Returns:
-        What the table says, and the files.
+        The rows of the table, and the files.
 
     Raises:
-        ConfigError: bad input, before anything runs.
-        DataError: the data is not there, before anything runs.
-        RunError: not one run of a row succeeded.
+        ConfigError: the input is not valid. This is checked before anything runs.
+        DataError: the data is missing. This is checked before anything runs.
+        RunError: no run succeeded.
     """
     console = console or Console()
     cells = check_comparison(experiment, runs=runs, options=options)
@@ -137,14 +127,15 @@ def compare(
 
 
 def check_comparison(experiment: Experiment, *, runs: Path, options: Mapping[str, Any] = {}) -> dict[Row, list[Cell]]:
-    """The runs of each row, seed by seed, once nothing speaks against them; nothing runs.
+    """The checked runs of each row, seed by seed. Nothing runs.
 
     Args:
-        experiment, runs, options: as of `compare`.
+        experiment, runs, options: as for `compare`.
 
     Raises:
-        ConfigError: bad input.
-        DataError: the data is not there.
+        ConfigError, ModelError: the input is not valid.
+        CheckpointError: a file of weights is missing.
+        DataError: the data is missing.
     """
     if runs.exists() and not runs.is_dir():
         raise RunError(f"the folder of runs {runs} is a file; give another --runs")
@@ -158,10 +149,13 @@ def check_comparison(experiment: Experiment, *, runs: Path, options: Mapping[str
 
 
 def _check(configs: Iterable[RunConfig]) -> None:
-    """Refuse a device or data that are not there; a finished run needs neither."""
+    """Refuse a missing device, model, file of weights or dataset. A finished run needs none of them."""
+    configs = list(configs)
+    made, named = {config.output.absolute() for config in configs}, set[str]()
     for config in configs:
         if (config.output / SUMMARY).is_file():
             continue
+        _check_models(config, made, named)
         pick_device(config.train.device)
         check_logger(config.train.logger)
         name, root = config.data.name, config.data.root
@@ -175,10 +169,27 @@ def _check(configs: Iterable[RunConfig]) -> None:
             raise DataError(f"{name}: there is no folder data.root {root}")
 
 
-def _compared_quantities(configs: Iterable[RunConfig]) -> list[Quantity]:
-    """What the methods of a comparison log and have columns for; of two of one name the first, with both units.
+def _check_models(config: RunConfig, made: Collection[Path], named: set[str]) -> None:
+    """Check the names of a run's models, and that their weights exist or are `made` by the comparison.
 
-    It has a limit where one of the two has.
+    Args:
+        config: configuration of the run.
+        made: run directories of the comparison.
+        named: names that were checked before; those of this run are added.
+    """
+    for part, one in (("student", config), *(("teacher", each) for each in config.each_teacher)):
+        model = getattr(one, part)
+        if model.name not in named:
+            check_model_name(model.name)
+            named.add(model.name)
+        if model.weights is None or Path(model.weights).absolute() not in made:
+            find_weights(one, part)
+
+
+def _compared_quantities(configs: Iterable[RunConfig]) -> list[Quantity]:
+    """The quantities with columns that the methods of a comparison log. Quantities with one name are merged.
+
+    A merged quantity has all units, and a limit if one of them has a limit.
     """
     found: dict[str, Quantity] = {}
     for quantity in (quantity for config in configs for quantity in config.quantities if quantity.column):
@@ -190,7 +201,7 @@ def _compared_quantities(configs: Iterable[RunConfig]) -> list[Quantity]:
 
 
 def _write(rows: list[dict[str, Any]], differing: str, path: Path, quantities: Sequence[Quantity]) -> list[Path]:
-    """The tables on disk."""
+    """Write the tables."""
     chosen = [row for row in rows if row["chosen"]]
     texts = {
         ".md": markdown(chosen, differing, quantities),
@@ -203,7 +214,7 @@ def _write(rows: list[dict[str, Any]], differing: str, path: Path, quantities: S
 
 
 def _print_table(rows: list[dict[str, Any]], differing: str, console: Console, quantities: Sequence[Quantity]) -> None:
-    """The table on the terminal, and what the rows differ in."""
+    """Print the table, and the options in which the rows differ."""
     if isinstance(console, JsonConsole):
         return
     console.print(table([row for row in rows if row["chosen"]], quantities))
@@ -218,7 +229,7 @@ def _say(console: Console, text: str) -> None:
 
 
 def _finished(cells: Sequence[Cell], outcomes: Outcomes) -> list[Path]:
-    """The run directories of those that succeeded."""
+    """The run directories of the runs that succeeded."""
     return [cell.config.output for cell in cells if isinstance(outcomes.get(cell), dict)]
 
 
@@ -230,7 +241,7 @@ def _reported(
     file: Path,
     console: Console,
 ) -> list[Path]:
-    """The report, if it could be made: the runs and their table are worth as much without it."""
+    """Write the report. If it cannot be written, print the reason; runs and tables are not affected."""
     try:
         report({row: folders for row, folders in finished.items() if folders}, baseline, file, differing)
     except (DiskKDError, OSError) as error:
@@ -240,7 +251,7 @@ def _reported(
 
 
 def _cells(experiment: Experiment, row: Row, plan: Plan) -> list[Cell]:
-    """The runs of a row, one a seed."""
+    """The runs of a row, one for each seed."""
     seeds = range(experiment.seeds)
     starts: Sequence[Cell | None] = [None] * experiment.seeds
     if row.start is not None:
@@ -265,21 +276,14 @@ class _Pool:
     def __init__(self, jobs: int, console: Console) -> None:
         self.jobs, self.console = jobs, console
         self.outcomes: Outcomes = {}
-        self._pool = self._workers()
-
-    def _workers(self) -> ProcessPoolExecutor:
-        context = get_context("spawn")
-        begun = context.Value("i", 0)
-        return ProcessPoolExecutor(self.jobs, mp_context=context, initializer=_begin, initargs=(self.jobs, begun))
+        self._pool = worker_processes(self.jobs)
 
     def __enter__(self) -> _Pool:
         return self
 
     def __exit__(self, error: type[BaseException] | None, *about: object) -> None:
         if error is not None:
-            # Its own alone, not every child of the caller's; a run that trains saves itself first.
-            for worker in list((self._pool._processes or {}).values()):
-                worker.terminate()
+            stop_workers(self._pool)
         self._pool.shutdown(cancel_futures=True)
 
     def run(self, cells: Iterable[Cell]) -> None:
@@ -303,7 +307,7 @@ class _Pool:
             broken = False
             while waiting and len(running) < jobs and not broken:
                 try:
-                    future = self._pool.submit(_run_cell, waiting[0].config)
+                    future = self._pool.submit(run_to_end, waiting[0].config)
                 except BrokenProcessPool:
                     broken = True
                 else:
@@ -311,13 +315,13 @@ class _Pool:
             ended = set() if broken else wait(running, return_when=FIRST_COMPLETED).done
             if broken or any(isinstance(future.exception(), BrokenProcessPool) for future in ended):
                 self._pool.shutdown()
-                self._pool, ended = self._workers(), set(running)
+                self._pool, ended = worker_processes(self.jobs), set(running)
             for future in ended:
                 cell = running.pop(future)
                 if jobs > 1 and isinstance(future.exception(), BrokenProcessPool):
                     suspects.append(cell)
                 else:
-                    yield cell, _outcome(future)
+                    yield cell, outcome_of(future)
         if suspects:
             yield from self._outcomes(suspects, 1)
 
@@ -330,65 +334,6 @@ class _Pool:
             self.console.event("run", **about, done=done, total=total, **came)
         else:
             _say(self.console, f"[{done}/{total}] {name} seed {cell.seed}: {_said(outcome)}")
-
-
-_gpu: int | None = None
-"""This worker's."""
-
-
-def _begin(jobs: int, begun: Any) -> None:
-    """A worker's share of the cores, its GPU if there are any, and its end with the comparison.
-
-    Args:
-        jobs: workers in all.
-        begun: how many began before, a number that all share.
-    """
-    global _gpu
-    with begun.get_lock():
-        worker, begun.value = begun.value, begun.value + 1
-    _gpu = gpu_of(worker, torch.cuda.device_count())
-    Thread(target=_end_with_parent, daemon=True).start()
-    keep_memory()
-    torch.set_num_threads(max(1, ranks.cores() // jobs))
-
-
-def _end_with_parent() -> None:
-    """Without it the worker of a killed comparison would train on, then wait for ever. Its run can be resumed."""
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _run_cell(config: RunConfig) -> dict[str, Any] | str:
-    """The run's summary, or why there is none. Where another comparison does the same run, it waits for it."""
-    try:
-        import_modules(config.imports)
-        config = placed(config, _gpu)
-        while True:
-            try:
-                return execute(config, Console(quiet=True), load=_load_once)
-            except BusyError:
-                with FileLock(config.output / LOCK):
-                    pass
-    except (DiskKDError, OSError) as error:
-        return str(error)
-
-
-@lru_cache(maxsize=1)
-def _load_once(data: DataSettings) -> Dataset:
-    """The dataset; a worker's runs mostly share one, which takes seconds to decode."""
-    return load_data(data)
-
-
-def _outcome(future: Future[dict[str, Any] | str]) -> dict[str, Any] | str:
-    """What `_run_cell` gave, or the first line of what it or its process died of."""
-    try:
-        return future.result()
-    except BrokenProcessPool:
-        return "its process ended abruptly; out of memory? lower --jobs or train.batch_size"
-    except Exception as error:  # other runs go on, whatever one of them died of
-        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
 
 
 def _said(outcome: dict[str, Any] | str) -> str:

@@ -1,4 +1,4 @@
-"""What a comparison says: a table for the terminal, Markdown, CSV and LaTeX."""
+"""The table of a comparison for the terminal, and as Markdown, CSV and LaTeX."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def table(rows: Sequence[dict[str, Any]], quantities: Sequence[Quantity] = ()) -
     """The comparison for a terminal of 80 columns.
 
     Args:
-        rows: of the comparison.
-        quantities: what the methods log. One with a limit is shown as value/limit.
+        rows: rows of the comparison.
+        quantities: the quantities that methods log. A quantity with a limit is shown as value/limit.
     """
     columns = _columns(quantities)
     limits = {quantity.limit for quantity in quantities}
@@ -52,7 +52,7 @@ def table(rows: Sequence[dict[str, Any]], quantities: Sequence[Quantity] = ()) -
     folders = {str(Path(row["recipe"]).parent) for row in rows}
     common = f"{folders.pop()}/" if len(folders) == 1 and "." not in folders else ""
     gains = any("top1_gain" in row for row in rows)
-    alike = len({(row["n"], _passes(row)) for row in rows if row["n"]}) == 1 and all(row["n"] for row in rows)
+    alike = len({(row["n"], _epochs(row)) for row in rows if row["n"]}) == 1 and all(row["n"] for row in rows)
     heading = _title(common, rows[0] if alike else None, gains)
     width = max(map(len, heading.splitlines()))  # so that the heading is not wrapped
     view = Table(title=heading, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), min_width=width)
@@ -65,7 +65,7 @@ def table(rows: Sequence[dict[str, Any]], quantities: Sequence[Quantity] = ()) -
         if not row["n"]:
             view.add_row(name, "0", "failed")
             continue
-        shown = [] if alike else [str(row["n"]), _passes(row)]
+        shown = [] if alike else [str(row["n"]), _epochs(row)]
         shown += [_measured(row, "top1", columns), *([_measured(row, "top1_gain", columns)] if gains else [])]
         shown += [_measured(row, "nll", columns, spread=not gains), _measured(row, "ece", columns, spread=False)]
         for quantity in logged:
@@ -80,15 +80,15 @@ def _with_column(quantities: Sequence[Quantity], rows: Sequence[dict[str, Any]])
 
 
 def _cell(quantity: Quantity, columns: Columns) -> list[str]:
-    """The names of what shares a cell: a quantity, and its limit if it has a column too."""
+    """The names that share a cell: a quantity, and its limit if that has a column too."""
     return [name for name in (quantity.name, quantity.limit or "") if name in columns]
 
 
 def _title(common: str, alike: dict[str, Any] | None, gains: bool) -> str:
-    """What the numbers of the terminal's table are; `alike` is any row, where all have as many seeds and epochs."""
+    """The title of the table for the terminal. `alike` is any row if all have the same numbers of seeds and epochs."""
     seeds = "n seeds"
     if alike is not None:
-        seeds = f"{alike['n']} seed{'s' * (alike['n'] > 1)}, {_passes(alike)} epochs each"
+        seeds = f"{alike['n']} seed{'s' * (alike['n'] > 1)}, {_epochs(alike)} epochs each"
     title = f"{escape(common) or 'recipes'}: mean ± standard deviation over {seeds}"
     return f"{title}\ngain: over the baseline, paired by seed, ± half its 95% interval" if gains else title
 
@@ -97,9 +97,9 @@ def markdown(rows: Sequence[dict[str, Any]], differing: str = "", quantities: Se
     """The comparison as a Markdown table, with all conditions.
 
     Args:
-        rows: of the comparison.
-        differing: the text of `comparison.conditions`.
-        quantities: what the methods log.
+        rows: rows of the comparison.
+        differing: text of `conditions_text`.
+        quantities: the quantities that methods log.
     """
     cells = [_cells(row, _columns(quantities)) for row in rows]
     titles = [title for title in cells[0] if any(row[title] for row in cells)]
@@ -114,7 +114,7 @@ def markdown(rows: Sequence[dict[str, Any]], differing: str = "", quantities: Se
 
 
 def _cells(row: dict[str, Any], columns: Columns) -> dict[str, str]:
-    """What the Markdown table shows of a row, by title; empty where there is nothing to show."""
+    """The cells of a row in the Markdown table, by title. Missing values are empty."""
     setting = Path(row["setting"]).name if row.get("tried", 1) > 1 else ""
     if not row["n"]:
         shown = {"n": "0", "top-1 %": "failed"}
@@ -122,7 +122,7 @@ def _cells(row: dict[str, Any], columns: Columns) -> dict[str, str]:
         published = "" if row["published"] is None else f"{row['published']:.2f}"
         measured = {title: _measured(row, name, columns) for name, (title, _) in columns.items()}
         decay, parameters = f"{row['weight_decay']:g}", f"{row['parameters']:,}"
-        shown = {"what": row["description"], "n": str(row["n"]), "epochs": _passes(row), "weight decay": decay}
+        shown = {"what": row["description"], "n": str(row["n"]), "epochs": _epochs(row), "weight decay": decay}
         shown |= {**measured, "parameters": parameters, "published": published}
     about = {"recipe": row["recipe"], "best of": str(row["tried"]) if setting else "", "setting": setting}
     titles = (*_FIRST_TITLES, *(title for title, _ in columns.values()), "parameters", "published")
@@ -132,17 +132,18 @@ def _cells(row: dict[str, Any], columns: Columns) -> dict[str, str]:
 _FIRST_TITLES = ("recipe", "what", "best of", "setting", "n", "epochs", "weight decay")
 
 _LEGEND = """
-Mean ± sample standard deviation over n seeds, on the test split, read at the end only. top-1: of the checkpoint
-that the validation split chose (where there is one); last: of the last one. gain: over the baseline, paired by seed,
-with the 95% interval of Student's t. best of: settings tried, of which validation chose. epochs: student epochs over
-the training data, those of the start, if any, before the plus. NLL in nats; ECE as a fraction, 15 bins; scaled: after
-division of the logits by the temperature with the least NLL on validation. seconds: of training, without evaluation
-and without making a teacher store. parameters: of what runs at inference, SimKD's projector and classifier included.
+Values are mean ± sample standard deviation over n seeds on the test split, which is read at the end. top-1: accuracy of
+the checkpoint that the validation split chose, if there is one. last: accuracy of the last checkpoint. gain: over the
+baseline, paired by seed, with the 95% interval of Student's t. best of: number of settings, of which validation chose
+one. epochs: student epochs over the training data; a number before a plus sign counts the epochs of the starting point.
+NLL is in nats. ECE is a fraction (15 bins). scaled: after temperature scaling of the logits, fitted on validation.
+seconds: training time, without evaluation and without making a teacher store. parameters: those used at inference,
+including SimKD's projector and classifier.
 """
 
 
 def csv_text(rows: Sequence[dict[str, Any]]) -> str:
-    """The comparison as CSV: a line a setting, all columns."""
+    """The comparison as CSV: one line for each setting, with all columns."""
     return csv_lines(rows, list(dict.fromkeys(name for row in rows for name in row)))
 
 
@@ -165,13 +166,13 @@ def _latex_line(cells: Sequence[str]) -> str:
 
 
 def _as_latex(text: str) -> str:
-    """Text whose characters stand for themselves."""
+    """Text with LaTeX's special characters escaped."""
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
     text = re.sub(r"[\\~^±&%$#_{}]", lambda found: special.get(found[0], rf"\{found[0]}"), text)
     return re.sub(r"^-(?=\d)", "$-$", text)
 
 
-def _passes(row: dict[str, Any]) -> str:
+def _epochs(row: dict[str, Any]) -> str:
     own, before = str(row["student_epochs"]), row["start_epochs"]
     return own if before == 0 else f"{'?' if before is None else before}+{own}"
 

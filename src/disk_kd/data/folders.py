@@ -23,18 +23,24 @@ from disk_kd.data.tars import TarFiles, is_hidden, tar_members
 from disk_kd.errors import DataError, shown
 
 _BESIDE_IMAGES = (".txt", ".csv", ".json", ".xml", ".db", ".ini")
-_SPELLINGS = {
+SPELLINGS = {
     "train": ("train", "training"),
     "validation": ("val", "validation", "valid", "dev"),
     "test": ("test", "testing"),
 }
+"""Names of the splits."""
+_UNLABELLED = ("unlabelled", "unlabeled")
 _EXPECTED = ("train", "val", "validation", "test")
 _EITHER = ("eval", "evaluation", "holdout")
 _ARCHIVES = (".zip", ".tgz", ".tar.gz", ".tar.xz", ".tar.bz2", ".tar.zst", ".7z", ".rar")
 
 
-def folder_parts(root: Path) -> Parts:
+def folder_parts(root: Path, unlabelled: Path | None = None) -> Parts:
     """`train`, `val` and `test` of a root: folders of class folders, or tars of them. Other names give a warning.
+
+    Args:
+        root: folder of the splits.
+        unlabelled: source of the unlabelled images, if there are any. Then there may be no training split.
 
     Raises:
         DataError: there is no training split, a split exists twice, or a folder could be either split.
@@ -43,7 +49,7 @@ def folder_parts(root: Path) -> Parts:
         beside = [path for path in sorted(root.iterdir()) if not is_hidden(path.name)]
     except OSError as error:
         _refuse(error)
-    found: dict[str, list[Path]] = {name: [] for name in (*_SPELLINGS, "")}
+    found: dict[str, list[Path]] = {name: [] for name in (*SPELLINGS, "")}
     for path in beside:
         if path.is_dir() or path.suffix.lower() == ".tar":
             found[_split_of(path)].append(path)
@@ -51,10 +57,12 @@ def folder_parts(root: Path) -> Parts:
         if name and len(paths) > 1:
             listed = ", ".join(path.name for path in paths)
             raise DataError(f"{root} is expected to hold one {name} split, it holds {listed}; move the others")
-    if not found["train"]:
+    read_elsewhere = None if unlabelled is None else unlabelled.resolve()
+    found[""] = [path for path in found[""] if path.resolve() != read_elsewhere]
+    if not found["train"] and (unlabelled is None or not (found["validation"] or found["test"])):
         held = ", ".join(path.name for path in beside[:5]) or "nothing"
         raise DataError(f"{root} is expected to hold a folder train, train.tar or *-train.tar; it holds {held}")
-    missing = [name for name in _SPELLINGS if not found[name]]
+    missing = [name for name in SPELLINGS if not found[name] and (name != "train" or unlabelled is None)]
     for path in beside:
         if path.name.lower().endswith(_ARCHIVES) and _split_of(path) in missing:
             raise DataError(f"{path} is not read: unpack it, pack it as an uncompressed tar, or move it")
@@ -63,7 +71,13 @@ def folder_parts(root: Path) -> Parts:
     for name, paths in found.items():
         if name and paths and _last_word(paths[0]) not in _EXPECTED:
             warnings.warn(f"{paths[0]} is read as the {name} split", stacklevel=2)
-    return Parts(read["train"], read.get("validation"), read.get("test"))
+    train = read.get("train") or no_samples(next(iter(read.values())).class_names)
+    return Parts(train, read.get("validation"), read.get("test"))
+
+
+def no_samples(class_names: tuple[str, ...] = ()) -> Samples:
+    """A split of these classes without samples."""
+    return Samples(class_names, torch.zeros(0, dtype=torch.int64), FolderFiles(Path(), ()), ())
 
 
 def _last_word(path: Path) -> str:
@@ -74,7 +88,7 @@ def _last_word(path: Path) -> str:
 def _split_of(path: Path) -> str:
     """The split that a folder or archive is named for; "": none."""
     word = _last_word(path).lower()
-    return next((name for name, spellings in _SPELLINGS.items() if word in spellings), "")
+    return next((name for name, spellings in SPELLINGS.items() if word in spellings), "")
 
 
 def _warn_unread(root: Path, others: list[Path], missing: bool) -> None:
@@ -82,6 +96,9 @@ def _warn_unread(root: Path, others: list[Path], missing: bool) -> None:
     for path in others:
         if missing and _last_word(path).lower() in _EITHER:
             raise DataError(f"{path} may be for validation or for test; rename it to val or test, or move it")
+        if _last_word(path).lower() in _UNLABELLED:
+            warnings.warn(f"{path} is not read; to learn from its images give data.unlabelled {path}", stacklevel=3)
+    others = [path for path in others if _last_word(path).lower() not in _UNLABELLED]
     if others:
         listed = ", ".join(shown(path.name) for path in others[:5])
         warnings.warn(f"{root} holds {listed}, which are not read: splits are named train, val and test", stacklevel=3)
@@ -129,7 +146,7 @@ def is_image(name: str) -> bool:
 def _folder_samples(path: Path) -> Samples:
     folders: list[str] = []
     files: list[str] = []
-    for folder, inner, names in _walk(path):
+    for folder, inner, names in walk(path):
         around = os.path.relpath(folder, path).replace(os.sep, "/") + "/"
         around = around.removeprefix("./")
         folders += [around + name for name in inner]
@@ -138,7 +155,7 @@ def _folder_samples(path: Path) -> Samples:
     return _listed(f"{path}/", names, of_class, FolderFiles(path, tuple(names)))
 
 
-def _walk(top: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+def walk(top: Path) -> Iterator[tuple[str, list[str], list[str]]]:
     """Folders, the folders in each, and its files. Links are followed, except those to a parent folder."""
     for folder, inner, names in os.walk(top, onerror=_refuse, followlinks=True):
         inner[:] = [name for name in inner if not is_hidden(name)]
@@ -185,12 +202,18 @@ def _sorted(where: str, folders: Iterable[str], files: Sequence[str]) -> tuple[l
     return names, of_class
 
 
-def warn_skipped(where: str, names: Iterable[str]) -> None:
-    """Warn about skipped files that are not images, except for usual notes beside images."""
+def warn_skipped(where: str, names: Iterable[str], expected: str = "images in class folders") -> None:
+    """Warn about skipped files that are not images, except for usual notes beside images.
+
+    Args:
+        where: prefix of the names in messages.
+        names: the skipped files.
+        expected: what the files are not.
+    """
     others = sorted(name for name in names if not name.lower().endswith(_BESIDE_IMAGES))
     if others:
         warnings.warn(
-            f"left out: files of {shown(where[:-1])} that are not images in class folders ({len(others)}, such as "
+            f"left out: files of {shown(where[:-1])} that are not {expected} ({len(others)}, such as "
             f"{shown(others[0])}); images end in {' '.join(ENDINGS)}",
             stacklevel=2,
         )

@@ -19,11 +19,13 @@ from torch import Tensor
 from disk_kd.data.augment import Augment, augment, lighting_shift
 from disk_kd.data.dataset import AnySplit
 from disk_kd.data.mix import Mix, mix
+from disk_kd.data.order import SharedOrder
 from disk_kd.data.prefetch import Parts, gather, prefetch
 from disk_kd.data.seeds import MIX, SHUFFLE, sample_seeds
 from disk_kd.data.split import Split
 from disk_kd.data.stream import Stream
 from disk_kd.errors import ConfigError, DataError
+from disk_kd.support import UNLABELLED
 
 _GROUP, _CPU_GROUP = 8192, 2048
 _GROUP_BYTES = 256 * 2**20
@@ -34,15 +36,17 @@ class Batch(NamedTuple):
 
     Attributes:
         images: float32 (B, C, H, W), normalised.
-        targets: int64 (B,); for mixed images float32 (B, K) label probabilities.
+        targets: int64 (B,), -100 for an image without a label; for mixed images float32 (B, K) label probabilities.
         ids: int64 (B,): numbers of the samples in their original split.
         view: number of the images' augmented view.
+        unlabelled: number of images without a label in the whole batch, of all processes.
     """
 
     images: Tensor
     targets: Tensor
     ids: Tensor
     view: int
+    unlabelled: int = 0
 
 
 class Loader:
@@ -63,6 +67,9 @@ class Loader:
         augment_seed: seed of the augmentation. Runs with different seeds can then share the same views.
         views: number of different augmented views. Epoch p has view p modulo `views`. None: a new view in every epoch.
         shuffle: use a new random order in every epoch, instead of the split's order.
+        unlabelled_share: share of unlabelled samples in the batches of a shuffled epoch (`SharedOrder`). An epoch has
+            as many samples as the split, whatever the share is, so that samples repeat within an epoch. None: every
+            sample once in an epoch.
         drop_last: drop the last batch if it is smaller.
         stand_in: with augmentation, replace an unreadable file that may be skipped by the next file, so that batches
             keep their size; False skips it, as without augmentation.
@@ -75,7 +82,8 @@ class Loader:
             group ahead, by a thread (for CUDA into pinned memory). The batches are the same.
 
     Raises:
-        ConfigError: a size is below one, or a mean, std, lighting, padding or cutout does not fit the images.
+        ConfigError: a size is below one; a mean, std, lighting, padding or cutout does not fit the images; images
+            without labels are mixed; or there are no samples for `unlabelled_share`.
         DataError: the split is empty.
     """
 
@@ -92,6 +100,7 @@ class Loader:
         augment_seed: int | None = None,
         views: int | None = None,
         shuffle: bool = True,
+        unlabelled_share: float | None = None,
         drop_last: bool = True,
         stand_in: bool = True,
         channels_last: bool = False,
@@ -125,6 +134,12 @@ class Loader:
         self.shuffle = shuffle
         full, rest = divmod(len(split), self.batch_size)
         self.steps_per_epoch = full + (rest > 0 and not drop_last)
+        self._unlabelled = (split.targets == UNLABELLED).cpu() if split.unlabelled else None
+        if self.mix is not None and self._unlabelled is not None:
+            raise ConfigError("data.mix mixes labels, but some images have none; give data.mix.mixup=0 and cutmix=0")
+        self._shared: SharedOrder | None = None
+        if shuffle and unlabelled_share is not None:
+            self._shared = self._shared_order(unlabelled_share)
         self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
         group = group or (_CPU_GROUP if self.device.type == "cpu" else _GROUP)
         in_group = min(group, _GROUP_BYTES // (4 * math.prod(split.shape)))
@@ -161,44 +176,85 @@ class Loader:
             start: number of steps to skip. Only the group with the first batch is computed for them.
             view: number of the augmentation, from 0, modulo `views`; None: the epoch.
         """
-        view = epoch if view is None else view
-        view = view if self.views is None else view % self.views
         order = self._order(epoch)
-        firsts = range(start - start % self._group_steps, self.steps_per_epoch, self._group_steps)
+        unlabelled = self._unlabelled_of_steps(order)
+        views = self._views(epoch if view is None else view)
+        groups = [group for group in self._step_groups(views) if group.stop > start]
+        order = order.to(self.split.device)
         each = len(self._own_part(order[: self.batch_size]))
-        rows = (self._own_rows(order, first) for first in firsts)
-        for first, parts in zip(firsts, self._groups(rows, view), strict=True):
-            prepared = self._prepare(parts, view)
-            last = min(first + self._group_steps, self.steps_per_epoch)
-            for step in range(max(first, start), last):
-                at = (step - first) * each
+        rows = (self._own_rows(order, group) for group in groups)
+        parts_of_groups = self._groups(rows, [views[group.start] for group in groups])
+        for group, parts in zip(groups, parts_of_groups, strict=True):
+            prepared = self._prepare(parts, views[group.start])
+            for step in range(max(group.start, start), group.stop):
+                at = (step - group.start) * each
                 images, targets, ids = (part[at : at + each] for part in prepared)
                 if self.mix is not None:
                     drawn = torch.tensor([epoch * self.steps_per_epoch + step])
                     seed = int(sample_seeds(drawn, MIX, self.seed))
                     images, targets = mix(images, targets, self.mix, len(self.split.class_names), seed)
-                yield Batch(images, targets, ids, view)
+                yield Batch(images, targets, ids, views[step], unlabelled[step])
 
-    def _own_rows(self, order: Tensor, first: int) -> Tensor:
+    def unlabelled_in(self, epoch: int) -> int:
+        """Number of unlabelled images in an epoch."""
+        return sum(self._unlabelled_of_steps(self._order(epoch)))
+
+    def _shared_order(self, share: float) -> SharedOrder:
+        without = self._unlabelled if self._unlabelled is not None else torch.zeros(len(self.split), dtype=torch.bool)
+        labelled, unlabelled = (kind.nonzero().flatten() for kind in (~without, without))
+        sizes = {"batch_size": self.batch_size, "steps": self.steps_per_epoch}
+        return SharedOrder(labelled, unlabelled, share=share, seed=self.seed, **sizes)
+
+    def _unlabelled_of_steps(self, order: Tensor) -> list[int]:
+        """Number of unlabelled images in the batch of each step."""
+        if self._unlabelled is None:
+            return [0] * self.steps_per_epoch
+        without = self._unlabelled[order // self._repeats][: self.steps_per_epoch * self.batch_size]
+        counts: list[int] = torch.stack([batch.sum() for batch in without.split(self.batch_size)]).tolist()
+        return counts
+
+    def _views(self, view: int) -> list[int]:
+        """Number of the view of each step."""
+        views = [view] * self.steps_per_epoch if self._shared is None else self._shared.views(view)
+        return views if self.views is None else [each % self.views for each in views]
+
+    def _step_groups(self, views: Sequence[int]) -> list[range]:
+        """The steps of each group. A group has one view."""
+        groups, first = [], 0
+        for step in range(1, len(views) + 1):
+            if step == len(views) or step - first == self._group_steps or views[step] != views[first]:
+                groups.append(range(first, step))
+                first = step
+        return groups
+
+    def _own_rows(self, order: Tensor, steps: range) -> Tensor:
         """This process's rows of the batches of a group."""
-        rows = order[first * self.batch_size :][: self._group_steps * self.batch_size]
+        rows = order[steps.start * self.batch_size : steps.stop * self.batch_size]
         return rows if self.ranks == 1 else torch.cat([self._own_part(batch) for batch in rows.split(self.batch_size)])
 
     def _own_part(self, batch: Tensor) -> Tensor:
         return batch.tensor_split(self.ranks)[self.rank]
 
     def _order(self, epoch: int) -> Tensor:
-        """Rows in the order of an epoch; for a stream with repeats: row * repeats + repetition."""
-        count, device = len(self.split), self.split.device
-        order = torch.arange(count, device=device)
-        repeats = 1 if self._stream is None else self._stream.repeats
+        """Rows in the order of an epoch, on the host; for a stream with repeats: row * repeats + repetition."""
+        count, repeats = len(self.split), self._repeats
+        order = torch.arange(count)
         if not self.shuffle:
             return order * repeats
-        seed = int(sample_seeds(torch.tensor([epoch]), SHUFFLE, self.seed))
-        drawn = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).to(device)
+        if self._shared is not None:
+            drawn = self._shared.rows(epoch)[:count]
+        else:
+            seed = int(sample_seeds(torch.tensor([epoch]), SHUFFLE, self.seed))
+            drawn = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+        order = order[: len(drawn)]
         return drawn if repeats == 1 else drawn[order // repeats] * repeats + order % repeats
 
-    def _groups(self, rows: Iterable[Tensor], view: int) -> Iterator[Parts]:
+    @property
+    def _repeats(self) -> int:
+        """Number of copies of a sample in a batch."""
+        return 1 if self._stream is None else self._stream.repeats
+
+    def _groups(self, rows: Iterable[Tensor], views: Iterable[int]) -> Iterator[Parts]:
         """Images, targets and ids of the rows of each group, on the loader's device."""
         if isinstance(self.split, Split):
             if self.prefetches:
@@ -207,7 +263,7 @@ class Loader:
                 yield from (gather(self.split, group) for group in rows)
             return
         assert self._stream is not None
-        for pixels, at, read in self._stream.groups(rows, view):
+        for pixels, at, read in self._stream.groups(rows, views):
             parts = pixels, self.split.targets[read], self.split.ids[at]
             images, targets, ids = (part.to(self.device, non_blocking=True) for part in parts)
             yield images, targets, ids

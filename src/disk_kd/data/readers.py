@@ -1,7 +1,7 @@
 """timm's dataset readers: `torch/…`, `hfds/…`, `wds/…`, and `hfids/…` and `tfds/…`, which are read into memory.
 
-Shards of a WebDataset are indexed once, so that any sample can be read at any time. Hugging Face's readers download
-what their cache lacks, also without `download`.
+Shards of a WebDataset are indexed once, so that any sample can be read at any time. Without `download`, Hugging Face's
+readers read only their cache and local files.
 """
 
 from __future__ import annotations
@@ -21,9 +21,12 @@ from torch.utils.data import IterableDataset
 
 from disk_kd.data.decode import ENDINGS, check_memory, to_pixels
 from disk_kd.data.folders import folder_parts, is_image
+from disk_kd.data.network import network
 from disk_kd.data.samples import Parts, Samples, from_memory
+from disk_kd.data.stream import Files
 from disk_kd.data.tars import TarFiles, tar_members
 from disk_kd.errors import DataError, shown
+from disk_kd.support import UNLABELLED
 
 # prefix -> (module it needs, what to install)
 READERS = {
@@ -46,22 +49,18 @@ def reader_parts(
     Raises:
         DataError: the reader's package or data is missing, or an image or label is not usable.
     """
-    prefix = name.split("/")[0].lower()
-    module, packages = READERS[prefix]
-    try:
-        importlib.import_module(module)
-    except ImportError as error:
-        raise DataError(f"{name} needs the package {module}: pip install {packages}") from error
+    prefix = _imported(name)
     if name.lower() in ("torch/image_folder", "torch/folder") and root is not None:
         return folder_parts(Path(root))
     held_out = ("validation",) if prefix == "torch" else ("validation", "test")
-    train = _open(name, root, "train", download)
-    read = {"train": _samples(f"{name} train", prefix, train, image_size, grey_bits)}
-    for part in held_out:
-        if (dataset := _open(name, root, part, download)) is not None:
-            samples = _samples(f"{name} {part}", prefix, dataset, image_size, grey_bits)
-            if int(samples.targets.max()) >= 0:  # public test sets often come with labels of -1
-                read[part] = samples
+    with network(allowed=download):
+        train = _open(name, root, "train", download)
+        read = {"train": _samples(f"{name} train", prefix, train, image_size, grey_bits)}
+        for part in held_out:
+            if (dataset := _open(name, root, part, download)) is not None:
+                samples = _samples(f"{name} {part}", prefix, dataset, image_size, grey_bits)
+                if int(samples.targets.max()) >= 0:  # public test sets often come with labels of -1
+                    read[part] = samples
     names = _class_names(train)
     for part, samples in read.items():
         lowest, highest = int(samples.targets.min()), int(samples.targets.max())
@@ -72,6 +71,48 @@ def reader_parts(
     if not names:
         names, read = _numbered(name, read)
     return _arrange({part: replace(samples, class_names=names) for part, samples in read.items()})
+
+
+def unlabelled_reader_samples(name: str, root: str | Path | None, download: bool) -> Samples:
+    """The images of the training split of `hfds/…` or `wds/…`. Its labels are not read, and it needs none.
+
+    Raises:
+        DataError: the reader cannot be used without labels, or its package or data is missing.
+    """
+    prefix = _imported(name)
+    if prefix not in ("hfds", "wds"):
+        raise DataError(f"data.unlabelled {name} cannot be read without labels; give hfds/…, wds/…, a folder or a tar")
+    with network(allowed=download):
+        dataset = _open(name, None if root is None else str(root), "train", download)
+    if prefix == "hfds":
+        files: Files = _RowFiles(dataset.reader)
+        paths = [f"{name} sample {number}" for number in range(len(dataset.reader))]
+    else:
+        images = [
+            (f"{shard}:{image}", (shard, member.offset_data, member.size))
+            for shard in _shard_paths(dataset)
+            for image, member in tar_members(shard).items()
+            if member.isfile() and is_image(image)
+        ]
+        files, paths = TarFiles(place for _, place in images), [path for path, _ in images]
+    if not paths:
+        raise DataError(f"{name} holds no images")
+    return Samples((), torch.full((len(paths),), UNLABELLED), files, tuple(map(shown, paths)))
+
+
+def _imported(name: str) -> str:
+    """The prefix of a reader's name, whose package is installed."""
+    prefix = name.split("/")[0].lower()
+    module, packages = READERS[prefix]
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        raise DataError(f"{name} needs the package {module}: pip install {packages}") from error
+    return prefix
+
+
+def _shard_paths(dataset: Any) -> list[Path]:
+    return [Path(dataset.reader.root or ".", name) for name in dataset.reader.split_info.filenames]
 
 
 def _numbered(name: str, splits: dict[str, Samples]) -> tuple[tuple[str, ...], dict[str, Samples]]:
@@ -99,8 +140,7 @@ def _samples(where: str, prefix: str, dataset: Any, image_size: int | None, grey
     if prefix == "hfds":
         return _rows(where, dataset.reader)
     if prefix == "wds":
-        shards = [Path(dataset.reader.root or ".", name) for name in dataset.reader.split_info.filenames]
-        return _shards(where, shards)
+        return _shards(where, _shard_paths(dataset))
     images, targets = _read(where, dataset, image_size, grey_bits)
     return from_memory(images, targets, ())
 
@@ -112,12 +152,11 @@ class _RowFiles:
     reader: Any
 
     def __call__(self, number: int) -> bytes:
+        image = self.reader.dataset[number][self.reader.image_key]
         try:
-            image = self.reader[number][0]
-        except (TypeError, AssertionError) as error:
+            content: bytes = image["bytes"] or Path(image["path"]).read_bytes()
+        except (TypeError, KeyError) as error:
             raise OSError("its row holds no image") from error
-        with image as file:
-            content: bytes = file.read()
         return content
 
     def stamp(self, number: int) -> str:

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from disk_kd.data.augment import Augment
 from disk_kd.data.mix import Mix
+from disk_kd.data.table_settings import TableSettings
 from disk_kd.data.timm_augment import TimmAugment
 from disk_kd.errors import ConfigError
+from disk_kd.files import user_path
 from disk_kd.options import environment
+
+_READERS = ("torch", "hfds", "hfids", "tfds", "wds")
+_LIMITS = ("limit_train", "limit_test", "limit_unlabelled")
+REST = "rest"
+"""`data.unlabelled`: training images of the dataset itself whose labels are not used."""
+Overlap = Literal["error", "leave-out", "keep"]
+"""What to do with unlabelled images that are in a held-out split too."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +30,9 @@ class DataSettings:
 
     Args:
         name: Name of the dataset: one of `disk-kd list datasets`, or a timm reader such as hfds/user/name.
-        root: Folder that holds the dataset. The default dataset, digits, needs none.
+            my_module:make calls your own function.
+        root: Folder that holds the dataset, or the file of a table. Without a name, a folder is read as the dataset
+            folder and a file as the dataset table. The default dataset, digits, needs none.
         image_size: Image side in pixels; larger and smaller images are resized to it. null keeps the size of the
             images.
         download: Allow the download of the dataset to `root`.
@@ -46,6 +58,16 @@ class DataSettings:
         workers: Number of worker processes that decode streamed files. null uses one for each available core.
         skip_unreadable: Skip damaged image files with a warning. false stops with an error.
         mix: Mixup and cutmix of training batches.
+        unlabelled: Images without labels to learn from: a folder (all images in it, at any depth), a tar, a table, or
+            hfds/… or wds/…. rest takes the training images that limit_train leaves out, without their labels.
+        unlabelled_share: Share of unlabelled images in the batches, from 0 to 1. auto shuffles all images together, so
+            that each is seen once in an epoch.
+        limit_unlabelled: Maximum number of unlabelled images, drawn at random. null keeps all.
+        overlap: What to do if unlabelled images have the same bytes as images of the validation or test split: error,
+            leave-out or keep.
+        classes: Names of the classes in label order, for the dataset none, in which no image has a label. null takes
+            those that the teacher's weights record.
+        table: Columns of tables.
     """
 
     name: str = "digits"
@@ -67,19 +89,71 @@ class DataSettings:
     workers: int | None = environment(None)
     skip_unreadable: bool = False
     mix: Mix = field(default_factory=Mix)
+    unlabelled: str | None = None
+    unlabelled_share: Literal["auto"] | float = "auto"
+    limit_unlabelled: int | None = None
+    overlap: Overlap = "error"
+    classes: tuple[str, ...] | None = None
+    table: TableSettings = field(default_factory=TableSettings)
 
     def __post_init__(self) -> None:
         ranges = {"image_size": (1, 10_000), "views": (1, 1_000_000), "grey_bits": (9, 16)}
-        for name, (least, most) in (ranges | dict.fromkeys(("limit_train", "limit_test"), (1, math.inf))).items():
+        for name, (least, most) in (ranges | dict.fromkeys(_LIMITS, (1, math.inf))).items():
             value = getattr(self, name)
             if value is not None and not least <= value <= most:
                 upper = f"from {least} to {most:,}" if most < math.inf else f"at least {least}"
                 raise ConfigError(f"data.{name} must be {upper}, or null, not {value}")
         if not 0 <= self.validation < 1:
             raise ConfigError(f"data.validation must be a share in [0, 1), not {self.validation}")
+        if self.unlabelled_share != "auto" and not 0 <= self.unlabelled_share <= 1:
+            raise ConfigError(f"data.unlabelled_share must be a share in [0, 1], or auto, not {self.unlabelled_share}")
+        for name, default in (("unlabelled_share", "auto"), ("limit_unlabelled", None), ("overlap", "error")):
+            if self.unlabelled is None and getattr(self, name) != default:
+                raise ConfigError(f"data.{name} needs unlabelled images; give data.unlabelled, or leave it out")
+        if self.classes is not None and self.name != "none":
+            raise ConfigError(f"data.classes is for the dataset none; {self.name} names its classes itself")
         if not 0 <= self.label_noise <= 1:
             raise ConfigError(f"data.label_noise must be a share in [0, 1], not {self.label_noise}")
         if not 0 < self.crop_pct <= 1:
             raise ConfigError(f"data.crop_pct must be a share of the shorter side in (0, 1], not {self.crop_pct}")
         if self.workers is not None and self.workers < 0:
             raise ConfigError(f"data.workers must be at least 0 or null, not {self.workers}")
+
+
+def dataset_name(data: Mapping[str, Any]) -> str:
+    """The dataset of options that name none: by the kind of `root`, or of no labelled images at all.
+
+    Args:
+        data: options of the data, by name.
+    """
+    root, unlabelled = data.get("root"), data.get("unlabelled")
+    if root is not None:
+        return "table" if Path(str(root)).suffix.lower() in (".csv", ".tsv", ".parquet") else "folder"
+    return "digits" if unlabelled in (None, REST) else "none"
+
+
+def unlabelled_path(data: DataSettings) -> Path | None:
+    """The folder or file that `data.unlabelled` names; None if it names no file.
+
+    A path that does not exist is looked for in `data.root` too.
+    """
+    if data.unlabelled in (None, REST):
+        return None
+    assert data.unlabelled is not None
+    path = user_path(data.unlabelled)
+    inside = None if data.root is None else user_path(data.root) / path
+    if not path.exists() and inside is not None and inside.exists():
+        return inside
+    prefix, _, rest = data.unlabelled.partition("/")
+    return None if prefix.lower() in _READERS and rest and not path.exists() else path
+
+
+def with_absolute_paths(data: DataSettings) -> DataSettings:
+    """The same with absolute paths, so that a run can be repeated from another folder."""
+    unlabelled, folder = unlabelled_path(data), data.table.folder
+    return replace(
+        data,
+        root=None if data.root is None else user_path(data.root).absolute(),
+        unlabelled=data.unlabelled if unlabelled is None else str(unlabelled.absolute()),
+        table=data.table if folder is None else replace(data.table, folder=user_path(folder).absolute()),
+    )

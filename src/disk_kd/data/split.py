@@ -1,4 +1,4 @@
-"""Labelled images in memory.
+"""Images in memory, with labels or without.
 
 Shapes: N samples, C channels, H rows, W columns.
 """
@@ -15,17 +15,18 @@ import torch
 from torch import Tensor
 
 from disk_kd.errors import DataError, shown
+from disk_kd.support import UNLABELLED
 
 _CHUNK = 1024
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Split:
-    """Labelled images of one size, in memory.
+    """Images of one size, in memory.
 
     Attributes:
         images: uint8 (N, C, H, W), contiguous, on any device.
-        targets: int64 (N,), on the same device.
+        targets: int64 (N,), on the same device; -100 for an image without a label.
         class_names: name of each label, in label order.
         ids: int64 (N,): number of each sample in its original split. Seeds and stored teacher outputs refer to it, so a
             subset keeps it.
@@ -50,13 +51,18 @@ class Split:
         lengths = {len(part) for part in (self.images, self.targets, self.ids, self.paths or self.ids)}
         if len(lengths) > 1:
             raise DataError(f"images, targets, ids and paths are expected in equal number, got {lengths}")
-        if len(self) and not 0 <= int(self.targets.min()) <= int(self.targets.max()) < len(self.class_names):
-            low, high = int(self.targets.min()), int(self.targets.max())
-            count = len(self.class_names)
+        labels, count = self.targets[self.targets != UNLABELLED], len(self.class_names)
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < count:
+            low, high = int(labels.min()), int(labels.max())
             raise DataError(f"labels are expected in 0 … {count - 1} for {count} classes, got {low} … {high}")
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def unlabelled(self) -> int:
+        """Number of images without a label."""
+        return int((self.targets == UNLABELLED).sum())
 
     def __repr__(self) -> str:
         size = "x".join(str(side) for side in self.images.shape[1:])

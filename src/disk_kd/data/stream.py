@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import repeat
 from threading import Thread
 from typing import Any, NamedTuple, Protocol
 
@@ -32,6 +33,7 @@ from disk_kd.data.decode import MEND, Reading, as_array, centre_crop, read_pictu
 from disk_kd.data.seeds import sample_seeds, seeded
 from disk_kd.data.timm_augment import NO_AUGMENT, TimmAugment
 from disk_kd.errors import DataError, shown
+from disk_kd.support import UNLABELLED
 
 _AHEAD = 4
 """Number of batches that each worker process prepares ahead."""
@@ -53,11 +55,11 @@ class Files(Protocol):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class StreamedSplit:
-    """Labelled image files of a split, for use instead of a `Split`.
+    """Image files of a split, for use instead of a `Split`.
 
     Attributes:
         files: files of all samples, by their number in the original split.
-        targets: int64 (N,).
+        targets: int64 (N,); -100 for an image without a label.
         class_names: name of each label, in label order.
         ids: int64 (N,): number of each sample in its original split.
         sources: path of each of `files`.
@@ -79,6 +81,11 @@ class StreamedSplit:
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    @property
+    def unlabelled(self) -> int:
+        """Number of images without a label."""
+        return int((self.targets == UNLABELLED).sum())
 
     def __repr__(self) -> str:
         return f"StreamedSplit({len(self)} files, {len(self.class_names)} classes)"
@@ -208,25 +215,28 @@ class Stream:
             **options,
         )
 
-    def groups(self, batches: Iterable[Tensor], view: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def groups(
+        self, batches: Iterable[Tensor], views: int | Iterable[int]
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """For each batch: pixels uint8 (n, C, S, S), rows of the split (n,), and rows of the files that were read (n,).
 
         Args:
             batches: int64 (n,) each: row * repeats + repetition.
-            view: view of the first repetition of a row, in units of repetitions.
+            views: view of the first repetition of a row, in units of repetitions; one for all batches or one for each.
 
         Raises:
             DataError: a file cannot be read, or a worker process died or has no shared memory.
         """
-        r = self.repeats
-        self._items.batches = ([(code // r, view * r + code % r) for code in batch.tolist()] for batch in batches)
+        r, views = self.repeats, repeat(views) if isinstance(views, int) else views
+        pairs = zip(batches, views, strict=False)
+        self._items.batches = ([(code // r, view * r + code % r) for code in batch.tolist()] for batch, view in pairs)
         try:
-            for images, pairs, messages in self._loader:
+            for images, places, messages in self._loader:
                 for message in messages:
                     if not self.split.reading.skip_unreadable:
                         raise DataError(f"{message}; {MEND}")
                     warnings.warn(f"left out: {message}", stacklevel=2)
-                rows, read = torch.tensor(pairs, dtype=torch.int64).view(-1, 2).unbind(1)
+                rows, read = torch.tensor(places, dtype=torch.int64).view(-1, 2).unbind(1)
                 yield images, rows, read
         except RuntimeError as error:
             if _NO_SHARED_MEMORY not in str(error):

@@ -8,10 +8,16 @@ from typing import Any
 from timm.models import is_model, model_entrypoint
 
 from disk_kd.export.student import Student
+from disk_kd.tables import as_markdown, markdown_table
 
 
-def model_card(student: Student) -> str:
-    """A model card in Markdown with the hub's header: the model, its training, its metrics, and how to load it."""
+def model_card(student: Student, certificate: dict[str, Any] | None = None) -> str:
+    """A model card in Markdown with the hub's header: the model, its training, its metrics, and how to load it.
+
+    Args:
+        student: the model.
+        certificate: content of the certificate of the exported file; None if there is none.
+    """
     return "\n".join(
         [
             "---",
@@ -27,6 +33,7 @@ def model_card(student: Student) -> str:
             *(f"| {name} | {value} |" for name, value in _facts(student).items() if value not in (None, "")),
             "",
             *_measured(student.summary),
+            *([] if certificate is None else ["## Certificate", "", *certificate_lines(certificate), ""]),
             "## Use",
             "",
             *_usage(student),
@@ -79,6 +86,38 @@ def _measured(summary: dict[str, Any]) -> list[str]:
             "",
         ]
     return ["## Measured", "", *lines]
+
+
+def certificate_lines(certificate: dict[str, Any]) -> list[str]:
+    """A certificate in Markdown: scores by split, latency, and on what they were measured."""
+    scored = ["split", "images", "top-1 %", "top-5 %", "NLL", "ECE", "same class as float %", "as the teacher %"]
+    rows = []
+    for split, m in certificate["splits"].items():
+        numbers = (f"{m['top1']:.2f}", f"{m['top5']:.2f}", f"{m['nll']:.4f}", f"{m['ece']:.4f}")
+        agreement = (f"{m[key]:.2f}" if key in m else "" for key in ("agreement_float", "agreement_teacher"))
+        rows.append([split, f"{m['samples']:,}", *numbers, *agreement])
+    timed = [
+        [
+            each["model"],
+            each["runtime"],
+            str(each["batch"]),
+            str(each["threads"]),
+            f"{each['median_ms']:.2f}",
+            f"{each['p95_ms']:.2f}",
+        ]
+        for each in certificate["latency"]
+    ]
+    size = f"{certificate['precision']}, {certificate['bytes']:,} bytes, SHA-256 `{certificate['sha256']}`"
+    versions = ", ".join(f"{name} {value}" for name, value in certificate["versions"].items())
+    return [
+        f"`{certificate['file']}`: {size}. It ran in {certificate['runtime']}.",
+        "",
+        *markdown_table(scored, rows),
+        "",
+        *markdown_table(["model", "runtime", "images", "threads", "median ms", "95 % ms"], timed),
+        "",
+        f"Measured on {as_markdown(certificate['hardware'])} with {versions}.",
+    ]
 
 
 def _usage(student: Student) -> list[str]:

@@ -8,19 +8,21 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from io import BytesIO, StringIO
+from io import StringIO
 from pathlib import Path
 
 import timm
 import torch
 from timm.models import save_for_hf
-from torch import Tensor, nn
+from torch import nn
 
 from disk_kd.errors import ModelError
 from disk_kd.export.card import model_card
+from disk_kd.export.int8_torch import save_program, traced
+from disk_kd.export.quantise import Classifier
 from disk_kd.export.student import Normalised, Student
 from disk_kd.models import convert, save_state_dict
 from disk_kd.models.about import METADATA
@@ -29,9 +31,6 @@ from disk_kd.trained import trained_model
 
 EXTRA_FILE = f"{METADATA}.json"
 """Name of the description in a torch.export archive."""
-
-Classifier = Callable[[Tensor], Tensor]
-"""Maps images (B, C, H, W) to logits (B, K)."""
 
 
 @dataclass(frozen=True)
@@ -43,21 +42,25 @@ class Format:
         write: writes the student to a path. Its third argument is the model to trace, for formats with a graph.
         load: loads the classifier from a path.
         graph: whether it contains the computation, rather than weights alone.
+        runtime: name of the runtime that it is for.
+        packages: packages of that runtime.
     """
 
     suffix: str
     write: Callable[[Student, Path, nn.Module], None]
     load: Callable[[Student, Path], Classifier]
     graph: bool = False
+    runtime: str = "PyTorch"
+    packages: tuple[str, ...] = ()
 
 
-def _description(student: Student, traced: nn.Module) -> str:
+def description(student: Student, traced: nn.Module) -> str:
     """The description in a file, as JSON."""
     return json.dumps(student.about | {"input": "pixels" if isinstance(traced, Normalised) else "normalised"})
 
 
 def _write_safetensors(student: Student, path: Path, traced: nn.Module) -> None:
-    save_state_dict(path, student.model.state_dict(), {METADATA: _description(student, traced)})
+    save_state_dict(path, student.model.state_dict(), {METADATA: description(student, traced)})
 
 
 def write_half(student: Student, path: Path, traced: nn.Module) -> None:
@@ -95,45 +98,65 @@ def _load_timm(student: Student, path: Path) -> Classifier:
     return timm.create_model(f"local-dir:{path}", pretrained=True).eval()
 
 
-def _program(student: Student, traced: nn.Module) -> torch.export.ExportedProgram:
+def _program(model: nn.Module, shape: Sequence[int], name: str) -> torch.export.ExportedProgram:
     """The model's graph, for batches of any size."""
-    image = torch.zeros(2, *student.input_size)  # two, because a batch of one would be taken for a constant
-    batch = {0: torch.export.Dim("batch")}
-    with _one_line_errors("torch.export cannot trace", student), torch.no_grad():
-        return torch.export.export(traced, (image,), dynamic_shapes=(batch,))
+    with _one_line_errors("torch.export cannot trace", name):
+        return traced(model, torch.zeros(2, *shape))
 
 
-def _write_torch_export(student: Student, path: Path, traced: nn.Module) -> None:
-    described = {EXTRA_FILE: _description(student, traced)}
-    content = BytesIO()  # because torch aborts the process where a disk is full
-    torch.export.save(_program(student, traced), content, extra_files=described)
-    path.write_bytes(content.getbuffer())
+def write_torch_export(model: nn.Module, shape: Sequence[int], path: Path, about: str, name: str) -> None:
+    """Write the graph of a model for images of a shape (C, H, W), with a description.
+
+    Raises:
+        ModelError: it cannot be traced. `name` is its name in the message.
+    """
+    save_program(_program(model, shape, name), path, {EXTRA_FILE: about})
 
 
-def _load_torch_export(student: Student, path: Path) -> Classifier:
-    return torch.export.load(path).module()
+def write_onnx(model: nn.Module, shape: Sequence[int], path: Path, about: str, name: str) -> None:
+    """The same as ONNX.
 
-
-def _write_onnx(student: Student, path: Path, traced: nn.Module) -> None:
-    program = _program(student, traced)
-    with _one_line_errors("torch.onnx cannot translate", student):
+    Raises:
+        ModelError: it cannot be traced or translated.
+    """
+    program = _program(model, shape, name)
+    with _one_line_errors("torch.onnx cannot translate", name):
         translated = torch.onnx.export(
             program, dynamo=True, verbose=False, input_names=["images"], output_names=["logits"]
         )
     assert translated is not None
-    translated.model.metadata_props[METADATA] = _description(student, traced)
+    translated.model.metadata_props[METADATA] = about
     translated.save(path)
 
 
-def _load_onnx(student: Student, path: Path) -> Classifier:
+def _write_torch_export(student: Student, path: Path, traced: nn.Module) -> None:
+    write_torch_export(traced, student.input_size, path, description(student, traced), student.architecture)
+
+
+def _write_onnx(student: Student, path: Path, traced: nn.Module) -> None:
+    write_onnx(traced, student.input_size, path, description(student, traced), student.architecture)
+
+
+def open_torch_export(path: Path, threads: int = 0) -> Classifier:
+    """The classifier of a torch.export archive. Its threads are those of PyTorch."""
+    import torch.ao.quantization.fx._decomposed  # registers the operators of int8 graphs
+
+    return torch.export.load(path).module()
+
+
+def open_onnx(path: Path, threads: int = 0) -> Classifier:
+    """The classifier of an ONNX file in onnxruntime, with this number of threads; 0: one for each core."""
     import onnxruntime  # here, because it need not be installed
 
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
 
 @contextmanager
-def _one_line_errors(what: str, student: Student) -> Iterator[None]:
+def _one_line_errors(what: str, name: str) -> Iterator[None]:
     """Suppress logs and output inside the block, because torch prints the whole graph when it fails.
 
     Raises:
@@ -149,7 +172,7 @@ def _one_line_errors(what: str, student: Student) -> Iterator[None]:
         while first.__cause__ is not None:
             first = first.__cause__
         reason = " ".join(str(first).split())[:300] or type(first).__name__
-        raise ModelError(f"{what} {student.architecture} ({reason}); give --format safetensors or timm") from error
+        raise ModelError(f"{what} {name} ({reason}); give --format safetensors or timm") from error
     finally:
         logging.disable(disabled)
 
@@ -157,6 +180,15 @@ def _one_line_errors(what: str, student: Student) -> Iterator[None]:
 FORMATS: dict[str, Format] = {
     "safetensors": Format(".safetensors", _write_safetensors, _load_safetensors),
     "timm": Format("", _write_timm, _load_timm),
-    "torch.export": Format(".pt2", _write_torch_export, _load_torch_export, graph=True),
-    "onnx": Format(".onnx", _write_onnx, _load_onnx, graph=True),
+    "torch.export": Format(
+        ".pt2", _write_torch_export, lambda _, path: open_torch_export(path), graph=True, runtime="torch.export"
+    ),
+    "onnx": Format(
+        ".onnx",
+        _write_onnx,
+        lambda _, path: open_onnx(path),
+        graph=True,
+        runtime="onnxruntime",
+        packages=("onnx", "onnxruntime"),
+    ),
 }

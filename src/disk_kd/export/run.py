@@ -1,4 +1,4 @@
-"""Export a run's student in a format, and keep the file if it gives the same logits.
+"""Export a run's student in a format, and keep the file if it passes: the same logits, or in int8 the same accuracy.
 
 Shapes: B batch, C channels of the image, H and W its height and width, K classes.
 """
@@ -12,12 +12,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 
-from disk_kd.errors import ConfigError, ModelError, RunError, nearest, one_line
-from disk_kd.export.formats import FORMATS, Classifier, write_half
+from disk_kd.errors import ConfigError, DataError, ModelError, RunError, nearest, one_line
+from disk_kd.export.card import model_card
+from disk_kd.export.certificate import Certificate, Evidence, certificate_path, certify, sha256
+from disk_kd.export.contest import contestants
+from disk_kd.export.formats import FORMATS, write_half
+from disk_kd.export.int8 import INT8_PACKAGES, QUANTISERS, Int8, costliest_layers, quantise
+from disk_kd.export.latency import BATCH, latencies, peak_memory
+from disk_kd.export.quantise import CALIBRATION_IMAGES, Classifier
 from disk_kd.export.student import Student, read_student
 from disk_kd.files import remove_leftovers, temporary_path
 from disk_kd.logits import logits_of
@@ -29,7 +37,9 @@ HALF_TOLERANCE = 1e-2
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _CHECKED_BATCHES = (1, 5)
 _SEED = 0
-_TIMM_FILES = {"config.json", "model.safetensors", "README.md"}
+MAX_DROP = 1.0
+"""Points of top-1 that an export may lose by default."""
+_TIMM_FILES = {"config.json", "model.safetensors", "README.md", "certificate.json"}
 
 
 @dataclass(frozen=True)
@@ -38,13 +48,15 @@ class Exported:
 
     Args:
         path: the file or folder.
-        difference: largest absolute difference of a logit from the student's.
-        allowed: limit of the difference.
+        difference: largest absolute difference of a logit from the student's, on random images.
+        allowed: limit of the difference; None in int8, whose limit is on the accuracy.
+        certificate: the certificate beside it; None if none was asked for.
     """
 
     path: Path
     difference: float
-    allowed: float
+    allowed: float | None
+    certificate: Certificate | None = None
 
 
 def export(
@@ -56,64 +68,162 @@ def export(
     with_normalisation: bool = False,
     overwrite: bool = False,
     imports: Sequence[str] = (),
+    int8: bool = False,
+    calibration: int = CALIBRATION_IMAGES,
+    certified: bool = False,
+    max_drop: float = MAX_DROP,
 ) -> Exported:
     """Export a run's student, RUN/student.safetensors, to another format, if the result gives the same logits.
 
-    The logits are compared on two batches of one and five random images with a fixed seed. The file has a temporary
-    name until it passes.
+    The logits are compared on two batches of one and five random images with a fixed seed. A file in int8 gives other
+    logits; its accuracy is compared instead, if it is certified. The file has a temporary name until it passes.
 
     Args:
         run: a run directory, or a file of weights that a run or this function wrote.
         kind: one of `FORMATS`.
-        output: the file, or for "timm" the folder; None: RUN/export/MODEL with the format's suffix.
+        output: the file, or for "timm" the folder; None: RUN/export/MODEL with the format's suffix, in int8
+            RUN/export/MODEL-int8.
         half: store weights of convolutions and linear layers in half precision, as `disk_kd.models.convert` does.
         with_normalisation: include the normalisation in the graph, which then takes pixels in [0, 1].
         overwrite: replace an existing output.
         imports: modules, or my_module:make, to import for a model of your own. Those that a run directory's
             configuration names are imported too.
+        int8: quantise weights and activations to 8 bits.
+        calibration: number of training images that give the ranges of the activations.
+        certified: run the file on the validation and test splits, and write a certificate beside it.
+        max_drop: points of top-1 by which a certified file may fall below the float student, on either split.
 
     Raises:
         ConfigError: an unknown format, an option that the format does not have, or a missing package.
         CheckpointError: there are no weights.
-        ModelError: the weights do not record their model, the model cannot be traced, or the logits differ.
+        DataError: the run's data is needed, and it is missing or does not fit the student.
+        ModelError: the weights do not record their model, the model cannot be traced or quantised, or the logits or
+            the accuracy differ too much.
         RunError: `output` exists or must not be replaced.
     """
-    _check_options(kind, half, with_normalisation)
+    _check_options(kind, half, with_normalisation, int8, calibration, max_drop)
     student = read_student(run, imports)
-    if kind == "timm" and "architecture" not in student.settings:
-        raise ModelError(
-            f"{student.about['model']} has no timm configuration, which a timm folder needs; "
-            "give --format safetensors, torch.export or onnx"
-        )
-    if kind == "timm" and "hint" in student.about:
-        raise ModelError(
-            f"the student of the hint {student.about['hint']['name']} keeps the teacher's classifier, which no timm "
-            "model has; give --format safetensors, torch.export or onnx"
-        )
+    _check_timm(kind, student)
     suffix = FORMATS[kind].suffix
-    target = output or student.weights.parent / "export" / f"{student.architecture}{suffix}"
+    name = f"{student.architecture}{'-int8' if int8 else ''}{suffix}"
+    target = output or student.weights.parent / "export" / name
     remove_leftovers(target.parent, target.name)
     _check_target(target, suffix, student, overwrite)
+    evidence = _evidence(run, student, int8) if int8 or certified else None
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _renamed_at_end(target) as temporary:
+    with _renamed_at_end(target) as temporary, TemporaryDirectory() as scratch:
         traced = student.normalised() if with_normalisation else student.model
-        write = write_half if half else FORMATS[kind].write
+        quantised: Int8 | None = None
         try:
-            write(student, temporary, traced)
+            if int8 and evidence is not None:
+                where = temporary, Path(scratch)
+                quantised = quantise(evidence, kind, traced, with_normalisation, calibration, *where)
+            else:
+                (write_half if half else FORMATS[kind].write)(student, temporary, traced)
         except SafetensorError as error:
             raise RunError(f"cannot write {target} ({one_line(error)}); make room or give another --output") from None
         exported = FORMATS[kind].load(student, temporary)
         tolerance = HALF_TOLERANCE if half else TOLERANCE
-        difference, allowed = _compare(student, exported, with_normalisation, tolerance)
-        if not difference <= allowed:
+        difference, limit = _compare(student, exported, with_normalisation, tolerance)
+        allowed = None if int8 else limit
+        if allowed is not None and not difference <= allowed:
             raise ModelError(
                 f"the {kind} export of {student.architecture} gives logits up to {difference:.1e} from the student's, "
                 f"{allowed:.1e} is allowed; nothing was kept: try another format"
             )
-    return Exported(target, difference, allowed)
+        certificate = None
+        if certified and evidence is not None:
+            facts = {"difference": difference, "precision": "int8" if int8 else "float16" if half else "float32"}
+            certificate = _certified(evidence, kind, temporary, exported, with_normalisation, facts, quantised, scratch)
+            _check_drop(certificate, evidence, max_drop, calibration if int8 else None)
+            certificate_path(temporary).write_text(certificate.text(), encoding="utf-8")
+            if kind == "timm":
+                (temporary / "README.md").write_text(model_card(student, certificate.content), encoding="utf-8")
+    return Exported(target, difference, allowed, certificate)
 
 
-def _check_options(kind: str, half: bool, with_normalisation: bool) -> None:
+def _check_timm(kind: str, student: Student) -> None:
+    """Raise an error if a timm folder cannot hold the student."""
+    others = "give --format safetensors, torch.export or onnx"
+    if kind == "timm" and "architecture" not in student.settings:
+        raise ModelError(f"{student.about['model']} has no timm configuration, which a timm folder needs; {others}")
+    if kind == "timm" and "hint" in student.about:
+        raise ModelError(
+            f"the student of the hint {student.about['hint']['name']} keeps the teacher's classifier, which no timm "
+            f"model has; {others}"
+        )
+
+
+def _evidence(run: Path, student: Student, int8: bool) -> Evidence:
+    """The run's data and models, for calibration and certificate."""
+    purpose = "int8 is calibrated on" if int8 else "the certificate is measured on"
+    if not run.is_dir():
+        raise ConfigError(f"{purpose} the data of a run, and {run} is a file; give the run directory")
+    try:
+        return Evidence(run, student)
+    except DataError as error:
+        further = "" if int8 else "; or give --certify false"
+        raise DataError(f"{purpose} the run's data: {error}{further}") from None
+
+
+def _certified(
+    evidence: Evidence,
+    kind: str,
+    path: Path,
+    exported: Classifier,
+    pixels: bool,
+    facts: dict[str, Any],
+    quantised: Int8 | None,
+    scratch: str,
+) -> Certificate:
+    """The certificate of a file that was just written."""
+    made, student = FORMATS[kind], evidence.student
+    file = path / "model.safetensors" if path.is_dir() else path
+    files = [file] if path.is_dir() else [each for each in path.parent.iterdir() if each.name.startswith(path.name)]
+    float_file = None if quantised is None else quantised.float_file
+    shape = (BATCH, *student.input_size)
+    memory = peak_memory(kind, path, shape) if made.graph else None
+    facts = {
+        "format": kind,
+        "file": file.name,
+        "bytes": sum(each.stat().st_size for each in files),
+        "float_bytes": None if float_file is None else float_file.stat().st_size,
+        "sha256": sha256(file),
+        "runtime": made.runtime,
+        "input": "pixels" if pixels else "normalised",
+        **facts,
+        "quantisation": None if quantised is None else quantised.record,
+        "latency": latencies(contestants(evidence, kind, path, pixels, float_file, Path(scratch))),
+        "peak_memory": memory,
+    }
+    packages = made.packages + (INT8_PACKAGES[kind] if quantised else ())
+    return certify(evidence, exported, pixels, facts, packages)
+
+
+def _check_drop(certificate: Certificate, evidence: Evidence, max_drop: float, calibration: int | None) -> None:
+    """Raise an error if a file falls further below the float student than allowed.
+
+    Args:
+        certificate: of the file.
+        evidence: the run's data and models.
+        max_drop: the limit in points.
+        calibration: number of calibration images of an int8 file; None: the file is not in int8.
+    """
+    split, drop = max(certificate.drops.items(), key=lambda item: item[1], default=("", 0.0))
+    if drop <= max_drop:
+        return
+    why = ""
+    if calibration is not None:
+        why = f"; layers that cost most alone, in points: {costliest_layers(evidence, calibration)}"
+    raise ModelError(
+        f"top-1 on {split} falls by {drop:.2f} points, --max-drop allows {max_drop:g}{why}; nothing was kept: raise"
+        " --max-drop or --calibration"
+    )
+
+
+def _check_options(
+    kind: str, half: bool, with_normalisation: bool, int8: bool, calibration: int, max_drop: float
+) -> None:
     kinds = list(FORMATS)
     if kind not in FORMATS:
         raise ConfigError(f"no format {kind!r}; {nearest(kind, kinds)}")
@@ -124,11 +234,19 @@ def _check_options(kind: str, half: bool, with_normalisation: bool) -> None:
             f"the format {kind} holds weights and no graph to put the normalisation into; leave it out, or give "
             "--format torch.export or onnx"
         )
+    if int8 and kind not in QUANTISERS:
+        raise ConfigError(f"int8 needs a graph, which the format {kind} has not; give --format onnx or torch.export")
+    if calibration < 1:
+        raise ConfigError(f"calibration needs at least one image, not {calibration}; the default is 256")
+    if not 0 <= max_drop <= 100:
+        raise ConfigError(f"--max-drop is a number of points from 0 to 100, not {max_drop:g}")
     if kind == "onnx":
-        _check_packages(ONNX_PACKAGES)
+        _check_packages("the format onnx", ONNX_PACKAGES)
+    if int8:
+        _check_packages(f"int8 for {kind}", INT8_PACKAGES[kind])
 
 
-def _check_packages(names: Sequence[str]) -> None:
+def _check_packages(what: str, names: Sequence[str]) -> None:
     missing = []
     for name in names:
         try:
@@ -136,9 +254,7 @@ def _check_packages(names: Sequence[str]) -> None:
         except ImportError:
             missing.append(name)
     if missing:
-        raise ConfigError(
-            f"the format onnx needs {' and '.join(missing)}, not installed here; pip install {' '.join(ONNX_PACKAGES)}"
-        )
+        raise ConfigError(f"{what} needs {' and '.join(missing)}, not installed here; pip install {' '.join(names)}")
 
 
 def _check_target(target: Path, suffix: str, student: Student, overwrite: bool) -> None:

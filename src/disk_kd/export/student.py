@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from disk_kd.build import STUDENT
 from disk_kd.errors import CheckpointError, ModelError
 from disk_kd.models.about import read_about
+from disk_kd.models.foreign import short_name
 from disk_kd.plugins import import_modules
 from disk_kd.recipe import imports_of, is_run_config, load_recipe, named_in
 from disk_kd.summary import read_summary
@@ -51,7 +52,8 @@ class Student:
     Args:
         weights: the file that it was read from.
         model: maps normalised images (B, C, H, W) to logits (B, K).
-        about: metadata of the file (`disk_kd.trained.student_metadata`), with "mean" and "std" for each channel.
+        about: metadata of the file (`disk_kd.trained.student_metadata`), with "mean" and "std" for each channel, and
+            "temperature" if the run fitted one.
         summary: summary of its run; empty if there is none beside the file.
         hint: name of the hint in the run's config; None if there is none.
     """
@@ -70,8 +72,10 @@ class Student:
 
     @property
     def architecture(self) -> str:
-        """timm's name of the student, without tag and source. For a user's own model, the name after its module."""
-        return self.settings.get("architecture") or self.about["model"].rpartition(":")[2]
+        """timm's name of the student, without tag and source. For a user's own model, the name after its module; for
+        one of another library, the name of its folder.
+        """
+        return self.settings.get("architecture") or short_name(self.about["model"]).rpartition(":")[2]
 
     @property
     def input_size(self) -> tuple[int, int, int]:
@@ -113,11 +117,14 @@ def read_student(run: Path, imports: Iterable[str] = ()) -> Student:
     channels = about["in_chans"]
     model = trained_model(about["model"], about["options"], weights, len(about["classes"]), channels, about).eval()
     mean, std = (_per_channel(values, channels) for values in normalisation(model))
+    summary = read_summary(weights.parent) or {}
+    temperature = summary.get("test", summary.get("validation", {})).get("temperature")
+    calibrated = {} if temperature is None else {"temperature": temperature}
     return Student(
         weights,
         model,
-        about | {"mean": mean, "std": std},
-        read_summary(weights.parent) or {},
+        calibrated | about | {"mean": mean, "std": std},
+        summary,
         recipe.get("hint", {}).get("name"),
     )
 

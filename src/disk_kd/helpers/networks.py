@@ -221,7 +221,7 @@ def _map_reader(channels: int, features: int) -> nn.Sequential:
 
 
 def _read(outputs: dict[str, Tensor], name: str, helper: nn.Module) -> Tensor:
-    """One of the outputs in float32 at least, without gradient. Stored outputs may be in half precision."""
+    """One of the outputs in the precision of the helper, without gradient. Stored outputs may be in half precision."""
     if name not in outputs:
         raise ConfigError(
             f"a helper reads {name!r}, got {', '.join(outputs) or 'nothing'}; add {name!r} to the outputs"
@@ -229,7 +229,7 @@ def _read(outputs: dict[str, Tensor], name: str, helper: nn.Module) -> Tensor:
     output = outputs[name].detach()
     if helper.training and len(output) == 1:
         raise ConfigError("a helper network trains on at least 2 images a batch, got 1; drop the last batch")
-    return at_least_float32(output)
+    return output.to(next(helper.parameters()).dtype)
 
 
 def _probability(logit_B1: Tensor) -> Tensor:

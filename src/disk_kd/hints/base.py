@@ -24,8 +24,8 @@ class Context:
         in_chans: channels of the images.
         image_size: height and width of the student's images.
         teacher_image_size: height and width of the teacher's images.
-        targets: int64 (N,) labels of the training samples by id, -1 for ids without a sample; None: the labels are not
-            known.
+        targets: int64 (N,) labels of the training samples by id, -100 for samples without a label and -1 for ids
+            without a sample; None: the labels are not known.
     """
 
     student: nn.Module
@@ -172,7 +172,7 @@ class Hint(nn.Module):
         Args:
             student: outputs by name, (B, ...).
             teacher: likewise, without gradients.
-            target: (B,) class indices.
+            target: (B,) class indices; -100 for an image without a label.
             ids: (B,) sample ids; None unless `needs_ids`.
         """
         raise NotImplementedError

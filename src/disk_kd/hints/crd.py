@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from disk_kd.errors import ConfigError
 from disk_kd.hints.base import Context, Hint, one
 from disk_kd.losses.crd import ContrastiveLoss
+from disk_kd.support import UNLABELLED
 
 
 class CRDHint(Hint):
     """Contrastive representation distillation: student and teacher embeddings of the same image find each other.
 
     Source: Tian et al., "Contrastive Representation Distillation", ICLR 2020. `disk_kd.losses.crd` has the formula.
-    Its memory banks hold two vectors for each training sample. They are saved with the run.
+    Its memory banks hold two vectors for each training sample. They are saved with the run. A sample without a label is
+    a class of its own: all other samples may be its negatives, and it may be theirs.
 
     Args:
         context: student, teacher and the labels of the training samples.
@@ -35,6 +38,7 @@ class CRDHint(Hint):
     """
 
     needs_ids = True
+    classes: Tensor
 
     def __init__(
         self,
@@ -53,10 +57,11 @@ class CRDHint(Hint):
         if context.targets is None:
             raise ConfigError("crd needs the labels of all training samples; give them in the hint's context")
         (student,), (teacher,) = context.shapes(self.student, self.teacher)
+        self.register_buffer("classes", _with_own_classes(context.targets), persistent=False)
         self.contrast = ContrastiveLoss(
             math.prod(student),
             math.prod(teacher),
-            context.targets,
+            self.classes,
             dimensions=dimensions,
             negatives=negatives,
             temperature=temperature,
@@ -69,4 +74,12 @@ class CRDHint(Hint):
     ) -> Tensor:
         assert ids is not None
         features = (one(student, self.student).flatten(1), one(teacher, self.teacher).flatten(1))
-        return self.contrast(*features, target, ids)
+        return self.contrast(*features, self.classes[ids], ids)
+
+
+def _with_own_classes(labels_N: Tensor) -> Tensor:
+    """The labels, with a class of its own for each sample without one."""
+    classes_N, without_N = labels_N.clone(), labels_N == UNLABELLED
+    first = int(labels_N.max().clamp(min=-1)) + 1
+    classes_N[without_N] = first + torch.arange(int(without_N.sum()), device=labels_N.device)
+    return classes_N

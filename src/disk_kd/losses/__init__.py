@@ -9,6 +9,7 @@ from disk_kd.losses.class_costs import cka_relations, class_costs, classifier_re
 from disk_kd.losses.crd import ContrastiveLoss
 from disk_kd.losses.dist import dist_loss
 from disk_kd.losses.dkd import dkd_loss
+from disk_kd.losses.feature_kd import feature_kd_loss
 from disk_kd.losses.fitnet import fitnet_loss
 from disk_kd.losses.gce import gce_loss
 from disk_kd.losses.jensen_shannon import jensen_shannon_loss
@@ -42,6 +43,7 @@ __all__ = [
     "classifier_relations",
     "dist_loss",
     "dkd_loss",
+    "feature_kd_loss",
     "fitnet_loss",
     "gce_loss",
     "hierarchical_context_loss",

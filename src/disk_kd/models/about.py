@@ -18,11 +18,14 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "in_chans": int,
     "image_size": int,
     "crop_pct": (int, float),
+    "grey_bits": int,
     "mean": list,
     "std": list,
     "classes": list,
     "hint": dict,
 }
+_RANGES = {"in_chans": (1, 10_000), "image_size": (1, 10_000), "crop_pct": (1e-6, 1), "grey_bits": (9, 16)}
+_OF_DATA = ("crop_pct", "grey_bits")
 
 
 def read_about(weights: Path) -> dict[str, Any]:
@@ -36,10 +39,32 @@ def read_about(weights: Path) -> dict[str, Any]:
     text = read_metadata(weights).get(METADATA, "{}")
     try:
         about = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         about = None
-    if not isinstance(about, dict) or not all(
-        isinstance(about[key], _KINDS[key]) for key in _KINDS.keys() & about.keys()
-    ):
+    if not isinstance(about, dict) or not _is_plausible(about):
         raise CheckpointError(f"the model metadata of {weights} cannot be read; give a file that a run wrote")
     return about
+
+
+def _is_plausible(about: dict[str, Any]) -> bool:
+    """Whether metadata has the types and ranges that a run writes."""
+    if not all(isinstance(about[key], _KINDS[key]) for key in _KINDS.keys() & about.keys()):
+        return False
+    if not all(least <= about.get(key, least) <= most for key, (least, most) in _RANGES.items()):
+        return False
+    hint = about.get("hint", {"name": "", "options": {}, "teacher": {"name": "", "options": {}}})
+    return _names_with_options(hint) and _names_with_options(hint.get("teacher"))
+
+
+def _names_with_options(part: Any) -> bool:
+    return isinstance(part, dict) and isinstance(part.get("name"), str) and isinstance(part.get("options"), dict)
+
+
+def recorded_data(weights: Path) -> dict[str, Any]:
+    """The options of the data that a file of weights records: how its images were read from files.
+
+    Raises:
+        CheckpointError: as for `read_about`.
+    """
+    about = read_about(weights)
+    return {name: about[name] for name in _OF_DATA if name in about}

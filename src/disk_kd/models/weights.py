@@ -88,7 +88,7 @@ def load_state_dict(path: StrPath) -> dict[str, Tensor]:
     )
 
 
-def load_weights(model: nn.Module, path: StrPath, *, strict: bool = True) -> None:
+def load_weights(model: nn.Module, path: StrPath, *, strict: bool = True, leave_out: tuple[str, ...] = ()) -> None:
     """Load a file of weights into a timm model. If they do not fit, the model is not changed.
 
     A name before every key that the model does not know, such as Lightning's ``model.``, is taken off. Batch norms of
@@ -99,11 +99,13 @@ def load_weights(model: nn.Module, path: StrPath, *, strict: bool = True) -> Non
         path: a file that `load_state_dict` reads.
         strict: refuse keys that only one side has. False ignores these, but shapes must be equal and at least one key
             must be shared.
+        leave_out: beginnings of keys that are not read, such as those of the classifier (`classifier_prefixes`).
 
     Raises:
         CheckpointError: the file cannot be read, its keys or shapes differ from the model's, or it contains NaN.
     """
     weights = _without_prefix(load_state_dict(path), model.state_dict())
+    weights = {key: value for key, value in weights.items() if not (leave_out and key.startswith(leave_out))}
     for key, values in weights.items():
         if values.isnan().any():
             raise CheckpointError(f"{key} in {path} is not a number; give weights of a run that did not diverge")
@@ -188,6 +190,8 @@ def _existing_file(path: StrPath) -> Path:
         raise CheckpointError(f"{path} is a folder; give the file of weights in it")
     if not path.exists():
         raise CheckpointError(f"{path}: no such file; give a .safetensors file or one written by torch.save")
+    if not path.is_file():  # reading a pipe would wait for ever
+        raise CheckpointError(f"{path} is a device or a pipe; give a file of weights")
     try:
         path.open("rb").close()
     except OSError as error:  # safetensors would say that there is no such file
@@ -308,7 +312,7 @@ def _prefix_of(keys: list[str], weights: dict[str, Tensor]) -> str:
 
 def _other_classes(model: nn.Module, own: Tensor, theirs: Tensor, key: str) -> bool:
     """Whether a tensor belongs to the model's classifier, for another number of classes."""
-    of_classifier = key.startswith(_classifier_prefixes(model))
+    of_classifier = key.startswith(classifier_prefixes(model))
     return of_classifier and theirs.dim() == own.dim() and theirs.shape[1:] == own.shape[1:]
 
 
@@ -333,7 +337,7 @@ def _owner(weights: dict[str, Tensor], in_chans: int) -> str | None:
     return None
 
 
-def _classifier_prefixes(model: nn.Module) -> tuple[str, ...]:
+def classifier_prefixes(model: nn.Module) -> tuple[str, ...]:
     """The prefixes of the classifier's keys. timm's cfg holds one name, several or none."""
     names = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
     return tuple(f"{name}." for name in ([names] if isinstance(names, str) else names))

@@ -1,4 +1,4 @@
-"""What people look at: the report of runs, and the training examples by help or doubt."""
+"""The report of runs, and the ranking of training examples by help or by doubt about their labels."""
 
 from disk_kd.report.inspection import RANKINGS, Inspection, inspect_run
 from disk_kd.report.listing import Found, csv_text, faults_table, found_faults

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,10 +12,10 @@ from typing import TypeVar
 from disk_kd.build import find_weights
 from disk_kd.config import RunConfig
 from disk_kd.errors import DiskKDError
-from disk_kd.metrics import Metrics
+from disk_kd.metrics import Metrics, metrics_of
 from disk_kd.report.drawing import MOST, Series
 from disk_kd.report.items import Note
-from disk_kd.report.outputs import Outputs, metrics_of, teacher_key
+from disk_kd.report.outputs import Outputs, teacher_key
 from disk_kd.report.reading import Group, Run
 from disk_kd.report.verdict import Gap, Verdict, first_of, gap_between, judge, labels_alone, ranked, ranking_split
 
@@ -23,17 +24,19 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class ReportTeacher:
-    """A teacher, as one of the runs names it.
+    """A teacher that one of the runs names.
 
     Attributes:
-        name: for tables and legends.
-        config: of a run that names it.
-        run: a run on whose split it is measured.
+        name: name in tables and legends.
+        config: configuration of a run that names it.
+        run: a run on whose split the teacher is measured.
+        member: whether the teacher is one of several that a run learned from together.
     """
 
     name: str
     config: RunConfig
     run: Run
+    member: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,20 +49,20 @@ class TeacherFacts:
 
 
 class ReportContent:
-    """The runs of a report, with what all its sections share.
+    """The runs of a report, and everything that its sections share.
 
     Attributes:
-        candidates: the groups that could be shipped, as `ranked` has them.
-        comparable: whether the finished ones were measured on the same images.
-        shown: those of them that figures show.
+        candidates: the groups to choose from, in the order of `ranked`.
+        comparable: whether the finished candidates were measured on the same images.
+        shown: the candidates that figures show.
         series: their places in figures, by name.
-        lost: why teachers that the candidates name are not among `teachers`.
+        lost: reasons why teachers of candidates are not among `teachers`.
 
     Args:
-        groups: one or more, each of runs that differ in their seed alone.
+        groups: one or more groups of runs that differ only in their seed.
         outputs: gives data, models and their logits.
-        baseline: name of the group that the others are compared with; None: that of the labels alone, if any.
-        differing: what `conditions_text` says of the runs; None: it is asked.
+        baseline: name of the group that the others are compared with; None: the group that learned from labels alone.
+        differing: text of `conditions_text` for the runs; None: it is made from the runs.
     """
 
     def __init__(
@@ -75,12 +78,12 @@ class ReportContent:
 
     @property
     def first(self) -> str:
-        """What the first of the candidates is, in words."""
+        """Description of the first candidate."""
         return first_of(self.candidates)
 
     @property
     def has_top5(self) -> bool:
-        """Whether there are so many classes that top-5 says something."""
+        """Whether there are enough classes for top-5 to be informative."""
         return any((group.chosen.summary or {}).get("classes", 6) > 5 for group in self.finished)
 
     @property
@@ -90,38 +93,43 @@ class ReportContent:
 
     @cached_property
     def teachers(self) -> list[ReportTeacher]:
-        """The teachers that the candidates name and whose weights are there."""
+        """The teachers of the candidates whose weights exist; the members of an ensemble come last."""
         found: dict[object, ReportTeacher] = {}
-        for group in self.candidates:
-            config = group.chosen.config
+        named = [(group.chosen.config, group.chosen, False) for group in self.candidates]
+        several = [(config, run) for config, run, _ in named if len(config.each_teacher) > 1]
+        named += [(one, run, True) for config, run in several for one in config.each_teacher]
+        names: Counter[str] = Counter()
+        for config, run, member in named:
             key = None if config.teacher is None else self.attempt(partial(teacher_key, config))
             if isinstance(key, Note):
                 self.lost.append(key)
             if config.teacher is None or isinstance(key, Note) or key in found:
                 continue
             name = f"teacher {config.teacher.name}"
-            same = sum(teacher.name.startswith(name) for teacher in found.values())
-            found[key] = ReportTeacher(f"{name} ({same + 1})" if same else name, config, group.chosen)
+            names[name] += 1
+            shown = f"{name} ({names[name]})" if names[name] > 1 else name
+            found[key] = ReportTeacher(shown, config, run, member)
         return list(found.values())
 
     def teacher_of(self, group: Group) -> ReportTeacher:
-        """The group's teacher, or the only one of the report where its method has none.
+        """The group's teacher. If its method has none, the only teacher of the report.
 
         Raises:
-            DiskKDError: its weights are missing; or it has none, and the report not one for all.
+            DiskKDError: its weights are missing; or it has no teacher and the report has none or several.
         """
         config = group.chosen.config
         if config.teacher is not None:
             key = teacher_key(config)
             return next(teacher for teacher in self.teachers if teacher_key(teacher.config) == key)
-        if len(self.teachers) != 1:
-            count = "no run of this report has one" if not self.teachers else "the runs here have several"
+        whole = [teacher for teacher in self.teachers if not teacher.member]
+        if len(whole) != 1:
+            count = "no run of this report has one" if not whole else "the runs of this report have several"
             raise DiskKDError(f"{group.name} was trained without a teacher, and {count}")
-        return self.teachers[0]
+        return whole[0]
 
     @cached_property
     def measured_teachers(self) -> list[tuple[ReportTeacher, TeacherFacts | Note]]:
-        """The teachers and what is measured of them, or why it is not; none before a run is finished."""
+        """The teachers with their measurements, or the reason why there are none. Empty before a run is finished."""
         if not self.finished:
             return []
         found = []
@@ -146,7 +154,7 @@ class ReportContent:
 
     @cached_property
     def baseline(self) -> Group | None:
-        """The finished group that the others are compared with: the one asked for, else that of the labels alone."""
+        """The finished group that the others are compared with: the requested one, else that of labels alone."""
         if not self.finished:
             return None
         named = next((group for group in self.finished if group.name == self._baseline), None)
@@ -154,18 +162,18 @@ class ReportContent:
 
     @cached_property
     def gains(self) -> dict[str, Gap]:
-        """Of every other finished group over the baseline, by name; none where there is no baseline."""
+        """Gap of each other finished group to the baseline, by name. Empty if there is no baseline."""
         base = self.baseline
         if base is None or not self.comparable:
             return {}
         return {group.name: gap_between(group, base, self.outputs) for group in self.finished if group is not base}
 
     def attempt(self, make: Callable[[], Value]) -> Value | Note:
-        """What `make` gives, or the line that says why it cannot."""
+        """The result of `make`, or a note that states why it failed."""
         try:
             return make()
         except (DiskKDError, OSError) as error:
-            return Note(f"Left out: {error}.", missing=True)
+            return Note(f"Not shown: {error}.", missing=True)
 
 
 def _is_teacher(group: Group, groups: Sequence[Group]) -> bool:
@@ -176,16 +184,16 @@ def _is_teacher(group: Group, groups: Sequence[Group]) -> bool:
         if other is group or config.teacher is None:
             continue
         with suppress(DiskKDError):  # a teacher whose weights are gone is none of these runs
-            weights = find_weights(config, "teacher")
-            if weights is not None and weights.resolve() in own:
+            files = [find_weights(one, "teacher") for one in config.each_teacher]
+            if any(weights is not None and weights.resolve() in own for weights in files):
                 return True
     return False
 
 
 def _shown(groups: Sequence[Group]) -> list[Group]:
-    """As many groups as a figure can show, the best first.
+    """The groups that figures show, the best first, at most as many as fit.
 
-    The first whose method logs quantities of its own, and the first that learned from labels alone, are always shown.
+    The first group whose method logs its own quantities and the first that learned from labels alone are always shown.
     """
     logs = next((group for group in groups if group.quantities), None)
     wanted = [group for group in (logs, labels_alone(groups, groups[0])) if group is not None]

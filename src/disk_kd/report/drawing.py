@@ -1,4 +1,4 @@
-"""Figures as SVG that takes the page's colours, by day and by night, and its font."""
+"""Figures as SVG in the colours and font of the page, light or dark."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from matplotlib.path import Path
 TEXT, GRID, MUTED = "#000001", "#000002", "#000003"
 _SERIES = "#0001"
 _CSS = {TEXT: "currentColor", GRID: "var(--grid)", MUTED: "var(--muted)"}
-"""Stand-ins that matplotlib draws with, and what the page puts in their place."""
+"""Placeholder colours that matplotlib draws with, and the CSS that replaces them."""
 MOST = 8
-"""Series that can be told apart in one figure."""
+"""Maximum number of series that can be distinguished in one figure."""
 _MARKERS = "os^DvPX*"
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 _CSS_DASHES = ("", "5 2", "1.5 1.5", "6 2 1.5 2")
@@ -48,7 +48,7 @@ _STYLE: Any = {
 
 @dataclass(frozen=True)
 class Series:
-    """One of several things in a figure: its name, and its place among them, which gives colour, dash and marker.
+    """A series of a figure: its name, and its index, which gives colour, dash and marker.
 
     Attributes:
         name: for the legend.
@@ -75,7 +75,7 @@ class Series:
         return _DASHES[1 if self.index is None else self.index % 4]
 
     def swatch(self) -> Markup:
-        """A piece of its line, with its marker, for the legend in HTML."""
+        """A sample of its line with its marker, for the legend in HTML."""
         color = "currentColor" if self.index is None else f"var(--s{self.index})"
         dash = _CSS_DASHES[1 if self.index is None else self.index % 4]
         return Markup(
@@ -86,7 +86,7 @@ class Series:
 
 
 def _marker_path(marker: str) -> str:
-    """The marker as the commands of an SVG path, 9 units wide, in the middle of a swatch."""
+    """The marker as SVG path commands, 9 units wide, in the centre of a swatch."""
     style = MarkerStyle(marker)
     path = style.get_path().transformed(style.get_transform())
     commands = {Path.MOVETO: "M", Path.LINETO: "L", Path.CURVE3: "Q", Path.CURVE4: "C", Path.CLOSEPOLY: "Z"}
@@ -119,12 +119,12 @@ def draw(key: str, label: str, paint: Callable[[Axes], None], *, height: float =
 
 
 def _rounded(tag: re.Match[str]) -> str:
-    """An element whose coordinates have two decimals, which is finer than any screen."""
+    """The element with coordinates of two decimals, which is finer than any screen."""
     return re.sub(r"-?\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", tag[0])
 
 
 def _for_page(svg: str, key: str, label: str) -> str:
-    """The element alone, with ids of its own and the page's colours and font."""
+    """The SVG element with unique ids and the page's colours and font."""
     svg = svg[svg.index("<svg") :].strip()
     svg = re.sub(r"<(metadata|style).*?</\1>\s*", "", svg, flags=re.DOTALL)
     box = re.search(r'viewBox="([^"]+)"', svg)

@@ -1,4 +1,4 @@
-"""The figures of the report: numbers in, SVG out."""
+"""The figures of the report, from numbers to SVG."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from disk_kd.report.measures import Bin
 
 _MOST_POINTS = 120
 _LEAST_SHARE = 1e-4
-"""Of the greatest value: what is less lies below a logarithmic axis."""
+"""Share of the largest value at which a logarithmic axis ends."""
 _LOG_FROM = 50
 """Ratio of the largest to the smallest value from which an axis is logarithmic."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """Values over epochs: their mean over seeds, and their least and greatest where there are several seeds."""
+    """Values over epochs: mean over seeds, and minimum and maximum if there are several seeds."""
 
     series: Series
     x: Sequence[float]
@@ -31,7 +31,7 @@ class Line:
     low: Sequence[float] = ()
     high: Sequence[float] = ()
     limit: bool = False
-    """Whether it is a limit of other lines: drawn thin and dotted."""
+    """Whether it is the limit of other lines. Limits are drawn thin and dotted."""
 
     def thinned(self) -> Line:
         """At most `_MOST_POINTS` points, each the mean of its neighbours."""
@@ -71,7 +71,7 @@ def over_epochs(key: str, label: str, unit: str, lines: Sequence[Line], *, may_l
 
 
 def marks(series: Series, points: int) -> dict[str, Any]:
-    """A few markers along a line, for each series at other places."""
+    """A few markers along a line. Their positions differ between series."""
     every = max(1, points // 6)
     first = (series.index or 0) * every // MOST
     return {"marker": series.marker, "markevery": (first, every), "markersize": 4.5}
@@ -83,7 +83,7 @@ def _spans(lines: Sequence[Line]) -> bool:
 
 
 def reliability_diagram(key: str, label: str, curves: Sequence[tuple[Series, Sequence[Bin]]]) -> Markup:
-    """Accuracy over confidence; a marker is as large as the share of the images in its bin."""
+    """Accuracy over confidence. The area of a marker grows with the share of images in its bin."""
 
     def paint(axes: Axes) -> None:
         axes.plot([0, 100], [0, 100], color=MUTED, linewidth=1, linestyle=":")
@@ -91,14 +91,14 @@ def reliability_diagram(key: str, label: str, curves: Sequence[tuple[Series, Seq
             x, y = [100 * b.confidence for b in bins], [100 * b.accuracy for b in bins]
             axes.plot(x, y, color=series.color, linestyle=series.dash, linewidth=1)
             axes.scatter(x, y, [8 + 160 * b.share for b in bins], color=series.color, marker=series.marker, alpha=0.8)
-        axes.set_xlabel("confidence of the guess, %")
+        axes.set_xlabel("confidence, %")
         axes.set_title("accuracy, %", loc="left")
 
     return draw(key, label, paint, height=3.4)
 
 
 def risk_coverage_curve(key: str, label: str, curves: Sequence[tuple[Series, Sequence[float]]]) -> Markup:
-    """Share of errors among the most confident guesses."""
+    """Error rate among the most confident predictions."""
 
     def paint(axes: Axes) -> None:
         for series, risks in curves:
@@ -106,8 +106,8 @@ def risk_coverage_curve(key: str, label: str, curves: Sequence[tuple[Series, Seq
             points = sorted({round(i * count / 200) for i in range(2, 201)} - {0})
             x, y = [100 * n / count for n in points], [100 * risks[n - 1] for n in points]
             axes.plot(x, y, color=series.color, linestyle=series.dash, **marks(series, len(x)))
-        axes.set_xlabel("answered: the most confident, %")
-        axes.set_title("wrong among the answered, %", loc="left")
+        axes.set_xlabel("answered (most confident), %")
+        axes.set_title("errors among answered, %", loc="left")
         axes.set_ylim(bottom=0)
 
     return draw(key, label, paint, height=3.4)
@@ -116,7 +116,7 @@ def risk_coverage_curve(key: str, label: str, curves: Sequence[tuple[Series, Seq
 def class_accuracies(
     key: str, label: str, classes: Sequence[str], values: Sequence[tuple[Series, Sequence[float]]]
 ) -> Markup:
-    """A row a class: a marker for the teacher and each student, joined by a line."""
+    """One row for each class, with a marker for the teacher and for each student, joined by a line."""
 
     def paint(axes: Axes) -> None:
         for place in range(len(classes)):
@@ -136,7 +136,7 @@ def class_accuracies(
 
 @dataclass(frozen=True)
 class Seeds:
-    """A row of a figure: a value of each seed, and their mean with half the width of its 95% interval."""
+    """A row of a figure: the value of each seed, the mean, and half the width of its 95 % confidence interval."""
 
     series: Series
     values: Sequence[float]
@@ -145,7 +145,7 @@ class Seeds:
 
 
 def seeds_and_intervals(key: str, label: str, unit: str, rows: Sequence[Seeds], *, zero: str = "") -> Markup:
-    """A row a method: a pale dot for each seed, and the mean and its interval; `zero` names a line at 0."""
+    """One row for each method: a pale dot for each seed, the mean and its interval. `zero` names the line at 0."""
 
     def paint(axes: Axes) -> None:
         if zero:

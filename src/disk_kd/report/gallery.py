@@ -16,38 +16,38 @@ from disk_kd.report.reading import Group
 
 PICTURES, DOUBTED = 18, 12
 MOST_LOOKS = 40_000
-"""Images that the report shows the models, of all views together; a larger training split is sampled."""
+"""Maximum number of images, over all views, on which the report evaluates the models. Larger splits are sampled."""
 _HELPED = 1e-3
 _DOUBT = (
-    "Help shows where the student cannot follow its teacher. It does not show wrong labels: the teacher's loss finds"
-    " those best (disk-kd inspect --by teacher-loss)."
+    "Help shows where the student cannot follow its teacher. It is a poor sign of wrong labels. The teacher's loss"
+    " finds those best (disk-kd inspect --by teacher-loss)."
 )
 
 
 def most_helped(content: ReportContent) -> Section:
-    """Pictures of the training examples with most help and of those whose label the teacher doubts.
+    """The training examples with most help, and those whose label the teacher doubts.
 
-    The first are there if a method of the report helps single examples.
+    The first part exists if a method of the report helps single examples.
     """
     helps = any(group.helps_examples for group in content.candidates)
-    title = "The examples most helped" if helps else "The labels that the teacher doubts"
+    title = "Examples with most help" if helps else "Labels that the teacher doubts"
     chosen = content.verdict.chosen
     if chosen is None:
-        return Section("helped", title, [Note("Left out: no run is finished.", missing=True)])
+        return Section("helped", title, [Note("Not shown: no run is finished.", missing=True)])
     found = content.attempt(lambda: _inspect(content, chosen))
     if isinstance(found, Note):
         return Section("helped", title, [found])
     items = [*(_helped(found, chosen) if helps else []), *_doubted(found, helps)]
-    return Section("helped", title, items or [Note("The teacher guesses the label of every training image.")])
+    return Section("helped", title, items or [Note("The teacher predicts the label of every training image.")])
 
 
 def _helped(found: Inspection, chosen: Group) -> list[Item]:
     helped = [at for at in found.ranked() if float(found.help[at]) > 0][:PICTURES]
     if not helped:
-        none = "No training example gets help: the student follows its teacher wherever help would pay."
+        none = "No training example gets help, because the student follows its teacher."
         return [Note(_source(found, chosen)), Note(none)]
     pictures = [_picture(found, at, True) for at in helped]
-    return [Note(_source(found, chosen)), Gallery("Training images, the most helped first", pictures)]
+    return [Note(_source(found, chosen)), Gallery("Training images, those with most help first", pictures)]
 
 
 def _doubted(found: Inspection, helps: bool) -> list[Item]:
@@ -69,15 +69,15 @@ def _inspect(content: ReportContent, chosen: Group) -> Inspection:
 
 
 def _source(found: Inspection, chosen: Group) -> str:
-    """What computed the help, and how many examples get some."""
+    """States how the help was computed and how many examples get some."""
     share = 100 * float((found.help > _HELPED).double().mean())
     seen = f"{len(found.split):,} of {found.of:,}" if len(found.split) < found.of else f"all {found.of:,}"
     views = "one view" if found.views == 1 else f"{found.views} views"
     return (
         f"Help is computed by {found.helper.name} for {chosen.name} and its teacher at the end of training, on {seen}"
-        f" training images in {views} each, with {found.helper.settings}. {share:.1f}% of them get help above"
-        f" {_HELPED:g}. The first images are hard or ambiguous for the student, or the student is more certain than its"
-        " teacher. disk-kd inspect writes all of them as CSV."
+        f" training images with {views} each, with {found.helper.settings}. {share:.1f}% of them get help above"
+        f" {_HELPED:g}. The first images are hard or ambiguous for the student, or the student is more confident than"
+        " its teacher. disk-kd inspect writes all images as CSV."
     )
 
 

@@ -18,6 +18,7 @@ from disk_kd.devices import inference_batch, place
 from disk_kd.errors import ConfigError, ModelError
 from disk_kd.report.outputs import Outputs
 from disk_kd.report.reading import Run
+from disk_kd.support import UNLABELLED
 from disk_kd.tasks import ExampleHelp, HelpsExamples, default_help
 from disk_kd.teacher import Teacher
 from disk_kd.trained import normalisation
@@ -27,9 +28,9 @@ RANKINGS: dict[Ranking, str] = {
     "help": "mean help over the views",
     "student-loss": "mean cross-entropy of the student against the label",
     "teacher-loss": "mean cross-entropy of the teacher against the label",
-    "teacher-doubt": "teacher's probability of its guess, less that of the label",
+    "teacher-doubt": "teacher's probability of its prediction minus that of the label",
 }
-"""What the samples can be ranked by, the highest first."""
+"""The rankings of samples, the highest value first."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,14 +40,14 @@ class Inspection:
     Attributes:
         split: the samples.
         help: of each sample, at least 0.
-        student_guess, teacher_guess: the class with the highest mean probability.
+        student_guess, teacher_guess: predicted class, the one with the highest mean probability.
         student_label, teacher_label: mean probability of the label.
-        student_best, teacher_best: mean probability of the guess.
-        student_loss, teacher_loss: mean cross-entropy against the label, nats.
-        flipped: which labels are wrong on purpose; None where none is.
-        helper: what computed the help.
-        views: how many augmented views there were.
-        of: samples in the whole training split.
+        student_best, teacher_best: mean probability of the predicted class.
+        student_loss, teacher_loss: mean cross-entropy against the label, in nats.
+        flipped: which labels `data.label_noise` replaced; None if it replaced none.
+        helper: computes the help.
+        views: number of augmented views.
+        of: number of samples in the whole training split.
     """
 
     split: AnySplit
@@ -72,7 +73,7 @@ class Inspection:
         return dict(zip(RANKINGS, (self.help, self.student_loss, self.teacher_loss, doubt), strict=True))[by]
 
     def ranked(self, by: Ranking = "help") -> list[int]:
-        """Positions of the samples, the highest score first; ties by the student's loss, then in their order."""
+        """Positions of the samples, the highest score first. Ties go by the student's loss, then by position."""
         by_loss = self.student_loss.argsort(descending=True, stable=True)
         return by_loss[self.scores(by)[by_loss].argsort(descending=True, stable=True)].tolist()
 
@@ -94,10 +95,10 @@ def inspect_run(
     Args:
         run: a finished run.
         outputs: gives data and models.
-        teacher: the configuration that names a teacher; None: the run's own.
-        views: augmented views of each sample, as in training; at most those that the run had.
-        most: samples at most, evenly spaced; None: all.
-        price: of help; None: that of the run at its end, or 0.
+        teacher: configuration that names a teacher; None: that of the run.
+        views: number of augmented views of each sample, at most as many as the run had.
+        most: maximum number of samples, evenly spaced; None: all.
+        price: price of help; None: the price at the end of the run, or 0.
 
     Raises:
         ModelError: there is no teacher.
@@ -105,10 +106,12 @@ def inspect_run(
     """
     teacher = run.config if teacher is None else teacher
     if teacher.teacher is None:
-        raise ModelError(f"the run {run.folder} has no teacher, and help is of a student towards a teacher")
+        raise ModelError(f"the run {run.folder} has no teacher, so there is no help to compute; give --teacher RUN")
     dataset = outputs.dataset(run.config)
     student = outputs.student(run)
     split = dataset.train
+    if split.unlabelled:
+        split = split.subset((split.targets != UNLABELLED).nonzero().flatten())
     if most is not None and most < len(split):
         split = split.subset(torch.linspace(0, len(split) - 1, most).long())
     views = min(views, run.config.data.views or views) if _varies(run.config) else 1
@@ -126,14 +129,14 @@ def inspect_run(
 def example_help(
     run: Run, student: nn.Module, teacher: Teacher, classes: int, price: float | None = None
 ) -> ExampleHelp:
-    """What computes the help for a run: its method, or `default_help` if the method helps no single examples.
+    """The function that computes help for a run: its method's, or `default_help` if the method has none.
 
     Args:
         run: a finished run.
         student: its student.
         teacher: its teacher.
         classes: C.
-        price: of help; None: that of the run at its end, or 0.
+        price: price of help; None: the price at the end of the run, or 0.
     """
     task_class = run.config.task_class
     if not issubclass(task_class, HelpsExamples):

@@ -1,4 +1,4 @@
-"""What a section of the report is made of; the template knows how each is shown."""
+"""The parts of a section of the report. The template shows each kind."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from disk_kd.report.drawing import Series
 
 @dataclass(frozen=True)
 class Note:
-    """A line of text; with `missing` one that says why a part is left out."""
+    """A line of text. With `missing` it says why a part is not shown."""
 
     text: str
     missing: bool = False
@@ -30,7 +30,7 @@ class Points:
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing, what it shows, how to read it, and its legend."""
+    """A figure with its title, a note on how to read it, and its legend."""
 
     svg: Markup
     title: str
@@ -41,7 +41,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Figures:
-    """Figures side by side where there is room."""
+    """Figures, side by side if there is room."""
 
     figures: Sequence[Figure]
     kind: ClassVar[str] = "figures"
@@ -52,12 +52,12 @@ class Table:
     """A table whose first column names the rows.
 
     Attributes:
-        caption: what it tells.
-        columns: titles.
-        rows: cells by column.
-        marked: the row to point out; None: none.
-        folded: a title under which it is folded away; empty: it is in sight.
-        words: columns of text, which are not set as numbers; the first always is text.
+        caption: text above the table.
+        columns: titles of the columns.
+        rows: cells of each row, by column.
+        marked: position of the highlighted row; None: no row is highlighted.
+        folded: title under which the table is collapsed; empty: the table is visible.
+        words: columns that hold text and not numbers. The first column always holds text.
     """
 
     caption: str
@@ -71,17 +71,17 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A sample of the gallery."""
+    """An image of the gallery."""
 
     source: str
     alt: str
     lines: Sequence[tuple[str, str, bool]] = field(default_factory=tuple)
-    """Name, value, and whether the value is at odds with the label."""
+    """Name, value, and whether the value disagrees with the label."""
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """Pictures with what is said of them."""
+    """Images with their labels, predictions and help."""
 
     title: str
     pictures: Sequence[Picture]
@@ -90,7 +90,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Text:
-    """Text as it stands in a file, folded away under its title."""
+    """Text of a file, collapsed under its title."""
 
     title: str
     text: str
@@ -105,9 +105,9 @@ class Section:
     """A part of the report.
 
     Attributes:
-        id: for links.
-        title: its heading.
-        items: what it shows, in order.
+        id: anchor for links.
+        title: heading.
+        items: parts in order.
     """
 
     id: str

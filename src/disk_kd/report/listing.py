@@ -1,4 +1,4 @@
-"""An inspection as CSV, and how well each ranking finds labels that are wrong on purpose."""
+"""An inspection as CSV, and how well each ranking finds labels that `data.label_noise` replaced."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _TITLES = {
 
 
 def csv_rows(inspection: Inspection, by: Ranking = "help") -> Iterator[dict[str, Any]]:
-    """A row a sample, the highest of the ranking first.
+    """One row for each sample, the highest of the ranking first.
 
-    `index` is the sample's number in the data's own training split, `path` its file where it has one.
+    `index` is the sample's number in the original training split. `path` is its file, if it has one.
     """
     split, names = inspection.split, inspection.split.shown_names
     for rank, at in enumerate(inspection.ranked(by), start=1):
@@ -48,12 +48,13 @@ def csv_text(inspection: Inspection, by: Ranking = "help") -> str:
 
 @dataclass(frozen=True)
 class Found:
-    """How well a ranking finds the labels that are wrong on purpose.
+    """How well a ranking finds replaced labels.
 
     Args:
         by: the ranking.
-        precision: of the first k, k being how many are wrong; and of the first k / 2.
-        area: under the ROC curve.
+        precision: share of replaced labels among the first k samples, where k labels were replaced.
+        precision_half: the same for the first k / 2 samples.
+        area: area under the ROC curve.
         faults: k.
     """
 
@@ -65,7 +66,7 @@ class Found:
 
 
 def found_faults(inspection: Inspection) -> list[Found]:
-    """A line a ranking; none where no label is wrong on purpose."""
+    """One line for each ranking. Empty if no label was replaced."""
     wrong = inspection.flipped
     if wrong is None or not wrong.any():
         return []
@@ -82,7 +83,7 @@ def faults_table(inspection: Inspection) -> Table:
     """`found_faults` for a terminal."""
     found = found_faults(inspection)
     count = found[0].faults if found else 0
-    table = Table(title=f"Finding the {count} labels of {len(inspection.split):,} that are wrong on purpose")
+    table = Table(title=f"Finding {count} replaced labels among {len(inspection.split):,}")
     for title in ("ranking", f"precision at {max(1, count // 2)}", f"at {count}", "area under ROC"):
         table.add_column(title, justify="left" if title == "ranking" else "right")
     for each in found:

@@ -1,4 +1,4 @@
-"""What predictions say beside accuracy: calibration, refusal, agreement, confusion, how a ranking finds faults.
+"""Measures beside accuracy: calibration, selective prediction, agreement, confusion, and quality of rankings.
 
 Shape letters: N samples, C classes, M bins of confidence.
 """
@@ -15,7 +15,7 @@ from disk_kd.metrics import ECE_BINS
 
 
 class Bin(NamedTuple):
-    """Predictions of like confidence: their mean confidence and accuracy, and their share of all, as fractions."""
+    """Predictions of similar confidence: mean confidence, accuracy, and share of all predictions, as fractions."""
 
     confidence: float
     accuracy: float
@@ -23,7 +23,7 @@ class Bin(NamedTuple):
 
 
 def reliability(logits_NC: Tensor, targets_N: Tensor, least: int = 1, bins: int = ECE_BINS) -> list[Bin]:
-    """The bins of the ECE, equally wide in the confidence of the guess, that hold `least` samples or more."""
+    """The bins of the ECE with at least `least` samples. Bins have equal width in confidence."""
     confidence_N, guess_N = logits_NC.double().softmax(1).max(1)
     hit_N = (guess_N == targets_N).double()
     edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64)
@@ -39,7 +39,7 @@ def reliability(logits_NC: Tensor, targets_N: Tensor, least: int = 1, bins: int 
 
 
 def risk_coverage(logits_NC: Tensor, targets_N: Tensor) -> Tensor:
-    """Share of wrong guesses among the n most confident, for n from 1 to N: (N,) float64.
+    """Error rate among the n most confident predictions, for n from 1 to N: (N,) float64.
 
     Its mean is the area under the risk-coverage curve. Source: Geifman, El-Yaniv, "Selective Classification for Deep
     Neural Networks", NeurIPS 2017.
@@ -51,18 +51,18 @@ def risk_coverage(logits_NC: Tensor, targets_N: Tensor) -> Tensor:
 
 
 class Agreement(NamedTuple):
-    """How far a student follows its teacher: percentages, but for the divergence in nats."""
+    """Agreement of a student with its teacher: percentages, and a divergence in nats."""
 
     same_guess: float
     kl: float
     right_where_teacher_right: float
     right_where_teacher_wrong: float
     same_error: float
-    """Of the teacher's errors, those that the student repeats with the same class."""
+    """Share of the teacher's errors that the student repeats with the same class."""
 
 
 def agreement(student_NC: Tensor, teacher_NC: Tensor, targets_N: Tensor) -> Agreement:
-    """Agreement of two classifiers' logits; NaN where the teacher is never right, or never wrong."""
+    """Agreement of two classifiers' logits. Values are NaN if the teacher is never right, or never wrong."""
     log_s, log_t = student_NC.double().log_softmax(1), teacher_NC.double().log_softmax(1)
     guess_N, theirs_N = log_s.argmax(1), log_t.argmax(1)
     right_N, theirs_right_N = guess_N == targets_N, theirs_N == targets_N
@@ -80,7 +80,7 @@ def agreement(student_NC: Tensor, teacher_NC: Tensor, targets_N: Tensor) -> Agre
 
 
 def class_accuracy(logits_NC: Tensor, targets_N: Tensor) -> Tensor:
-    """Percentage of each class that is guessed right: (C,) float64, NaN for a class without samples."""
+    """Accuracy of each class in percent: (C,) float64, NaN for a class without samples."""
     classes = logits_NC.shape[1]
     hit_N = (logits_NC.argmax(1) == targets_N).double()
     hits_C = torch.zeros(classes, dtype=torch.float64).index_add(0, targets_N, hit_N)
@@ -88,7 +88,7 @@ def class_accuracy(logits_NC: Tensor, targets_N: Tensor) -> Tensor:
 
 
 class Confusion(NamedTuple):
-    """How often a class is taken for another, by the student and by the teacher, of how many."""
+    """Number of images of a class that are predicted as another class, by the student and by the teacher."""
 
     label: int
     guess: int
@@ -98,12 +98,12 @@ class Confusion(NamedTuple):
 
 
 def lost_pairs(student_NC: Tensor, teacher_NC: Tensor, targets_N: Tensor, most: int = 10) -> list[Confusion]:
-    """The pairs of classes that the student confuses more often than the teacher, the greatest loss first."""
+    """The pairs of classes that the student confuses more often than the teacher, the largest difference first."""
     classes = student_NC.shape[1]
     ours, theirs = (_confusions(logits_NC, targets_N) for logits_NC in (student_NC, teacher_NC))
     lost = (ours - theirs).fill_diagonal_(0).flatten()
     of = targets_N.bincount(minlength=classes).tolist()
-    # Ties by the student's count, then by label and guess, so that the table is the same every time.
+    # Ties are sorted by the student's count, then by label and prediction, so that the table is deterministic.
     pairs = sorted(lost.nonzero().flatten().tolist(), key=lambda i: (-int(lost[i]), -int(ours.flatten()[i]), i))
     found = []
     for label, guess in (divmod(i, classes) for i in pairs[:most] if lost[i] > 0):
@@ -112,19 +112,19 @@ def lost_pairs(student_NC: Tensor, teacher_NC: Tensor, targets_N: Tensor, most: 
 
 
 def _confusions(logits_NC: Tensor, targets_N: Tensor) -> Tensor:
-    """(C, C): how many samples of each class get each guess."""
+    """(C, C): number of samples of each class with each prediction."""
     return torch.from_numpy(confusion_matrix(targets_N, logits_NC.argmax(1), labels=range(logits_NC.shape[1])))
 
 
 def precision_at(scores_N: Tensor, wrong_N: Tensor, k: int) -> float:
-    """Share of faults among the k samples with the highest scores, in [0, 1]; of tied ones the earlier."""
+    """Share of faults among the k samples with the highest scores, in [0, 1]. Ties go to the earlier sample."""
     return float(wrong_N[scores_N.argsort(descending=True, stable=True)[:k]].double().mean())
 
 
 def area_under_curve(scores_N: Tensor, wrong_N: Tensor) -> float:
-    """Area under the ROC curve: how often a fault scores higher than a sound sample; a tie counts half.
+    """Area under the ROC curve: the probability that a fault scores higher than a correct sample. Ties count half.
 
-    NaN where all samples are faults, or none.
+    NaN if all samples are faults, or none.
     """
     if bool(wrong_N.all()) or not bool(wrong_N.any()):
         return float("nan")

@@ -17,14 +17,14 @@ from disk_kd.report.verdict import spread
 
 _COLUMNS = ("run", "top-1 %", "gain", "what", "to the chosen", "top-5 %", "NLL", "ECE", "seeds")
 _COSTS = ("run", "student", "parameters", "multiply-adds", "epochs", "start", "images/s", "peak memory")
-"""Of two tables, because all columns together are wider than most screens."""
+"""Columns of the two tables. All columns in one table would be wider than most screens."""
 _WORDS = ("what", "student", "start")
 _Row = dict[str, str]
-"""Cells by column; those that are not there are empty."""
+"""Cells by column; missing cells are empty."""
 
 
 def runs(content: ReportContent) -> Section:
-    """All groups, their teachers, every run, and the conditions in which they differ."""
+    """All groups, their teachers, every run, and the options in which they differ."""
     several = any(len(group.runs) > 1 for group in content.candidates)
     rows = [_row(content, group, 3 if several else 4) for group in content.candidates]
     teachers = content.measured_teachers
@@ -39,7 +39,7 @@ def runs(content: ReportContent) -> Section:
         titles = [f"gain over {content.baseline.name}" if t == "gain" and content.baseline else t for t in columns]
         items += [Table(caption, titles, cells, marked, words=_WORDS)] if len(columns) > 1 else []
     if same:
-        items.append(Note(f"The same for all: {'; '.join(f'{title}: {value}' for title, value in same.items())}."))
+        items.append(Note(f"Same in all rows: {'; '.join(f'{title}: {value}' for title, value in same.items())}."))
     items += dict.fromkeys([*content.lost, *(facts for _, facts in teachers if isinstance(facts, Note))])
     items += [_every_run(content)] if several and content.finished else []
     if len(content.candidates) > 1:
@@ -50,14 +50,14 @@ def runs(content: ReportContent) -> Section:
 
 
 def _differing(content: ReportContent) -> str:
-    """What the runs differ in, in the words of the comparison where the report is of one."""
+    """The options in which the runs differ. In the report of a comparison it is the comparison's own text."""
     if content.differing is not None:
         return content.differing
     return conditions_text({group.name: [run.conditions for run in group.runs] for group in content.candidates})
 
 
 def _same(rows: Sequence[_Row]) -> dict[str, str]:
-    """Columns that need no place in the table, because what they say is the same in all rows that say it."""
+    """Columns that are left out of the table, because all their values are the same."""
     found = {title: {row[title] for row in rows if title in row} for title in _NEED_NO_PLACE}
     return {title: values.pop() for title, values in found.items() if len(values) == 1}
 
@@ -66,17 +66,18 @@ _NEED_NO_PLACE = ("student", "seeds", "epochs", "start")
 
 
 _COST_CAPTION = (
-    "What it costs. Multiply-adds: of one image. Epochs: student epochs over the training data, those of the start"
-    " before the plus."
+    "Costs. Multiply-adds: for one image. Epochs: student epochs over the training data; a number before a plus sign"
+    " counts the epochs of the starting point."
 )
 
 
 def _caption(content: ReportContent) -> str:
-    text = f"On the {content.candidates[0].chosen.split} split, of the checkpoint that validation chose."
+    text = f"Metrics of the {content.candidates[0].chosen.split} split, for the checkpoint that validation chose."
     if len(content.candidates) > 1:
-        text += f" {content.first.capitalize()} first."
+        text += f" Sorted: {content.first} comes first."
     if any(len(group.runs) > 1 for group in content.candidates):
-        text += " Mean ± sample standard deviation over the seeds; gain and gap ± half their 95% interval over seeds."
+        text += " Metrics: mean ± sample standard deviation over seeds."
+        text += " Gains and gaps: mean ± half of the 95% interval over seeds."
     return text
 
 
@@ -101,7 +102,7 @@ def _row(content: ReportContent, group: Group, digits: int) -> _Row:
         row["gain"] = "" if gain is None else gain.numbers()
     return row | {
         "seeds": str(len(group.finished)),
-        "epochs": _passes(summary),
+        "epochs": _epochs(summary),
         "start": _start(summary),
         "parameters": f"{summary['parameters']:,}",
         "multiply-adds": f"{summary['multiply_adds']:,}",
@@ -119,12 +120,17 @@ def _teacher_row(teacher: ReportTeacher, facts: TeacherFacts) -> _Row:
         "top-5 %": f"{metrics.top5:.2f}",
         "NLL": f"{metrics.nll:.4f}",
         "ECE": f"{metrics.ece:.4f}",
-        "parameters": f"{facts.parameters:,}",
-        "multiply-adds": f"{facts.multiply_adds:,}",
+        "parameters": _count(facts.parameters),
+        "multiply-adds": _count(facts.multiply_adds),
     }
 
 
-def _passes(summary: dict[str, Any]) -> str:
+def _count(number: int) -> str:
+    """A number for people; 0 is what is not known of a teacher that runs outside torch."""
+    return f"{number:,}" if number else "unknown"
+
+
+def _epochs(summary: dict[str, Any]) -> str:
     own, before = summary["student_epochs"], summary["start_epochs"]
     return str(own) if before == 0 else f"{'?' if before is None else before}+{own}"
 
@@ -140,10 +146,10 @@ def _memory(summary: dict[str, Any]) -> str:
 
 
 def _every_run(content: ReportContent) -> Table:
-    """Each seed's numbers, as its summary has them."""
+    """The numbers of each seed's summary."""
     found = [_seed_row(group.name, run) for group in content.candidates for run in group.finished]
     titles = [title for title in found[0] if title != "top-5 %" or content.has_top5]
-    caption = "Each seed. Last: of the last checkpoint. Chosen epoch: of the checkpoint that validation chose."
+    caption = "Every seed. Last: the last checkpoint. Chosen epoch: the epoch of the checkpoint that validation chose."
     return Table(caption, titles, [[row[title] for title in titles] for row in found], folded="Every run")
 
 
@@ -167,22 +173,22 @@ def cost(content: ReportContent) -> Section:
     """Accuracy against multiply-adds."""
     title = "Accuracy against cost"
     if not content.comparable and len(content.finished) > 1:
-        return Section("cost", title, [Note("Left out: the runs were measured on different images.", missing=True)])
+        return Section("cost", title, [Note("Not shown: the runs were measured on different images.", missing=True)])
     points: list[tuple[Series, float, float]] = []
     for group in content.shown:
         if group.finished:
             top1 = group.values("split", "top1")
             points.append((content.series[group.name], group.values("multiply_adds")[0], sum(top1) / len(top1)))
     if not points:
-        return Section("cost", title, [Note("Left out: no run is finished.", missing=True)])
+        return Section("cost", title, [Note("Not shown: no run is finished.", missing=True)])
     if len(points) > 1 and len({cost for _, cost, _ in points}) == 1:
         return Section("cost", title, [Note(_one_cost(content, points[0][1]))])
     for teacher, facts in content.measured_teachers:
-        if not isinstance(facts, Note):
+        if not isinstance(facts, Note) and facts.multiply_adds:
             points.append((Series(teacher.name, None), facts.multiply_adds, facts.metrics.top1))
     values = "; ".join(f"{series.name} {top1:.2f}% at {round(cost):,}" for series, cost, top1 in points)
     svg = accuracy_over_cost("cost", f"Top-1 over multiply-adds: {values}", points)
-    note = "Up and to the left is better: more right, for less arithmetic an image."
+    note = "Higher and further left is better: more accurate with fewer multiply-adds per image."
     items: list[Item] = [Figures([Figure(svg, "Top-1 against multiply-adds", note, [point[0] for point in points])])]
     if len(content.candidates) > len(content.shown):
         items.append(Note(shown_text(content)))
@@ -190,10 +196,11 @@ def cost(content: ReportContent) -> Section:
 
 
 def _one_cost(content: ReportContent, cost: float) -> str:
-    """What every student costs, where there is nothing to weigh."""
-    text = f"All students cost the same: {round(cost):,} multiply-adds an image"
-    of_teachers = [f"the {m.name} {f.multiply_adds:,}" for m, f in content.measured_teachers if not isinstance(f, Note)]
-    return f"{'; '.join([text, *of_teachers])}. So accuracy alone decides."
+    """The cost of the students, if all cost the same."""
+    text = f"All students cost the same: {round(cost):,} multiply-adds per image"
+    known = [(teacher.name, facts) for teacher, facts in content.measured_teachers if not isinstance(facts, Note)]
+    of_teachers = [f"the {name} {facts.multiply_adds:,}" for name, facts in known if facts.multiply_adds]
+    return f"{'; '.join([text, *of_teachers])}. Accuracy alone decides."
 
 
 def provenance(content: ReportContent) -> Section:
@@ -204,7 +211,7 @@ def provenance(content: ReportContent) -> Section:
     everyone = len(names) == 1 and len(content.finished) > 1
     rows = [["all runs" if everyone else ", ".join(of), *facts] for facts, of in names.items()]
     titles = ("run", "training samples", "hardware", "versions", "revision")
-    caption = "On what the runs ran, and with which versions."
+    caption = "Hardware and software versions of the runs."
     items: list[Item] = [Table(caption, titles, rows, words=titles[2:])] if rows else []
     for group in content.candidates:
         items.append(Text(f"config.yaml of {group.name}, seed {group.chosen.seed}", group.chosen.text))

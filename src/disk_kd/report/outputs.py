@@ -1,4 +1,4 @@
-"""What students and teachers say of a run's data, computed anew from the run's config and weights.
+"""Predictions of students and teachers, computed from a run's config and weights.
 
 Shape letters: N samples, C classes.
 """
@@ -10,27 +10,28 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from disk_kd.build import build_model, find_weights, load_data, teacher_image_size
+from disk_kd.build import build_model, find_weights, frozen_member, load_data
 from disk_kd.config import RunConfig
 from disk_kd.data import AnySplit, Dataset, Loader, check_labels
 from disk_kd.devices import inference_batch, pick_device, place
 from disk_kd.errors import CheckpointError, DataError, DiskKDError
-from disk_kd.metrics import Metrics, evaluate, predict
+from disk_kd.measure import TeacherLogits
+from disk_kd.metrics import predict
 from disk_kd.models import multiply_adds
 from disk_kd.models.about import read_about
 from disk_kd.recipe import named_in
 from disk_kd.report.reading import Run
-from disk_kd.teacher import Teacher
+from disk_kd.teacher import AnyTeacher, Teacher
 from disk_kd.trained import check_named, normalisation, trained_model
 
 Value = TypeVar("Value")
 
 
 class Outputs:
-    """Data, models and their logits for several runs, each made once; what failed once fails again with its reason.
+    """Data, models and their logits for several runs, each computed once. A failure is remembered with its reason.
 
     Args:
-        device: where the models run; "auto": the accelerator where there is one.
+        device: device of the models; "auto": the accelerator if there is one.
     """
 
     def __init__(self, device: str = "auto") -> None:
@@ -62,16 +63,21 @@ class Outputs:
         model = trained_model(student.name, student.options, run.weights, *sizes, about, dataset.normalisation)
         return model.to(self.device).eval()
 
-    def teacher(self, config: RunConfig, student: nn.Module) -> Teacher:
+    def teacher(self, config: RunConfig, student: nn.Module) -> AnyTeacher:
         """The teacher that `config` names, for images normalised for `student`.
 
         Raises:
             DiskKDError: its weights are missing, or do not fit.
         """
         assert config.teacher is not None
+        return config.teacher.join([self._member(one, student) for one in config.each_teacher])
+
+    def _member(self, config: RunConfig, student: nn.Module) -> Teacher:
+        """One of the teachers, which `config` names alone."""
         dataset = self.dataset(config)
-        model = self._once(teacher_key(config), lambda: build_model(config, "teacher", dataset).to(self.device))
-        return Teacher.of(model, student, image_size=teacher_image_size(config, dataset)).to(self.device)
+        made = ("member", *teacher_key(config))
+        model = self._once(made, lambda: build_model(config, "teacher", dataset).to(self.device))
+        return frozen_member(config, model, dataset, student).to(self.device)
 
     def student_logits(self, run: Run) -> tuple[Tensor, Tensor]:
         """Logits (N, C) of the run's student on its split, and targets (N,), on the host."""
@@ -89,15 +95,28 @@ class Outputs:
     def _teacher_logits(self, config: RunConfig, run: Run) -> tuple[Tensor, Tensor]:
         check_labels(self.dataset(run.config).class_names, self.dataset(config).class_names)
         student = self.student(run)
-        return self._logits(_Logits(self.teacher(config, student)), self.split(run), normalisation(student))
+        return self._logits(TeacherLogits(self.teacher(config, student)), self.split(run), normalisation(student))
 
     def teacher_sizes(self, config: RunConfig, run: Run) -> tuple[int, int]:
-        """Parameters and multiply-adds of the teacher that `config` names, for one image of the run's data."""
+        """Parameters and multiply-adds of the teacher that `config` names, for one image of the run's data.
+
+        0 stands for a number that is not known, because a model runs outside torch.
+        """
         dataset = self.dataset(run.config)
         teacher = self.teacher(config, self.student(run))
-        height, width = teacher.image_size or (dataset.image_size, dataset.image_size)
-        parameters = sum(parameter.numel() for parameter in teacher.model.parameters())
-        return parameters, multiply_adds(teacher.model, (dataset.in_chans, height, width))
+        counts = []
+        for member in teacher.members:
+            height, width = member.image_size or (dataset.image_size, dataset.image_size)
+            parameters = sum(parameter.numel() for parameter in member.parameters())
+            counts.append((parameters, multiply_adds(member.model, (dataset.in_chans, height, width))))
+        parameters, operations = (sum(each) if all(each) else 0 for each in zip(*counts, strict=True))
+        return parameters, operations
+
+    def label_maps(self, config: RunConfig, run: Run) -> list[tuple[str, tuple[tuple[str, ...], ...]]]:
+        """The teachers with other classes than the data, each with its classes for each class of the data."""
+        assert config.teacher is not None
+        members = zip(config.teacher.each, self.teacher(config, self.student(run)).members, strict=True)
+        return [(one.name, member.label_map.names) for one, member in members if member.label_map is not None]
 
     def split(self, run: Run) -> AnySplit:
         """The split of the test results, on the device.
@@ -128,22 +147,6 @@ class Outputs:
         return self._made[key]
 
 
-class _Logits(nn.Module):
-    """A teacher as a model that gives logits alone."""
-
-    def __init__(self, teacher: Teacher) -> None:
-        super().__init__()
-        self.teacher = teacher
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.teacher(images)["logits"]
-
-
-def metrics_of(logits_NC: Tensor, targets_N: Tensor) -> Metrics:
-    """The metrics of `evaluate`, of logits that are there already."""
-    return evaluate(nn.Identity(), [(logits_NC, targets_N)], device="cpu", num_classes=logits_NC.shape[1])
-
-
 def teacher_key(config: RunConfig) -> tuple[Any, ...]:
     """The same for configurations that name the same teacher.
 
@@ -151,9 +154,12 @@ def teacher_key(config: RunConfig) -> tuple[Any, ...]:
         CheckpointError: its weights are not there.
     """
     assert config.teacher is not None
-    teacher, weights = config.teacher, find_weights(config, "teacher")
-    where = None if weights is None else weights.resolve()
-    return ("teacher", teacher.name, where, repr(teacher.options), teacher.image_size)
+    found: list[Any] = [*config.teacher.average]
+    for one, settings in zip(config.each_teacher, config.teacher.each, strict=True):
+        weights = find_weights(one, "teacher")
+        where = None if weights is None else weights.resolve()
+        found.append((settings.name, where, repr(settings.options), settings.image_size, repr(settings.classes)))
+    return ("teacher", *found)
 
 
 def data_key(config: RunConfig) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""The page: sections and a template in, one file out that needs nothing beside it."""
+"""Renders the sections as one HTML file that needs no other file."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from disk_kd.report.content import ReportContent
 from disk_kd.report.gallery import most_helped
 from disk_kd.report.outcome import cost, provenance, runs
 from disk_kd.report.outputs import Outputs
-from disk_kd.report.predictions import honesty, teacher
+from disk_kd.report.predictions import calibration, teacher
 from disk_kd.report.quantities import quantities
 from disk_kd.report.reading import Run, find_runs, group_runs, name_groups
+from disk_kd.report.shipped import shipped
 from disk_kd.report.side import side_by_side
 from disk_kd.report.training import training
 
 REPORT = "report.html"
-_SECTIONS = (runs, cost, training, quantities, honesty, teacher, most_helped, provenance)
+_SECTIONS = (runs, cost, shipped, training, quantities, calibration, teacher, most_helped, provenance)
 
 
 def report(paths: Iterable[Path], *, output: Path | None = None, device: str = "auto") -> Path:
@@ -30,21 +31,21 @@ def report(paths: Iterable[Path], *, output: Path | None = None, device: str = "
     The same runs, data and versions give the same bytes.
 
     Args:
-        paths: run directories, or folders of them.
-        output: the file; None: `report.html` in the run directory or folder, which must then be the only one.
-        device: where students and teachers run once more.
+        paths: run directories, or folders of run directories.
+        output: the file; None: `report.html` in the run directory or folder, if there is only one path.
+        device: device on which students and teachers are evaluated.
 
     Returns:
         The file.
 
     Raises:
-        RunError: a path holds no run, or the file cannot be where it is wanted.
-        ConfigError: several paths and no output.
+        RunError: a path holds no run, or the file cannot be written there.
+        ConfigError: there are several paths and no output.
     """
     paths = list(paths)
     if output is None:
         if len(paths) != 1:
-            raise ConfigError(f"{len(paths)} runs have no one place for their report; give --output FILE")
+            raise ConfigError(f"a report of {len(paths)} paths needs a file; give --output FILE")
         output = paths[0] / REPORT
     groups = group_runs(find_runs(paths))
     if not output.parent.is_dir() or output.is_dir():
@@ -59,10 +60,10 @@ def report_comparison(
     """Write the report of a comparison.
 
     Args:
-        rows: the run directories of each row, which are its seeds.
-        baseline: the row that the others are compared with; None: that of the labels alone, if there is one.
+        rows: run directories of each row, one for each seed.
+        baseline: row that the others are compared with; None: the row that learned from labels alone, if there is one.
         output: the file.
-        differing: what the comparison says of the conditions in which its rows differ; None: of the rows here.
+        differing: the comparison's text on the options in which its rows differ; None: made from the rows.
     """
     groups = name_groups({name: [Run.read(folder) for folder in folders] for name, folders in rows.items()})
     base = None if baseline is None or baseline not in rows else groups[list(rows).index(baseline)].name

@@ -76,13 +76,13 @@ def _ends(group: Group, logged: dict[str, Quantity]) -> list[str]:
 def _comparison(value: float, limit: float) -> str:
     """A value compared with its limit, in words."""
     if value <= limit:
-        return "within it"
+        return "within the limit"
     if limit == 0:
-        return "over it"
+        return "above the limit"
     ratio = value / limit
     if ratio >= 2:
-        return f"{ratio:.3g} times as much"
-    return "over it by less than 1%" if ratio < 1.01 else f"over it by {ratio - 1:.0%}"
+        return f"{ratio:.3g} times the limit"
+    return "above the limit by less than 1%" if ratio < 1.01 else f"above the limit by {ratio - 1:.0%}"
 
 
 def _last_line(lines: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What run directories hold, and which runs differ in their seed alone."""
+"""Reads run directories and groups runs that differ only in their seed."""
 
 from __future__ import annotations
 
@@ -22,10 +22,13 @@ from disk_kd.recipe import CONFIG
 from disk_kd.summary import read_summary
 from disk_kd.tasks import HelpsExamples, Quantity
 
+_NEEDED = {"parameters", "multiply_adds", "student_epochs", "start_epochs", "start", "selected_epoch", "train_samples"}
+_NEEDED |= {"peak_memory_bytes", "peak_device_memory_bytes", "hardware", "threads", "versions", "git_revision", "last"}
+"""What the report reads of every summary."""
 _SEED_FOLDER = re.compile(r"seed\d+")
 _SET_ASIDE = ("data.validation", "data.split_seed")
 _READING = ("data.image_size", "data.crop_pct", "data.grey_bits", "data.skip_unreadable", "data.timm.enabled")
-"""Options that change what is read of the same files, and with it their fingerprint."""
+"""Options that change the pixels that are read from the same files, and so the fingerprint."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,10 +36,10 @@ class Run:
     """The files of a run directory.
 
     Attributes:
-        folder: of the run.
-        text: of its `config.yaml`.
-        summary: of a finished run; None of one that is not finished.
-        lines: of its `metrics.jsonl`.
+        folder: the run directory.
+        text: text of `config.yaml`.
+        summary: content of `summary.json`; None if the run is not finished.
+        lines: lines of `metrics.jsonl`.
     """
 
     folder: Path
@@ -61,22 +64,26 @@ class Run:
                 summary,
                 tuple(_json_lines(folder / "metrics.jsonl")),
             )
-            run.seed  # noqa: B018 (what is no mapping of options shows now)
+            if summary is not None and (missing := _NEEDED - summary.keys()):
+                raise ValueError(
+                    f"summary.json lacks {', '.join(sorted(missing))}; delete it, and --resume writes it again"
+                )
+            run.seed  # noqa: B018 (raises an error now if the file is no mapping of options)
         except (ValueError, TypeError, KeyError, yaml.YAMLError) as error:
             raise RunError(f"cannot read the run in {folder}: {' '.join(str(error).split())}") from None
         return run
 
     @cached_property
     def tree(self) -> dict[str, Any]:
-        """Its configuration as it is written, unchecked."""
+        """The configuration as written, unchecked."""
         return yaml.safe_load(self.text)
 
     @cached_property
     def config(self) -> RunConfig:
-        """Its configuration. Read when asked for, because a check takes longer than all else that is read of a run.
+        """The configuration. It is read on demand, because checking it takes longer than all other reading of a run.
 
         Raises:
-            ConfigError: it is not one of this version.
+            ConfigError: it is not valid in this version.
         """
         return RunConfig.read(self.folder)
 
@@ -91,57 +98,57 @@ class Run:
         return "test" if self.summary and "test" in self.summary else "validation"
 
     def images_of(self, split: str, by_place: bool = True) -> tuple[Any, ...] | None:
-        """The same for runs whose options name the same images for a split; None where it was not measured.
+        """A key that is equal for runs whose options name the same images for a split; None if it was not measured.
 
         Args:
             split: "validation" or "test".
-            by_place: the same folder counts as the same images; otherwise it does not matter where they lie.
+            by_place: compare the folder of the images too.
         """
         measured = (self.summary or {}).get(split)
         if measured is None:
             return None
         name = self.conditions["data.name"]
-        # The name tells what the images are, or the folder or reader that they come from.
+        # The images are given by the dataset's name, or by the folder or reader that they come from.
         root = self.conditions["data.root"] if by_place and (name == "folder" or "/" in name) else None
         set_aside = [self.conditions[option] for option in _SET_ASIDE] if split == "validation" else ()
         return (name, root, measured["samples"], *set_aside)
 
     def fingerprint(self, split: str) -> str | None:
-        """Of the images of a split, as they were read; None where an earlier version, which kept none, made the run."""
+        """Fingerprint of the images of a split; None if the run was made by an earlier version, which recorded none."""
         return self.fingerprints.get(split)
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
-        """Of the images of each split."""
+        """Fingerprint of the images of each split."""
         return fingerprints(self.folder)
 
     @cached_property
     def conditions(self) -> Conditions:
-        """What `resolved_conditions` says of it, which is read once for all seeds."""
+        """`resolved_conditions` of the run, read once."""
         return resolved_conditions(self.folder)
 
     @property
     def reading(self) -> tuple[Any, ...]:
-        """The same for runs that read the same files to the same pixels."""
+        """A key that is equal for runs that read the same pixels from the same files."""
         return tuple(self.conditions[option] for option in _READING)
 
     @property
     def weights(self) -> Path:
-        """The file of its student."""
+        """The file of the student's weights."""
         return self.folder / STUDENT
 
     @property
     def written_key(self) -> str:
-        """Equal for runs that differ in their seed alone, if one version wrote their files."""
+        """Equal for runs that differ only in their seed, if the same version wrote their files."""
         return self._key(identity(dotted(self.tree)))
 
     @property
     def key(self) -> str:
-        """Equal for runs that differ in their seed alone. Options that a file lacks have their defaults."""
+        """Equal for runs that differ only in their seed. Options that a file lacks have their defaults."""
         return self._key(self.config.identity)
 
     def _key(self, options: Mapping[str, Any]) -> str:
-        """Text of options and images, without the seed."""
+        """Options and fingerprints as text, without the seed."""
         options = {name: value for name, value in options.items() if name != "train.seed"}
         return _SEED_FOLDER.sub("seed", json.dumps([options, self.fingerprints], sort_keys=True, default=str))
 
@@ -164,11 +171,11 @@ class Run:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Runs that differ in their seed alone.
+    """Runs that differ only in their seed.
 
     Attributes:
-        name: short, from the folders.
-        runs: by seed.
+        name: short name, from the folders.
+        runs: the runs, by seed.
     """
 
     name: str
@@ -181,12 +188,12 @@ class Group:
 
     @property
     def chosen(self) -> Run:
-        """The run that would be shipped: of the finished ones the best on validation."""
+        """The run to ship: the finished run that is best on validation."""
         return max(self.finished or self.runs[:1], key=_validated)
 
     @property
     def quantities(self) -> tuple[Quantity, ...]:
-        """What its method logs beside losses."""
+        """The quantities that its method logs beside losses."""
         return self.chosen.config.quantities
 
     @property
@@ -196,12 +203,12 @@ class Group:
 
     @property
     def labels_alone(self) -> bool:
-        """Whether nothing but the labels taught it."""
+        """Whether it learned from labels alone."""
         config = self.chosen.config
         return config.method == "ce" and config.hint is None
 
     def values(self, *names: str) -> list[float]:
-        """A number of the summary, or of its split's metrics with "split" for the split, of each finished run."""
+        """A number of each finished run's summary. The name "split" stands for the split of its results."""
         found = []
         for run in self.finished:
             value: Any = run.summary
@@ -218,13 +225,13 @@ def _validated(run: Run) -> float:
 
 
 def on_same_images(runs: Sequence[Run], split: str) -> bool:
-    """Whether runs were measured on the same images of a split, as far as their folders tell.
+    """Whether runs were measured on the same images of a split.
 
-    Fingerprints decide where two runs read files alike, and the options elsewhere.
+    Fingerprints decide if two runs read files in the same way, otherwise the options decide.
 
     Args:
-        runs: any number.
-        split: "validation" or "test"; a run that was not measured on it has other images than one that was.
+        runs: any number of runs.
+        split: "validation" or "test". A run that was measured on it differs from a run that was not.
     """
     marks_of_all = {run.fingerprint(split) for run in runs}
     known = len(marks_of_all) == 1 and None not in marks_of_all
@@ -237,7 +244,7 @@ def on_same_images(runs: Sequence[Run], split: str) -> bool:
 
 
 def find_runs(paths: Iterable[Path]) -> list[Run]:
-    """The runs in run directories, and in folders of run directories such as a comparison's.
+    """The runs in run directories and in folders of run directories, such as the folder of a comparison.
 
     Raises:
         RunError: a path holds no run.
@@ -255,9 +262,9 @@ def find_runs(paths: Iterable[Path]) -> list[Run]:
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
-    """Runs of the same images that differ in their seed alone together, in the order of the runs.
+    """Groups of runs with the same images that differ only in their seed, in the order of the runs.
 
-    Each group has a name of its own.
+    Each group has its own name.
     """
     written: dict[str, list[Run]] = {}
     for run in runs:
@@ -271,13 +278,13 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
 
 
 def name_groups(rows: Mapping[str, Sequence[Run]]) -> list[Group]:
-    """Rows of a comparison as they are, under as few last parts of their names as tell all apart."""
+    """One group for each row of a comparison. Names are shortened to the parts that distinguish them."""
     names = _short_names([Path(name) for name in rows])
     return [Group(name, tuple(_one_a_seed(members))) for name, members in zip(names, rows.values(), strict=True)]
 
 
 def _one_a_seed(runs: Sequence[Run]) -> list[Run]:
-    """In the order of their seeds; a run and its copy, or its repetition, are one run: the finished one, if one is."""
+    """One run for each seed, in the order of seeds. A finished run is preferred to its unfinished copy."""
     by_seed: dict[int, Run] = {}
     for run in runs:
         if run.seed not in by_seed or (run.summary and not by_seed[run.seed].summary):
@@ -286,13 +293,13 @@ def _one_a_seed(runs: Sequence[Run]) -> list[Run]:
 
 
 def _named_folder(folder: Path) -> Path:
-    """The folder that tells what a run is: seed3 does not."""
+    """The folder that describes a run: the parent of a folder such as seed3."""
     folder = folder.absolute()
     return folder.parent if _SEED_FOLDER.fullmatch(folder.name) else folder
 
 
 def _short_names(folders: Sequence[Path]) -> list[str]:
-    """As few last parts of the paths as tell all apart; numbers where two are of one folder."""
+    """The fewest last parts of the paths that distinguish them, numbered if two paths are equal."""
     depth = max(len(folder.parts) for folder in folders)
     for parts in range(1, depth + 1):
         names = ["/".join(folder.parts[-parts:]) for folder in folders]
@@ -302,11 +309,11 @@ def _short_names(folders: Sequence[Path]) -> list[str]:
 
 
 def _json_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log, but for one that is half written."""
+    """The lines of a log, without incomplete lines."""
     lines = []
     for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         try:
             lines.append(new_keys(json.loads(text)))
-        except (AttributeError, ValueError):  # cut off, or no mapping
+        except (AttributeError, RecursionError, ValueError):  # incomplete, or not a mapping
             continue
     return lines

@@ -24,7 +24,7 @@ def side_by_side(content: ReportContent) -> Section:
     means = "; ".join(f"{row.series.name} {row.mean:.2f}" for row in values)
     how = (
         "Pale dots: seeds, which differ in initial weights and in the order of the images."
-        " Mark and bar: their mean and its 95% interval."
+        " Marker and bar: mean and 95% confidence interval."
     )
     figures = [Figure(seeds_and_intervals("tops", f"Top-1 of each seed: {means}", unit, values), "Accuracy", how)]
     base = content.baseline
@@ -32,11 +32,12 @@ def side_by_side(content: ReportContent) -> Section:
     if base is not None and gains:
         label = f"Gain over {base.name}: " + "; ".join(f"{row.series.name} {row.mean:+.2f}" for row in gains)
         svg = seeds_and_intervals("gains", label, f"points above {base.name} (0)", gains, zero=base.name)
-        how = f"Differences to {base.name}, {_by(content)}. A bar that crosses the dotted line could be chance."
+        how = f"Gain over {base.name} ({_by(content)}). A bar that crosses the dotted line is a tie."
         figures.append(Figure(svg, f"Gain over {base.name}", how))
     items: list[Item] = [Note(_task(content)), Figures(figures)]
     if len(content.finished) > len(drawn):
-        items.append(Note(f"The figures show {len(drawn)}, {content.first} first; the table below has all."))
+        shown = f"{len(drawn)} of {len(content.finished)} rows; {content.first} comes first"
+        items.append(Note(f"The figures show {shown}. The table below has all rows."))
     return Section("side", title, items)
 
 
@@ -55,23 +56,23 @@ def _series(content: ReportContent, group: Group) -> Series:
 
 
 def _by(content: ReportContent) -> str:
-    """What the intervals of the gains are over, if it is the same for all."""
+    """The seeds that the intervals of the gains cover, in words."""
     ways = {gap.by for gap in content.gains.values()}
-    return ways.pop() if len(ways) == 1 else "each by the seeds that both have"
+    return ways.pop() if len(ways) == 1 else "each over the seeds that both have"
 
 
 def _task(content: ReportContent) -> str:
-    """What all runs have in common, in a sentence."""
+    """The data of the runs, in one sentence."""
     data = [group.chosen.config.data for group in content.finished]
     summaries = [group.chosen.summary or {} for group in content.finished]
     samples = {summary["train_samples"] for summary in summaries}
     text = f"{'Students' if len(content.finished) > 1 else 'A student'} of {_one_of(d.name for d in data)}"
-    text += f", trained on {_one_of(f'{n:,}' for n in samples)} images"
+    text += f" trained on {_one_of(f'{n:,}' for n in samples)} images"
     noise = {d.label_noise for d in data}
     if noise != {0.0}:
         text += f" of which {_one_of(f'{share:.0%}' for share in sorted(noise))} have a wrong label"
     split = content.finished[0].chosen.split
-    return f"{text}, and measured on the {summaries[0][split]['samples']:,} images of the {split} split."
+    return f"{text} and measured on the {summaries[0][split]['samples']:,} images of the {split} split."
 
 
 def _one_of(values: Iterable[str]) -> str:

@@ -15,10 +15,10 @@ from disk_kd.report.reading import Group, Run
 def training(content: ReportContent) -> Section:
     """Curves of loss and accuracy."""
     panels = (
-        ("train", "loss", "Loss, training", "nats", "Cross-entropy with the labels, which all methods log alike."),
-        ("train", "top1", "Accuracy, training", "top-1, %", "On augmented images, while the weights still move."),
+        ("train", "loss", "Loss, training", "nats", "Cross-entropy with the labels. All methods log it."),
+        ("train", "top1", "Accuracy, training", "top-1, %", "Measured on augmented images during each epoch."),
         ("validation", "nll", "Loss, validation", "NLL, nats", ""),
-        ("validation", "top1", "Accuracy, validation", "top-1, %", "What chooses the checkpoint."),
+        ("validation", "top1", "Accuracy, validation", "top-1, %", "It chooses the checkpoint."),
     )
     figures = []
     for kind, name, title, unit, note in panels:
@@ -30,32 +30,32 @@ def training(content: ReportContent) -> Section:
     items: list[Item] = [Figures(figures)] if figures else []
     if not any(len(logged_values(run, "validation", "top1")) > 1 for group in content.shown for run in group.runs):
         why = "no run validated more than once (train.evaluate_every)"
-        items.append(Note(f"Left out: validation curves, because {why}.", missing=True))
+        items.append(Note(f"Validation curves are not shown: {why}.", missing=True))
     if any(len(group.runs) > 1 for group in content.shown):
-        items.append(Note("Lines are means over the seeds; bands reach from the lowest to the highest seed."))
+        items.append(Note("Lines are means over seeds. Bands reach from the lowest to the highest seed."))
     if len(content.candidates) > len(content.shown):
         items.append(Note(shown_text(content)))
     return Section("training", "Training", items)
 
 
 def shown_text(content: ReportContent) -> str:
-    """Which of many groups the figures show."""
+    """States which groups the figures show, if there are many."""
     return (
-        f"Figures show {len(content.shown)} of {len(content.candidates)}, {content.first} first,"
-        " the first whose method logs quantities of its own, and the first that learned from labels alone. The table of"
-        " the runs has all."
+        f"The figures show {len(content.shown)} of {len(content.candidates)} groups: {content.first} and the next ones,"
+        " the first group whose method logs its own quantities, and the first that learned from labels alone."
+        " The table of the runs has all groups."
     )
 
 
 def group_lines(series: Series, group: Group, kind: str, name: str, limit: bool = False) -> list[Line]:
-    """The line of a group, over its seeds if they were logged at the same epochs, else of the chosen run.
+    """The line of a group: the mean over seeds if they were logged at the same epochs, else the chosen run.
 
     Args:
-        series: of the group in the figure.
-        group: whose runs are drawn.
+        series: the group's place in the figure.
+        group: the runs to draw.
         kind: "train" or "validation".
-        name: of the number in the log.
-        limit: whether it is a limit of another line.
+        name: name of the number in the log.
+        limit: whether the line is a limit of another line.
     """
     all_seeds = [found for run in group.runs if (found := logged_values(run, kind, name))]
     if not all_seeds:
@@ -73,7 +73,7 @@ def group_lines(series: Series, group: Group, kind: str, name: str, limit: bool 
 
 
 def logged_values(run: Run, kind: str, name: str) -> list[tuple[float, float]]:
-    """Epochs and values of a number of the log, without those that are missing or not finite."""
+    """Epochs and values of a number in the log, without missing and non-finite values."""
     if kind == "validation":
         found: list[dict[str, Any]] = [line for line in run.lines if line["kind"] == kind]
         return [(line["student_epochs"], line[name]) for line in found if line.get(name) is not None]

@@ -1,4 +1,4 @@
-"""Which student to ship, and why: chosen on validation, measured on test."""
+"""Which student to ship, and why. It is chosen on validation and measured on test."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ from disk_kd.report.outputs import Outputs
 from disk_kd.report.reading import Group, Run, on_same_images
 
 CHEAPER = 0.95
-"""A student counts as cheaper from this share of the multiply-adds on."""
+"""Maximum share of the multiply-adds of another student at which a student counts as cheaper."""
 _SURE = 1.92
-"""Gain in log-likelihood, nats, of one fitted number that is more than chance: half the 95% quantile of chi-squared."""
+"""Minimum gain in log-likelihood, in nats, at which one fitted parameter is significant: half the 95 % quantile of the
+chi-squared distribution with one degree of freedom."""
 _ORDER = {"validation": "the best on validation", "test": "the best on test", None: "the first"}
-"""What stands first, by the split that ranks."""
+"""Description of the first group, by the split that ranks the groups."""
 
 
 @dataclass(frozen=True)
 class Gap:
-    """Top-1 of one group less that of another, in points.
+    """Top-1 of one group minus top-1 of another, in points.
 
     Attributes:
-        points: the gap.
-        half: half the width of its 95% interval over seeds; None where fewer than two seeds are shared.
-        by: what the gap is over.
-        half_over_images: the same over the images of the split, of a single shared seed.
+        points: the difference.
+        half: half the width of its 95 % confidence interval over seeds; None if fewer than two seeds are shared.
+        by: the seeds that are compared, in words.
+        half_over_images: half the width of the interval over the images of the split, for a single shared seed.
     """
 
     points: float
@@ -38,23 +39,27 @@ class Gap:
     half_over_images: float | None = None
 
     @property
-    def chance(self) -> bool:
-        """Whether the gap could be chance, as far as anything measures it."""
+    def tie(self) -> bool:
+        """Whether the gap is inside its confidence interval. A gap without an interval counts as a tie."""
         half = self.half_over_images if self.half is None else self.half
         return half is None or abs(self.points) <= half
 
     def text(self) -> str:
-        """The gap in words, with its interval."""
-        images = "" if self.half_over_images is None else f", ± {self.half_over_images:.2f} over its images alone"
+        """The gap with its interval, in words."""
+        images = (
+            ""
+            if self.half_over_images is None
+            else f", ± {self.half_over_images:.2f} over images, without seed variance"
+        )
         return f"{self.numbers()} points ({self.by}{images})"
 
     def numbers(self) -> str:
-        """The gap, and half its interval over seeds where there is one: the same as in the table of a comparison."""
+        """The gap and half its interval over seeds, if there is one. The table of a comparison has the same numbers."""
         return f"{self.points:+.2f}" + ("" if self.half is None else f" ± {self.half:.2f}")
 
 
 def ranking_split(groups: Sequence[Group]) -> str | None:
-    """The split that can rank the groups: "validation", else "test"; None where they were measured on other images."""
+    """The split that can rank the groups: "validation", else "test"; None if they were measured on different images."""
     runs = [run for group in groups for run in group.finished]
     if not on_same_images(runs, "test"):
         return None
@@ -64,7 +69,7 @@ def ranking_split(groups: Sequence[Group]) -> str | None:
 
 
 def ranked(groups: Sequence[Group]) -> list[Group]:
-    """The best on `ranking_split` first; those without a finished run last."""
+    """The groups by top-1 on `ranking_split`, the best first. Groups without a finished run come last."""
     split = ranking_split(groups)
     return sorted(groups, key=lambda group: (not group.finished, -_mean(group, split)))
 
@@ -75,21 +80,20 @@ def _mean(group: Group, split: str | None) -> float:
 
 
 def labels_alone(groups: Sequence[Group], best: Group) -> Group | None:
-    """Of the finished groups the one that the labels alone taught, of the student of `best` if there is such a one."""
+    """The finished group that learned from labels alone, preferably with the student of `best`; None: no group."""
     found = [group for group in groups if group.finished and group.labels_alone]
     return next((group for group in found if _student(group) == _student(best)), found[0] if found else None)
 
 
 def gap_between(one: Group, other: Group, outputs: Outputs) -> Gap:
-    """Top-1 of one group less that of the other, on the split of their test results, paired by seed.
+    """Top-1 of one group minus top-1 of the other, on the split of their test results, paired by seed.
 
-    A single shared seed has no interval over seeds. Its two runs are paired by image, which leaves the chance of the
-    seeds out.
+    A single shared seed has no interval over seeds. Its two runs are then paired by image, which ignores seed variance.
 
     Args:
-        one: the first.
-        other: the second, measured on the same images.
-        outputs: for pairs of images.
+        one: the first group.
+        other: the second group, measured on the same images.
+        outputs: gives the predictions that are paired by image.
     """
     ours, theirs = tops(one), tops(other)
     paired = differences(ours, theirs)
@@ -124,12 +128,12 @@ def _half_over_images(one: Run, other: Run, outputs: Outputs) -> float | None:
 
 
 def _hits(logits_NC: Tensor, targets_N: Tensor) -> Tensor:
-    """100 where the guess is right, else 0."""
+    """100 for each correct prediction, 0 for each wrong one."""
     return 100.0 * (logits_NC.argmax(1) == targets_N).float()
 
 
 def spread(values: Sequence[float], digits: int) -> str:
-    """Mean ± sample standard deviation, or the one value."""
+    """Mean ± sample standard deviation; a single value has no deviation."""
     mean = f"{statistics.fmean(values):.{digits}f}"
     return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
@@ -139,11 +143,12 @@ class Verdict:
     """The outcome in words.
 
     Attributes:
-        title: of the report.
-        sentence: the outcome.
-        reasons: name and text of each.
-        chosen: the group to ship, or to show where none can be chosen; None where no run is finished.
-        gaps: of every other candidate to the chosen one, by its name; none where they were measured on other images.
+        title: title of the report.
+        sentence: the outcome in one sentence.
+        reasons: title and text of each reason.
+        chosen: the group to ship, or the group whose details are shown if none can be chosen; None if no run is
+            finished.
+        gaps: gap of each other candidate to the chosen group, by name; empty if they were measured on different images.
     """
 
     title: str
@@ -162,14 +167,14 @@ def judge(
     """The verdict over the candidates.
 
     Args:
-        groups: those that could be shipped, as `ranked` has them.
-        teachers: name, top-1 on the same split and multiply-adds of each.
-        outputs: for intervals over images.
-        baseline: what the chosen one is compared with.
+        groups: the candidates, in the order of `ranked`.
+        teachers: name, top-1 on the same split, and multiply-adds of each teacher.
+        outputs: gives the predictions for intervals over images.
+        baseline: the group that the chosen group is compared with.
     """
     finished = [group for group in groups if group.finished]
     if not finished:
-        return Verdict("A run that is not finished", _unfinished(groups), (), None, {})
+        return Verdict("An unfinished run", _unfinished(groups), (), None, {})
     best, *others = finished
     by = ranking_split(finished)
     gaps = {other.name: gap_between(other, best, outputs) for other in others} if by else {}
@@ -177,15 +182,15 @@ def judge(
     if others and by != "validation":
         reasons.append(("How it was chosen", _without_validation(finished, by)))
     if gaps:
-        reasons.append(("Against the others", _against(others, gaps)))
+        reasons.append(("Compared with the others", _against(others, gaps)))
         if baseline is not None and baseline is not best:
-            title = "Against labels alone" if baseline.labels_alone else "Against the baseline"
+            title = "Compared with labels alone" if baseline.labels_alone else "Compared with the baseline"
             reasons.append((title, _baseline(best, baseline, gaps[baseline.name])))
-    reasons += [("Against the teacher", _teacher(best, *teacher)) for teacher in teachers]
-    reasons.append(("Honest probabilities", _calibration(best)))
+    reasons += [("Compared with the teacher", _teacher(best, *teacher)) for teacher in teachers]
+    reasons.append(("Calibration", _calibration(best)))
     smaller = _smaller(best, others, gaps) if gaps else ""
     if smaller:
-        reasons.append(("Where size matters", smaller))
+        reasons.append(("A smaller student", smaller))
     reasons.append(("The file", _shipped(best)))
     title = "Which student to ship" if others else f"{_student(best)} by {best.chosen.config.method}"
     return Verdict(title, _sentence(best, others, gaps, by), tuple(reasons), best, gaps)
@@ -196,36 +201,36 @@ def _sentence(best: Group, others: Sequence[Group], gaps: dict[str, Gap], by: st
     assert run.summary is not None
     top1 = f"{spread(best.values('split', 'top1'), 2)}% top-1 on {run.split}"
     if len(best.finished) > 1:
-        top1 += f" over {len(best.finished)} seeds, {_top1(run):.2f}% of the file itself,"
+        top1 += f" over {len(best.finished)} seeds, {_top1(run):.2f}% for the shipped file,"
     size = f"{run.summary['parameters']:,} parameters"
     if not others:
         return f"{_student(best)} ({best.name}) reaches {top1} with {size}."
     if by is None:
         return (
-            "No student can be chosen: the runs were measured on different images. The details below are of"
+            "No student can be chosen, because the runs were measured on different images. The details below describe"
             f" {best.name}: {top1} with {size}."
         )
-    chance = sum(gap.chance for gap in gaps.values())
-    tail = f"; {chance} of the {len(others)} others cannot be told from it" if chance else ""
+    ties = sum(gap.tie for gap in gaps.values())
+    tail = f"; {ties} of the {len(others)} others tie with it" if ties else ""
     return f"Ship {best.name}: {top1} with {size}, {_ORDER[by]}{tail}."
 
 
 def first_of(groups: Sequence[Group]) -> str:
-    """What the first of `ranked` groups is, in words."""
+    """Description of the first group of `ranked`."""
     return _ORDER[ranking_split(groups)]
 
 
 def _without_validation(groups: Sequence[Group], by: str | None) -> str:
-    """Why validation does not rank the groups, and what that means."""
+    """The reason why validation does not rank the groups, and what follows from it."""
     if by is None:
-        return "Nothing ranks runs that were measured on different images."
+        return "Runs that were measured on different images cannot be ranked."
     validated = any(run.images_of("validation") for group in groups for run in group.finished)
     why = (
-        "The runs were validated on different images (data.validation, data.split_seed or the data differ)"
+        "The runs have different validation images (data.validation, data.split_seed or the data differ)"
         if validated
         else "No run has a validation split"
     )
-    return f"{why}, so they are ranked on test. A score that chose is too high; measure the student on new images."
+    return f"{why}, so test accuracy ranks them. The best of them is then too optimistic; measure it on new images."
 
 
 def _accuracy(best: Group) -> str:
@@ -238,31 +243,36 @@ def _accuracy(best: Group) -> str:
 
 
 def _over(seeds: int) -> str:
-    return "one seed: another seed would differ" if seeds == 1 else f"mean ± deviation of {seeds} seeds"
+    return (
+        "one seed; other seeds will give other values" if seeds == 1 else f"mean ± standard deviation of {seeds} seeds"
+    )
 
 
 def _against(others: Sequence[Group], gaps: dict[str, Gap]) -> str:
     nearest = others[0]
-    text = f"Next is {nearest.name}, {gaps[nearest.name].text()} on {nearest.chosen.split}."
-    chance = [other.name for other in others if gaps[other.name].chance]
-    if not chance:
+    text = f"The next is {nearest.name}: {gaps[nearest.name].text()} on {nearest.chosen.split}."
+    ties = [other.name for other in others if gaps[other.name].tie]
+    if not ties:
         return f"{text} Every difference is larger than its interval."
-    more = f" and {len(chance) - 6} more" if len(chance) > 6 else ""
-    return f"{text} The difference could be chance: {', '.join(chance[:6])}{more}. Between these, choose by cost."
+    more = f" and {len(ties) - 6} more" if len(ties) > 6 else ""
+    return f"{text} These tie with the chosen student: {', '.join(ties[:6])}{more}. Choose among them by cost."
 
 
 def _baseline(best: Group, baseline: Group, gap: Gap) -> str:
     gain = Gap(-gap.points, gap.half, gap.by)
-    chance = ", which could be chance" if gap.chance else ""
+    tie = ", which counts as a tie" if gap.tie else ""
     alone = ", trained on the labels alone" if baseline.labels_alone else ""
-    return f"{best.name} gains {gain.text()} over {baseline.name}{alone}{chance}."
+    return f"{best.name} gains {gain.text()} over {baseline.name}{alone}{tie}."
 
 
 def _teacher(best: Group, name: str, top1: float, multiply_adds: int) -> str:
     own = statistics.fmean(best.values("split", "top1"))
+    gap = f"{abs(top1 - own):.2f} points {'lower' if own <= top1 else 'higher'}"
+    if not multiply_adds:  # of a teacher that runs outside torch
+        return f"{name} has {top1:.2f}%. The student is {gap}."
     share = best.values("multiply_adds")[0] / multiply_adds
-    times = f"{1 / share:.1f} times fewer" if share < 1 else "no fewer"
-    return f"{name} has {top1:.2f}%: the student is {top1 - own:.2f} points below, at {times} multiply-adds an image."
+    cost = f"{1 / share:.1f} times fewer" if share < 1 else "no fewer"
+    return f"{name} has {top1:.2f}%. The student is {gap} and needs {cost} multiply-adds per image."
 
 
 def _calibration(best: Group) -> str:
@@ -277,36 +287,36 @@ def _calibration(best: Group) -> str:
         return text
     gain = validation["samples"] * (validation["nll"] - validation["nll_scaled"])
     if gain <= _SURE:
-        return f"{text} They need no scaling, as far as {validation['samples']:,} validation images can tell."
+        return f"{text} Temperature scaling brings no significant gain on {validation['samples']:,} validation images."
     change = (
-        f"its NLL on test goes from {before['nll']:.3f} to {before['nll_scaled']:.3f}, its ECE from"
+        f"test NLL changes from {before['nll']:.3f} to {before['nll_scaled']:.3f}, test ECE from"
         f" {before['ece']:.3f} to {before['ece_scaled']:.3f}"
     )
-    divided = f"the shipped file's logits by {before['temperature']:.2f} (fitted on validation)"
+    divided = f"the logits of the shipped file by {before['temperature']:.2f} (fitted on validation)"
     if before["nll_scaled"] >= before["nll"]:
         return f"{text} Do not divide {divided}: {change}."
-    kind = "Over" if before["temperature"] > 1 else "Under"
-    return f"{text} {kind}-confident as it is: divide {divided} and {change}."
+    kind = "over" if before["temperature"] > 1 else "Under"
+    return f"{text} The student is {kind}-confident. Divide {divided}: {change}."
 
 
 def _smaller(best: Group, others: Sequence[Group], gaps: dict[str, Gap]) -> str:
-    """The most accurate of the candidates that cost less."""
+    """The most accurate candidate that costs less; empty if there is none."""
     cost = best.values("multiply_adds")[0]
     cheaper = [other for other in others if other.values("multiply_adds")[0] < CHEAPER * cost]
     if not cheaper:
         return ""
     other = cheaper[0]
     share = other.values("multiply_adds")[0] / cost
-    return f"{other.name} takes {share:.0%} of the multiply-adds, at {gaps[other.name].text()} top-1."
+    return f"{other.name} needs {share:.0%} of the multiply-adds. Its top-1 differs by {gaps[other.name].text()}."
 
 
 def _shipped(best: Group) -> str:
     run, path = best.chosen, "/".join(best.chosen.weights.absolute().parts[-3:])
     if len(best.finished) == 1:
         return f"{path}: {_top1(run):.2f}% top-1 on {run.split}."
-    prefers = "the best of its seeds on validation" if run.images_of("validation") else "the best of its seeds on test"
+    prefers = "its best seed on validation" if run.images_of("validation") else "its best seed on test"
     mean = spread(best.values("split", "top1"), 2)
-    return f"{path} (seed {run.seed}, {prefers}): {_top1(run):.2f}% top-1 on {run.split}; its group has {mean}%."
+    return f"{path} (seed {run.seed}, {prefers}): {_top1(run):.2f}% top-1 on {run.split}; all its seeds: {mean}%."
 
 
 def _student(group: Group) -> str:
@@ -318,5 +328,5 @@ def _unfinished(groups: Sequence[Group]) -> str:
     done = run.student_lines[-1]["epochs"] if run.student_lines else 0
     return (
         f"{groups[0].name} is not finished: {done:.0f} of {run.config.train.epochs} student epochs are done."
-        " What its log tells is below; disk-kd distill RUN/config.yaml --resume goes on."
+        " Its log is shown below. Resume it with: disk-kd distill RUN/config.yaml --resume"
     )

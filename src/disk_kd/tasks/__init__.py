@@ -10,6 +10,7 @@ from disk_kd.tasks.disk_settings import VARIANTS, DiSKSettings
 from disk_kd.tasks.dist import DISTTask
 from disk_kd.tasks.dkd import DKDTask
 from disk_kd.tasks.example_help import ExampleHelp, HelpsExamples
+from disk_kd.tasks.feature import FeatureTask
 from disk_kd.tasks.gce import GCETask
 from disk_kd.tasks.jensen_shannon import JensenShannonTask
 from disk_kd.tasks.kd import KDTask
@@ -41,6 +42,7 @@ METHODS: dict[str, type[StudentTask]] = {
     "gce": GCETask,
     "jsd": JensenShannonTask,
     "disk": DiSKTask,
+    "feature": FeatureTask,
     "timm-logits": TimmLogitTask,
     "timm-features": TimmFeatureTask,
     "timm-token": TimmTokenTask,
@@ -58,6 +60,7 @@ __all__ = [
     "DiSKSettings",
     "DiSKTask",
     "ExampleHelp",
+    "FeatureTask",
     "GCETask",
     "HelpsExamples",
     "JensenShannonTask",

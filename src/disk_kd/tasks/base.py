@@ -16,11 +16,11 @@ from disk_kd.errors import ConfigError, ModelError
 from disk_kd.hints import Hint, StudentAndHint, StudentWrapper
 from disk_kd.logits import class_count, logits_of
 from disk_kd.losses.standardise import standardise
-from disk_kd.support import check_targets, require_range
+from disk_kd.support import check_targets, label_loss, require_range
 from disk_kd.tasks.phase import Phase
 from disk_kd.tasks.quantity import Quantity
 from disk_kd.tasks.snapshot import snapshot
-from disk_kd.teacher import Teacher
+from disk_kd.teacher import AnyTeacher, frozen_teacher
 
 
 class StudentTask(TrainingTask):
@@ -45,7 +45,7 @@ class StudentTask(TrainingTask):
     log are no part of the summary and of the report's curves."""
 
     trainable_module: nn.Module
-    teacher: Teacher | None
+    teacher: AnyTeacher | None
     step: Tensor
     """Number of calls that trained the student so far. Schedules and warm-ups follow it."""
     steps_per_epoch = 1
@@ -56,6 +56,12 @@ class StudentTask(TrainingTask):
     """Whether targets may be class probabilities (B, C), as mixup and cutmix make them."""
     unlabelled: bool = True
     """Whether images may come without a label, -100."""
+    unlabelled_use: ClassVar[str] = "the teacher's part counts all images, the cross-entropy the labelled ones"
+    """What the method does with images without a label, or why it refuses them and what to use instead."""
+    labelled_share: Tensor | None
+    """Share of labelled images in the batch of all processes; None: all images of a call are one batch."""
+    teacher_classes: ClassVar[bool] = True
+    """Whether the teacher must classify the classes of the data. Otherwise a backbone without a classifier will do."""
     standardise = False
     """Whether `prepare_logits` standardises logits."""
     _parallel: dict[str, Any] | None = None
@@ -89,9 +95,10 @@ class StudentTask(TrainingTask):
         self.phases = phases
         self.phase: str | None = None
         self.trainable_module = student
-        self.teacher = None if teacher is None else Teacher.of(teacher, student, needs)
+        self.teacher = None if teacher is None else frozen_teacher(teacher, student, needs)
         if not student.training:  # a model after an evaluation; in one that trains, frozen parts stay frozen
             student.train()
+        self.register_buffer("labelled_share", None, persistent=False)
         self.register_buffer("step", torch.zeros((), dtype=torch.int64, device=self.device))
 
     @classmethod
@@ -130,6 +137,11 @@ class StudentTask(TrainingTask):
         return self.learner.hint if isinstance(self.learner, StudentAndHint) else None
 
     @property
+    def classifies(self) -> bool:
+        """Whether training reaches the student's classifier. Otherwise its accuracy says nothing, and is not measured."""
+        return True
+
+    @property
     def least_batch(self) -> int:
         """Minimum batch size."""
         return 1 if self.hint is None else self.hint.least_batch
@@ -166,7 +178,7 @@ class StudentTask(TrainingTask):
         if teacher is None:
             raise ConfigError(f"the hint {type(hint).__name__} needs a teacher; give one")
         self.needs |= frozenset(hint.teacher)
-        self.teacher = Teacher.of(teacher, self.student, self.needs)
+        self.teacher = frozen_teacher(teacher, self.student, self.needs)
         self.phases = tuple(
             replace(phase, module="learner") if phase.module == "student" else phase for phase in self.phases
         )
@@ -196,6 +208,33 @@ class StudentTask(TrainingTask):
             if not torch.compiler.is_compiling():
                 self._check_labels(target, len(input))
         return super().__call__(input, target, *args, **kwargs)
+
+    def expect_unlabelled(self) -> None:
+        """Prepare for batches in which images have no label.
+
+        A batch may then be divided among processes and micro-batches (`set_labelled_share`).
+
+        Raises:
+            ConfigError: the method needs labels, or learns nothing from an image without one.
+        """
+        if not self.unlabelled or (self.teacher is None and self.hint is None):
+            raise ConfigError(f"the method does not learn from images without labels: {self.unlabelled_use}")
+        self.labelled_share = torch.ones((), device=self.device)
+
+    def set_labelled_share(self, share: float) -> None:
+        """Say which share of the images of the whole batch has labels, before the calls on its parts."""
+        if self.labelled_share is not None:
+            self.labelled_share.fill_(share)
+
+    def label_loss(self, logits: Tensor, target: Tensor, label_smoothing: float) -> Tensor:
+        """Mean cross-entropy of the labelled images of the batch; 0 if there are none.
+
+        Args:
+            logits: (B, C).
+            target: (B,) class indices, -100 for an image without a label; or (B, C) label probabilities.
+            label_smoothing: in [0, 1).
+        """
+        return label_loss(logits, target, label_smoothing, self.labelled_share)
 
     def _check_labels(self, target: Tensor, images: int) -> None:
         classes = class_count(self.student)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from disk_kd.support import label_loss
 from disk_kd.tasks.base import StudentTask
 from disk_kd.tasks.checks import fraction, non_negative
 
@@ -24,6 +23,7 @@ class CETask(StudentTask):
     """
 
     mixes = True
+    unlabelled_use = "ce learns from labels alone; add a hint, which counts all images, or use kd"
 
     def __init__(self, student: nn.Module, *, ce_weight: float = 1.0, label_smoothing: float = 0.0) -> None:
         super().__init__(student)
@@ -42,5 +42,5 @@ class CETask(StudentTask):
             `loss` (scalar), `output`, the student's logits (B, classes), and for the log `ce_loss`.
         """
         logits, hint_loss = self.student_outputs(input, target, self.teacher_outputs(input, teacher))
-        ce = label_loss(logits, target, self.label_smoothing)
+        ce = self.label_loss(logits, target, self.label_smoothing)
         return self.result(self.ce_weight * ce, logits, hint_loss, ce_loss=ce)

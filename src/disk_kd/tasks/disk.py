@@ -19,7 +19,7 @@ from disk_kd.errors import ConfigError, nearest
 from disk_kd.helpers import HELPERS, UNITS, HelperNetwork, Unit, exact_helper, make_helper
 from disk_kd.logits import class_count
 from disk_kd.losses import budget_penalty, scaffolded_kl, scaffolded_nll
-from disk_kd.support import label_cross_entropy, label_loss
+from disk_kd.support import label_cross_entropy, with_teacher_class
 from disk_kd.tasks.base import StudentTask
 from disk_kd.tasks.checks import fraction
 from disk_kd.tasks.disk_help import ExactHelp
@@ -29,7 +29,7 @@ from disk_kd.tasks.quantity import Quantity
 from disk_kd.tasks.schedule import Cosine, scheduled
 from disk_kd.tasks.snapshot import snapshot
 from disk_kd.tasks.student_and_helper import StudentAndHelper
-from disk_kd.teacher import Teacher, feature_sizes
+from disk_kd.teacher import feature_sizes
 
 RELATIVE_RATE = 0.02
 """Of the relative ascent: where help falls as 1 / price, an error of the budget is gone after some fifty steps."""
@@ -64,7 +64,8 @@ class DiSKTask(StudentTask):
     paper, imagenet
         the release's forms for CIFAR and ImageNet, from `scaffolded_nll` and `budget_penalty`
 
-    M is the teacher's top-K united with the label, CE_i the cross-entropy of the untempered student. A setting
+    M is the teacher's top-K united with the label, CE_i the cross-entropy of the untempered student. For an image
+    without a label, the teacher's first class is y there; CE(s, y) counts the labelled images alone. A setting
     left at None takes the variant's value from `VARIANTS`.
 
     In a plain loop a helper network and the student move at once, each by its own loss. `phases` alternates them
@@ -122,7 +123,10 @@ class DiSKTask(StudentTask):
         >>> task(torch.randn(4, 3, 32, 32), torch.arange(4))["loss"].backward()
     """
 
-    unlabelled = False
+    unlabelled_use = (
+        "the teacher's first class stands for the missing label in the support, the price and the budget; the"
+        " cross-entropy counts the labelled images"
+    )
     fixed_student_phases = frozenset({"helper"})
     price: Tensor
     excess: Tensor
@@ -280,7 +284,8 @@ class DiSKTask(StudentTask):
 
         Args:
             input: (B, C, H, W), normalised for the student.
-            target: (B,) class indices, or (B, C) shares of the classes in mixed images (normalised only).
+            target: (B,) class indices, -100 for an image without a label; or (B, C) shares of the classes in mixed
+                images (normalised only).
             teacher: stored outputs, as `needs` says; the teacher runs when there are none.
 
         Returns:
@@ -291,9 +296,10 @@ class DiSKTask(StudentTask):
         epochs = self.clock()
         budget = scheduled(self.settings.budget, epochs)
         price = snapshot(self.price) if self.settings.price_rate else scheduled(self.settings.price, epochs)
+        labels, target = target, with_teacher_class(target, teacher["logits"])
         logits_BC, helper_B, hint_loss = self._student_and_helper(input, target, teacher, price)
         helper_B = self.adjust_help(helper_B, logits_BC, target, teacher)
-        ce = label_loss(logits_BC, target, self.label_smoothing)
+        ce = self.label_loss(logits_BC, labels, self.label_smoothing)
         joint = self.variant == "imagenet"
         batch = (logits_BC, teacher["logits"], target, helper_B)
 
@@ -450,7 +456,8 @@ class DiSKTask(StudentTask):
             self.excess += torch.where(over.isfinite(), over, 0.0) / self.micro_batches
             self.calls += 1
             whole_step = self.calls % self.micro_batches == 0
-            moved = (self.price + self._price_step(budget)).clamp(min=0, max=HIGHEST_PRICE)
+            highest = min(HIGHEST_PRICE, torch.finfo(self.price.dtype).max)  # float16 holds less
+            moved = (self.price + self._price_step(budget)).clamp(min=0, max=highest)
             self.price.copy_(torch.where(whole_step, moved, self.price))
             self.excess *= ~whole_step
 
@@ -484,8 +491,8 @@ class DiSKTask(StudentTask):
 
 def _classes(*models: nn.Module) -> int | None:
     """The number of classes, as the first of these models says that says it."""
-    plain = (unwrap_model(model.model if isinstance(model, Teacher) else model) for model in models)
-    return next((count for count in map(class_count, plain) if count is not None), None)
+    counts = (class_count(unwrap_model(model)) for model in models)
+    return next((count for count in counts if count is not None), None)
 
 
 def _every_class(top_k: int | None, classes: int | None) -> int:

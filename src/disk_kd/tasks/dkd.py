@@ -37,6 +37,7 @@ class DKDTask(LogitTask):
     """
 
     unlabelled = False
+    unlabelled_use = "dkd needs the label of each image; use kd, dist or disk"
 
     def __init__(
         self,

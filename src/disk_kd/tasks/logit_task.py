@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from disk_kd.support import label_loss
 from disk_kd.tasks.base import StudentTask
 from disk_kd.tasks.checks import fraction, non_negative
 
@@ -65,6 +64,6 @@ class LogitTask(StudentTask):
         teacher = self.teacher_outputs(input, teacher)
         logits, hint_loss = self.student_outputs(input, target, teacher)
         own = self.distillation(*self.prepare_logits(logits, teacher["logits"]), target)
-        ce = label_loss(logits, target, self.label_smoothing)
+        ce = self.label_loss(logits, target, self.label_smoothing)
         loss = self.ce_weight * ce + self.ramp(self.warmup_epochs) * self.weight * own
         return self.result(loss, logits, hint_loss, **{"ce_loss": ce, f"{self.name}_loss": own})

@@ -36,6 +36,7 @@ class NKDTask(LogitTask):
     """
 
     unlabelled = False
+    unlabelled_use = "nkd needs the label of each image; use kd, dist or disk"
 
     def __init__(
         self,

@@ -37,6 +37,7 @@ class RLDTask(LogitTask):
     """
 
     unlabelled = False
+    unlabelled_use = "rld needs the label of each image; use kd, dist or disk"
 
     def __init__(
         self,

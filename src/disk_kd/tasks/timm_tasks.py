@@ -50,6 +50,7 @@ class _TimmTask(StudentTask):
     mixes = True
     # Of a batch without any label timm's loss is NaN.
     unlabelled = False
+    unlabelled_use = "timm's tasks need the label of each image; use kd, or ce with a hint"
 
     def __init__(self, student: nn.Module, teacher: nn.Module, kind: Any, need: str, **settings: Any) -> None:
         for name, value in settings.items():
@@ -65,8 +66,9 @@ class _TimmTask(StudentTask):
             )
         super().__init__(student, teacher, needs=frozenset({need}), phases=(Phase("student", "trainable_module"),))
         assert self.teacher is not None
+        read = self.teacher if need == "logits" else self.teacher.model  # logits may come from several models
         try:
-            inner = kind(student, _Outputs(self.teacher.model, need), device=self.device, verbose=False, **settings)
+            inner = kind(student, _Outputs(read, need), device=self.device, verbose=False, **settings)
         except (AttributeError, TypeError, ValueError) as error:
             raise _unfit(student, error) from error
         self.trainable_module = inner.trainable_module

@@ -60,6 +60,7 @@ class WKDTask(LogitTask):
             read.
     """
 
+    unlabelled_use = "wkd treats the label separately; give method.separate=false, or use kd"
     costs_CC: Tensor
 
     def __init__(

@@ -30,7 +30,7 @@ from timm.utils import unwrap_model
 from torch import Tensor, nn
 
 from disk_kd.errors import ModelError, nearest
-from disk_kd.logits import logits_of
+from disk_kd.logits import blank_images, logits_of
 
 BEFORE_LAST = -2
 _STAGE = re.compile(r"stage(\d+)")
@@ -92,7 +92,7 @@ def feature_shapes(
     """
     plain: Any = unwrap_model(model)
     height, width = fixed_image_size(plain) or (image_size or usual_image_size(plain),) * 2
-    blank = next(plain.parameters()).new_zeros(1, in_chans or input_channels(plain), height, width)
+    blank = blank_images(plain, 1, (in_chans or input_channels(plain), height, width))
     modes = {module: module.training for module in plain.modules()}
     plain.eval()
     try:
@@ -136,6 +136,11 @@ def _is_stage(name: str) -> bool:
 
 def _is_regions(name: str) -> bool:
     return _REGIONS.fullmatch(name) is not None
+
+
+def of_classes(name: str) -> bool:
+    """Whether an output has one number for each class."""
+    return name == "logits" or _is_regions(name)
 
 
 def is_path(name: str) -> bool:
@@ -188,6 +193,9 @@ def input_channels(model: Any) -> int:
 def fixed_image_size(model: Any) -> tuple[int, int] | None:
     """Height and width of a plain model that accepts one image size only; None if it accepts any."""
     patches: Any = getattr(model, "patch_embed", None)
+    if _pretrained_cfg(model).get("strict_img_size"):  # a foreign model, or one whose options state image_size
+        height, width = _pretrained_cfg(model)["input_size"][-2:]
+        return height, width
     if _pretrained_cfg(model).get("fixed_input_size") and getattr(patches, "strict_img_size", False):
         return patches.img_size
     return None

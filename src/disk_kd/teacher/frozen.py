@@ -6,7 +6,7 @@ Shape letters: B batch, C channels, H height, W width.
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal, get_args
 
 import torch
@@ -16,7 +16,7 @@ from timm.utils import unwrap_model
 from torch import Tensor, nn
 
 from disk_kd.errors import ConfigError, ModelError, nearest
-from disk_kd.logits import class_count, logits_of
+from disk_kd.logits import class_count, logits_of, place_of
 from disk_kd.teacher.features import (
     check_features,
     feature_sizes,
@@ -25,10 +25,12 @@ from disk_kd.teacher.features import (
     input_channels,
     is_path,
     normalisation,
+    of_classes,
     usual_image_size,
 )
 from disk_kd.teacher.fold import fold_batch_norms
 from disk_kd.teacher.hashing import structure_hash, weights_hash
+from disk_kd.teacher.label_map import LabelMap
 
 Precision = Literal["fp32", "bf16", "fp16"]
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -52,6 +54,7 @@ class Teacher(nn.Module):
             `needs` stay the same up to rounding; the names in the copy's state change.
         precision: precision of the model, independent of any autocast around it. fp32 uses the type of the weights;
             bf16 and fp16 run under autocast and keep the weights.
+        label_map: maps the model's classes to those of the data (`LabelMap`); None: they are the same.
 
     Raises:
         ConfigError: `precision` is unknown.
@@ -68,6 +71,7 @@ class Teacher(nn.Module):
         image_size: int | tuple[int, int] | None = None,
         fold: bool = False,
         precision: Precision = "fp32",
+        label_map: LabelMap | None = None,
     ) -> None:
         super().__init__()
         self.needs = frozenset(needs)
@@ -88,11 +92,12 @@ class Teacher(nn.Module):
         )
         self.renormalises = not (torch.equal(mean, own_mean) and torch.equal(std, own_std))
         # ((x std + mean) - own_mean) / own_std, as one multiplication and one addition.
-        device = next((p.device for p in model.parameters()), None)
+        device, _ = place_of(model)
         self.scale: Tensor
         self.shift: Tensor
         self.register_buffer("scale", (std / own_std).to(device, torch.float32), persistent=False)
         self.register_buffer("shift", ((mean - own_mean) / own_std).to(device, torch.float32), persistent=False)
+        self.label_map = None if label_map is None else label_map.to(device)
 
     @classmethod
     def of(
@@ -103,6 +108,7 @@ class Teacher(nn.Module):
         image_size: int | tuple[int, int] | None = None,
         fold: bool = False,
         precision: Precision | None = None,
+        label_map: LabelMap | None = None,
     ) -> Teacher:
         """The teacher for batches of a student.
 
@@ -114,6 +120,7 @@ class Teacher(nn.Module):
                 are taken as normalised for the teacher.
             needs, image_size, fold: as for `Teacher`.
             precision: as for `Teacher`; None: fp32.
+            label_map: as for `Teacher`.
 
         Raises:
             ConfigError, ModelError: as for `Teacher`; or teacher and student have different numbers of classes; or
@@ -123,6 +130,7 @@ class Teacher(nn.Module):
             mean, std, model = teacher.input_mean, teacher.input_std, teacher.model
             image_size = image_size or teacher.image_size
             precision = precision or teacher.precision
+            label_map = label_map or teacher.label_map
             given_hashes = teacher._given_hashes
             unknown = [need for need in needs if is_path(need) and need not in teacher.needs]
             if given_hashes is not None and unknown:
@@ -131,7 +139,8 @@ class Teacher(nn.Module):
             model, given_hashes = teacher, None
             as_they_come = (0.0,), (1.0,)
             mean, std = normalisation(unwrap_model(student)) or normalisation(unwrap_model(teacher)) or as_they_come
-        _check_classes(unwrap_model(model), unwrap_model(student))
+        if any(map(of_classes, needs)):
+            _check_classes(_class_count(model, label_map), unwrap_model(student))
         made = cls(
             model,
             input_mean=mean,
@@ -140,11 +149,35 @@ class Teacher(nn.Module):
             image_size=image_size,
             fold=fold and given_hashes is None,
             precision=precision or "fp32",
+            label_map=label_map,
         )
         made._given_hashes = given_hashes or made._given_hashes
         if isinstance(teacher, Teacher) and teacher._given_hashes is not None:
             made._given = ()  # else a task would hold the teacher's weights twice
         return made
+
+    @property
+    def members(self) -> tuple[Teacher, ...]:
+        """The teachers with a store of their own: this one alone."""
+        return (self,)
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of logits; None if the model does not say."""
+        return _class_count(self.model, self.label_map)
+
+    @property
+    def given(self) -> nn.Module:
+        """The model as it was given, if this teacher still has it; else the folded model."""
+        return self._given[0] if self._given else self.model
+
+    def asked(self, student: nn.Module, needs: Collection[str]) -> Teacher:
+        """The same teacher for the outputs `needs` of a task with this student, as `Teacher.of` makes it."""
+        return Teacher.of(self, student, needs)
+
+    def joined(self, outputs: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The outputs of the teacher for those of its only member."""
+        return outputs[0]
 
     @property
     def _paths(self) -> list[str]:
@@ -188,7 +221,14 @@ class Teacher(nn.Module):
         dtype = _AUTOCAST.get(self.precision)
         with torch.autocast(images_BCHW.device.type, dtype, enabled=dtype is not None):
             outputs = self._outputs(images_BCHW)
-        return {name: output.float() for name, output in outputs.items()}
+        return self._mapped({name: output.float() for name, output in outputs.items()})
+
+    def _mapped(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The outputs, with logits for the classes of the data."""
+        label_map = self.label_map
+        if label_map is None:
+            return dict(outputs)
+        return {name: label_map(output) if of_classes(name) else output for name, output in outputs.items()}
 
     def _outputs(self, images_BCHW: Tensor) -> dict[str, Tensor]:
         """The outputs in `needs`, in one forward pass of the model."""
@@ -206,8 +246,7 @@ class Teacher(nn.Module):
             images_BCHW = torch.addcmul(self.shift, images_BCHW, self.scale)
         if self.image_size not in (None, tuple(images_BCHW.shape[-2:])):
             images_BCHW = F.interpolate(images_BCHW, self.image_size, mode="bilinear", antialias=True)
-        dtype = next((p.dtype for p in self.model.parameters()), images_BCHW.dtype)
-        return images_BCHW.to(dtype)
+        return images_BCHW.to(place_of(self.model)[1])
 
 
 def _checked_precision(precision: Precision) -> Precision:
@@ -246,8 +285,12 @@ def _per_channel(values: tuple[float, ...], channels: int) -> Tensor:
     return per_channel.view(1, -1, 1, 1)
 
 
-def _check_classes(teacher: nn.Module, student: nn.Module) -> None:
-    ours, theirs = class_count(student), class_count(teacher)
+def _class_count(model: nn.Module, label_map: LabelMap | None) -> int | None:
+    return class_count(unwrap_model(model)) if label_map is None else len(label_map.groups)
+
+
+def _check_classes(theirs: int | None, student: nn.Module) -> None:
+    ours = class_count(student)
     if ours is not None and theirs is not None and ours != theirs:
         raise ModelError(
             f"teacher has {theirs} classes, the student {ours}; make both for the same dataset (num_classes)"

@@ -27,7 +27,7 @@ MANIFEST = "manifest.json"
 
 
 def teacher_facts(teacher: Teacher) -> dict[str, Any]:
-    """What stored outputs depend on in the teacher: its model, its precision, and the images that it gets."""
+    """What stored outputs depend on in the teacher: its model, precision, label map, and images."""
     return {
         "teacher_sha256": teacher.weights_sha256,
         "teacher_structure_sha256": teacher.structure_sha256,
@@ -37,7 +37,7 @@ def teacher_facts(teacher: Teacher) -> dict[str, Any]:
         "teacher_image_size": teacher.image_size,
         "input_mean": teacher.input_mean,
         "input_std": teacher.input_std,
-    }
+    } | ({} if teacher.label_map is None else {"teacher_classes": teacher.label_map.groups})
 
 
 def as_json(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         record = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"no teacher store at {folder}; build it, or give the folder of one") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise damaged(folder, f"{MANIFEST}: {error}") from None
     if not isinstance(record, dict):
         raise damaged(folder, f"{MANIFEST} holds no facts")

@@ -167,6 +167,11 @@ class TeacherStore:
         """Whether all files for these outputs and views exist. What they were made from is not checked."""
         return cls.missing(path, needs, views) == 0
 
+    @property
+    def members(self) -> tuple[TeacherStore, ...]:
+        """The stores on disk that this one reads: itself."""
+        return (self,)
+
     def read(self, ids_B: Tensor, view: int, device: torch.device | str) -> dict[str, Tensor]:
         """The outputs for some samples under one view.
 

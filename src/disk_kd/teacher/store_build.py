@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from disk_kd.errors import ConfigError, DataError, ModelError, RunError
+from disk_kd.support import sample_name
 from disk_kd.teacher.encoding import TEMPERATURES, Encoding, Plain, encoding_of, kl_of_storing, unusable
 from disk_kd.teacher.frozen import Teacher
 from disk_kd.teacher.manifest import agreed_record, changed_manifest, refuse_difference
@@ -92,6 +93,7 @@ class _ViewBuild:
 
     def __init__(self, path: Path, teacher: Teacher, facts: dict[str, Any], view: int) -> None:
         self.path, self.teacher, self.view, self.needs = path, teacher, view, sorted(teacher.needs)
+        self.split: Any = None
         self.record = agreed_record(path, facts)
         self.names = self.needs + [_ERRORS] * ("logits" in self.needs)
         for leftover in path.glob(f"*.view{view}.npy.part.*.tmp"):  # of a process that was killed while it wrote one
@@ -105,7 +107,7 @@ class _ViewBuild:
 
         Progress counts the steps of all `views`; the steps of the `whole` views count as finished.
         """
-        size, steps = loader.batch_size, loader.steps_per_epoch
+        size, steps, self.split = loader.batch_size, loader.steps_per_epoch, loader.split
         start = self._first_unwritten(order_N, size)
         try:
             for step, batch in enumerate(loader.batches(self.view, start=start), start):
@@ -136,7 +138,7 @@ class _ViewBuild:
             self._lay_out(outputs)
         for need in self.needs:
             part, output = self.parts[need], outputs[need]
-            _check_usable(need, output, rows_B)
+            _check_usable(need, output, rows_B, self.split)
             encoded = part.encoding.encode(output)
             stored = part.encoding.decode(encoded)
             part.rows[rows_B] = encoded.cpu().numpy()
@@ -227,11 +229,11 @@ def _check_batch(view: int, expected: int, rows_B: np.ndarray, expected_B: np.nd
         raise ConfigError(f"step {step} of the loader is not in the split's order; a teacher store needs shuffle=False")
 
 
-def _check_usable(need: str, output: Tensor, rows_B: np.ndarray) -> None:
+def _check_usable(need: str, output: Tensor, rows_B: np.ndarray, split: Any) -> None:
     """Raise an error for NaN, which marks unwritten rows, and for infinity, which would be stored as a number."""
     bad_B = unusable(need, output).cpu().numpy()
     if bad_B.any():
         raise ModelError(
-            f"the teacher's {need} are not finite for sample {rows_B[bad_B][0]}; check its weights, or give"
-            " --teacher.precision fp32"
+            f"the teacher's {need} are not finite for {sample_name(split, int(rows_B[bad_B][0]))}; check its weights,"
+            " or give --teacher.precision fp32"
         )

@@ -203,7 +203,9 @@ def train_text(line: Mapping[str, Any], epochs: int, quantities: Sequence[Quanti
             limit = line.get(quantity.limit or "")
             text = f"{quantity.name.replace('_', ' ')} {quantity.text(line[quantity.name])}"
             texts.append(text if limit is None else f"{text} of {quantity.text(limit)}")
-    if "top1" in line:
+    if "labelled" in line:
+        texts.append(f"labelled {line['labelled']:.3g}%")
+    if math.isfinite(line.get("top1", math.nan)):
         texts.append(f"top-1 {line['top1']:.1f}%")
     return "  ".join(texts)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -38,13 +39,18 @@ class Meter:
         """The means by name; then start again. It waits for the device, once."""
         if self.sums is None:
             return {}
-        means = dict(zip(self.names, (self.sums / self.steps).tolist(), strict=True))
+        means = self.so_far()
         self.sums, self.steps = None, 0
         return means
 
     def so_far(self) -> dict[str, float]:
         """The current means. It waits for the device."""
-        return {} if self.sums is None else dict(zip(self.names, (self.sums / self.steps).tolist(), strict=True))
+        if self.sums is None:
+            return {}
+        means = dict(zip(self.names, (self.sums / self.steps).tolist(), strict=True))
+        if "labelled" in means:  # an accuracy on the labelled images is a ratio of means, not a mean of ratios
+            means["top1"] = 100 * means["top1"] / means["labelled"] if means["labelled"] else math.nan
+        return means
 
     def finite(self) -> bool:
         """Whether all added values are finite. It waits for the device."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from disk_kd.data import Loader
 from disk_kd.errors import RunError
 from disk_kd.files import save_tensors
 from disk_kd.old_names import new_keys
+from disk_kd.support import sample_name
 from disk_kd.tasks import Phase, StudentTask
 from disk_kd.training.checkpoint import (
     counted,
@@ -65,6 +66,9 @@ class Position:
     best_epoch: int = 0
     """Student epochs of the checkpoint in `best/`, which may be a later one than the highest."""
     images: int = 0
+    """Images of all steps."""
+    unlabelled_images: int = 0
+    """Those among them without a label."""
     train_s: float = 0.0
 
 
@@ -193,6 +197,7 @@ def fit(
                 at.step += 1
                 at.steps += 1
                 at.images += loader.batch_size
+                at.unlabelled_images += batch.unlabelled
                 display.step(at.steps)
                 if at.steps % settings.log_every == 0 or at.step == loader.steps_per_epoch:
                     means = meter.means()
@@ -201,7 +206,8 @@ def fit(
                     log.metrics("train", at.steps, phase=phase.name, epoch=at.epochs, lr=lr, **means)
                     log.timing(at.steps, train_s=at.train_s, images_per_s=at.images / at.train_s)
                     if not math.isfinite(means["loss"]):
-                        raise DivergenceError(_diverged("the loss is", at.steps, task.unusable_outputs(batch.images)))
+                        of_teacher = _unusable(task, loader, at, view, settings.log_every)
+                        raise DivergenceError(_diverged("the loss is", at.steps, of_teacher))
                 elif at.steps - begun_at in _SHOWN_FIRST and display.for_people:
                     display.first({"phase": phase.name, "epoch": at.epochs, **meter.so_far()})
                 # A loss that is not finite raises an error at the next line of the log; the earlier checkpoint is kept.
@@ -239,10 +245,24 @@ def evaluated(task: StudentTask) -> nn.Module:
     return unwrap_model(task.get_eval_model(ema=task.has_ema()))
 
 
-def _diverged(what: str, steps: int, of_teacher: Sequence[str] = ()) -> str:
+def _unusable(task: StudentTask, loader: Loader, at: Position, view: int, log_every: int) -> str:
+    """The teacher's outputs that are not finite in the steps since the last line of the log, and for which image.
+
+    Empty if all are finite.
+    """
+    first = max(0, at.step - log_every)
+    for _, batch in zip(range(first, at.step), loader.batches(at.epochs, start=first, view=view), strict=False):
+        if names := task.unusable_outputs(batch.images):
+            rows = (n for n in range(len(batch.images)) if task.unusable_outputs(batch.images[n : n + 1]))
+            row = next(rows, None)
+            of = "" if row is None else f" for {sample_name(loader.split, int(batch.ids[row]))}"
+            return f"{', '.join(names)} are not finite{of}"
+    return ""
+
+
+def _diverged(what: str, steps: int, of_teacher: str = "") -> str:
     if of_teacher:
         return (
-            f"the teacher's {', '.join(of_teacher)} are not finite, so the loss is not; check its weights, or give"
-            " --teacher.precision fp32"
+            f"the teacher's {of_teacher}, so the loss is not; check its weights, or give --teacher.precision fp32"
         )
     return f"{what} no longer finite after {steps} steps; lower train.lr or set train.clip_grad"

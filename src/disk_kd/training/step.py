@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from disk_kd import ranks
 from disk_kd.data import Batch
+from disk_kd.support import UNLABELLED
 from disk_kd.tasks import StudentTask
 from disk_kd.training.settings import TrainSettings
 
@@ -68,6 +70,7 @@ class TrainStep:
 
     def gradients(self, batch: Batch) -> dict[str, Tensor]:
         """Add the gradients of a batch, in micro-batches. Returns the same as `__call__`."""
+        self.task.set_labelled_share(1 - batch.unlabelled / (len(batch.targets) * ranks.size()))
         total: dict[str, Tensor] = {}
         left = self.settings.accumulate
         for part in micro_batches(batch, left):
@@ -102,7 +105,7 @@ class TrainStep:
 
     def _eager(self, images: Tensor, targets: Tensor, outputs: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         result = self.task(images, targets, outputs)
-        return result["loss"], measures(result, targets)
+        return result["loss"], measures(result, targets, partly_labelled=self.task.labelled_share is not None)
 
 
 def micro_batches(batch: Batch, parts: int) -> Iterator[Batch]:
@@ -111,10 +114,16 @@ def micro_batches(batch: Batch, parts: int) -> Iterator[Batch]:
         yield Batch(images, targets, ids, batch.view)
 
 
-def measures(result: Mapping[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
-    """The logged values of a step: the loss, its parts, and top-1 on the batch in percent."""
+def measures(result: Mapping[str, Tensor], targets: Tensor, *, partly_labelled: bool = False) -> dict[str, Tensor]:
+    """The logged values of a step: the loss, its parts, and top-1 on the batch in percent.
+
+    With `partly_labelled` it also has "labelled", the percentage of images with a label. "top1" is then the percentage
+    of images that have a label and are classified right; their ratio is the accuracy on the labelled images.
+    """
     scalars = {name: value.detach().float() for name, value in result.items() if value.ndim == 0}
     labels = targets if targets.dim() == 1 else targets.argmax(1)
     scalars["top1"] = (result["output"].argmax(1) == labels).float().mean() * 100
+    if partly_labelled:
+        scalars["labelled"] = (targets != UNLABELLED).float().mean() * 100
     # Stacking copies them: a compiled function that returns the loss twice would lose its gradient.
     return dict(zip(scalars, torch.stack(list(scalars.values())).unbind(), strict=True))

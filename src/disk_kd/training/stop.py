@@ -45,7 +45,7 @@ def stop_signals() -> Iterator[None]:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    raise StopSignal("asked to stop; go on with --resume (compare, store-teacher: the same command again)")
+    raise StopSignal("asked to stop; go on with --resume (compare, tune, store-teacher: the same command again)")
 
 
 class StopRequest:

@@ -13,6 +13,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol
 
+import psutil
+
 from disk_kd import ranks
 from disk_kd.bench.measure import synchronise
 from disk_kd.bench.to_accuracy.contestants import CONTESTANTS
@@ -28,6 +30,11 @@ from disk_kd.plugins import import_modules
 from disk_kd.training.checkpoint import load_checkpoint, save_checkpoint
 
 STATE = "state.safetensors"
+STALLED_S = 300.0
+"""A process that computes for less than `_LEAST_LOAD` of this time does nothing any more."""
+_LEAST_LOAD = 0.01
+_GRACE_S = 10.0
+"""Seconds between the request to end and the kill."""
 
 
 class Turns(Protocol):
@@ -68,10 +75,11 @@ class ContestantProcess:
 
         Raises:
             DiskKDError: an error of the contestant's input.
-            RunError: the process died.
+            RunError: the process died, or does nothing any more.
         """
         try:
             self._connection.send(True)
+            self._wait()
             answer = self._connection.recv()
         except (EOFError, OSError):
             raise RunError(f"the process of {self.name} died; its error is printed above") from None
@@ -84,7 +92,35 @@ class ContestantProcess:
         self._connection.close()
         if kill:
             self._process.terminate()
+            self._process.join(_GRACE_S)
+            self._process.kill()
         self._process.join()
+
+    def _wait(self) -> None:
+        """Wait for the answer.
+
+        Raises:
+            RunError: the process and its own processes hardly compute for `STALLED_S`. A loader whose worker was
+                killed can wait for ever.
+        """
+        before = self._cpu_s()
+        while not self._connection.poll(STALLED_S):
+            now = self._cpu_s()
+            if 0 <= now - before < _LEAST_LOAD * STALLED_S:
+                raise RunError(
+                    f"the process of {self.name} has done nothing for {STALLED_S:.0f} s; did one of its workers die?"
+                    " Start the command again to go on, or leave the contestant out"
+                )
+            before = now
+
+    def _cpu_s(self) -> float:
+        """Processor time that the process and its own processes have used, in seconds."""
+        try:
+            own = psutil.Process(self._process.pid)
+            times = [process.cpu_times() for process in (own, *own.children(recursive=True))]
+        except psutil.Error:  # one ended just now
+            return -1.0
+        return sum(time.user + time.system for time in times)
 
 
 def _serve(

@@ -18,7 +18,7 @@ from disk_kd.bench.to_accuracy.contestants import CONTESTANTS, DEFAULT, configs,
 from disk_kd.bench.to_accuracy.curves import Curve
 from disk_kd.bench.to_accuracy.process import ContestantProcess, Turns
 from disk_kd.bench.to_accuracy.report import Outcome, csv_rows, csv_text, figure, markdown, tables
-from disk_kd.build import find_weights
+from disk_kd.build import check_weights
 from disk_kd.config import RunConfig
 from disk_kd.devices import pick_device
 from disk_kd.errors import ConfigError, RunError
@@ -92,7 +92,7 @@ def to_accuracy(race: Race, console: Console, start: Start = ContestantProcess) 
     runs = configs(race.contestants, [*race.arguments, f"--runs={race.runs}"], race.own, folder.absolute())
     for config in runs.values():
         pick_device(config.train.device)
-        find_weights(config, "teacher")
+        check_weights(config)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / "lock", timeout=0):
