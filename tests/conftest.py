@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Iterator, Sequence
 
 import pytest
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+"""Idle threads sleep. A worker of a comparison has as many threads as cores, which other tests use too."""
 
 TINY = [
     "--data.limit_train=120",

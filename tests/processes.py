@@ -40,6 +40,7 @@ class Command:
         folder: its working directory; None: that of the tests.
         environment: variables over those of the tests.
         before: is called in the process before the command.
+        workers: how its own processes start; "fork": without an import of anything.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Command:
         folder: Path | None = None,
         environment: Mapping[str, str] = {},
         before: Callable[[], object] = lambda: None,
+        workers: str = "spawn",
     ) -> None:
         self._said = {name: tempfile.TemporaryFile("w+") for name in ("stdout", "stderr")}  # noqa: SIM115
         self._code: int | None = None
@@ -55,7 +57,7 @@ class Command:
         sys.stderr.flush()
         self.pid = os.fork()
         if self.pid == 0:
-            self._run(arguments, folder, environment, before)
+            self._run(arguments, folder, environment, before, workers)
 
     def _run(
         self,
@@ -63,6 +65,7 @@ class Command:
         folder: Path | None,
         environment: Mapping[str, str],
         before: Callable[[], object],
+        workers: str,
     ) -> None:
         code = 1
         with contextlib.suppress(AttributeError):  # on Linux it ends with the tests, whatever becomes of them
@@ -73,7 +76,7 @@ class Command:
                 setattr(sys, name, open(number, "w", buffering=1, closefd=False))  # noqa: SIM115
             signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets background tests ignore it
             warnings.resetwarnings()  # pytest makes some an error
-            comparison.get_context = multiprocessing.get_context  # its own workers start as in use
+            comparison.get_context = lambda method: multiprocessing.get_context(workers)
             os.environ.update(environment)
             if folder is not None:
                 os.chdir(folder)
@@ -140,6 +143,20 @@ def start_ranks(arguments: Sequence[str], folder: Path, count: int = 2) -> list[
     shared |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
     ranks = ({"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count))
     return [Command(arguments, folder, shared | own) for own in ranks]
+
+
+def done_anew(arguments: Sequence[str]) -> int:
+    """The exit code of a command in a process that has imported disk-kd, and knows nothing of what the tests did."""
+    process = forking("spawn").Process(target=_do_and_exit, args=(arguments,))
+    process.start()
+    process.join(LIMIT_S)
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+def _do_and_exit(arguments: Sequence[str]) -> None:
+    torch.set_num_threads(1)
+    sys.exit(main(arguments))
 
 
 def forking(method: str) -> ForkServerContext:

@@ -32,6 +32,7 @@ from disk_kd.models import create_model
 from disk_kd.models.about import METADATA
 from disk_kd.tasks import METHODS
 from disk_kd_command import COMMON
+from processes import Command
 
 
 @pytest.fixture(scope="module")
@@ -504,11 +505,10 @@ def test_full_disk_leaves_what_was_written(tiny: Sequence[str], tmp_path: Path) 
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
 
-    command = [sys.executable, "-m", "disk_kd", "train", *tiny, f"--output={tmp_path / 'run'}"]
-    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=small_files, check=False)
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert "files written before are complete" in done.stderr
+    command = Command(["train", *tiny, f"--output={tmp_path / 'run'}"], before=small_files)
+    assert command.wait() == 2
+    assert command.errors.count("\n") == 1
+    assert "files written before are complete" in command.errors
     assert (tmp_path / "run" / "config.yaml").exists()
     assert list(tmp_path.rglob("*.tmp")) == []
 

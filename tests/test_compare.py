@@ -44,6 +44,7 @@ from disk_kd.comparison.table import csv_text, latex, markdown, table
 from disk_kd.errors import ConfigError, RunError
 from disk_kd.recipe import find_recipe, load_recipe
 from disk_kd.tasks import DiSKTask
+from processes import Command
 
 
 def test_weights_are_made_before_they_are_used(tmp_path: Path) -> None:
@@ -183,9 +184,9 @@ def test_an_error_ends_no_process_of_the_callers(tmp_path: Path) -> None:
 def test_the_same_comparison_twice_at_once_shares_its_runs(tmp_path: Path, tiny: Sequence[str]) -> None:
     """Neither counts the other's run as failed."""
     options = [option for option in tiny if option.startswith(("--data", "--train")) and "epochs" not in option]
-    command = [sys.executable, "-m", "disk_kd", "compare", "digits/ce", "--seeds=1", "--report=false", *options]
+    command = ["compare", "digits/ce", "--seeds=1", "--report=false", *options]
     command += [f"--runs={tmp_path}", "--train.epochs=40", "--student.name=cifar_resnet10_xxxs"]
-    both = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(2)]
+    both = [Command(command, workers="fork") for _ in range(2)]
     assert [one.wait() for one in both] == [0, 0]
     (row,) = rows_of(tmp_path / "compare.csv")
     assert (row["n"], row["failed"]) == ("1", "")

@@ -32,6 +32,7 @@ OWN = {
     "gce": "gce_loss",
     "jsd": "jsd_loss",
     "disk": "scaffold_loss",
+    "feature": "feature_loss",
     "timm-logits": "kd_loss",
     "timm-features": "kd_loss",
     "timm-token": "distill_loss",

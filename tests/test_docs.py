@@ -146,11 +146,14 @@ def check_own(arguments: list[str], patch: pytest.MonkeyPatch) -> None:
     """Everything up to the functions below is what the command does before its work."""
     parse = cli._Parser.parse_args
     with patch.context() as patched, contextlib.suppress(Parsed, SystemExit):
-        for name in ("execute", "store_teacher", "evaluate_weights", "evaluate_teachers"):
+        for name in ("execute", "store_teacher", "evaluate_weights", "evaluate_teachers", "advise"):
             patched.setattr(cli, name, stop)
         patched.setattr(cli._Parser, "parse_args", lambda *given: stop(parse(*given)))
         patched.setattr("disk_kd.comparison.run._check", lambda configs: None)  # the data of the pages is not here
-        patched.setattr("disk_kd.comparison.run.ProcessPoolExecutor", stop)
+        patched.setattr("disk_kd.comparison.worker.ProcessPoolExecutor", stop)
+        patched.setattr("disk_kd.tuning.tune", stop)
+        patched.setattr("disk_kd.probe.probe", stop)
+        patched.setattr("disk_kd.zeroshot.zero_shot", stop)
         patched.setattr(disk_kd.bench, "bench", stop)
         patched.setattr("disk_kd.bench.to_accuracy.to_accuracy", stop)
         assert main(arguments) == 0, arguments

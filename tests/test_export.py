@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
+import resource
+import signal
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -31,6 +32,7 @@ from disk_kd.models import create_model, save_state_dict
 from disk_kd.models.about import METADATA, read_about
 from disk_kd.models.staged import CIFAR100_MEAN, CIFAR100_STD
 from disk_kd.trained import trained_model
+from processes import Command
 
 __all__ = ["export_test_model"]
 
@@ -276,13 +278,13 @@ def test_what_is_not_the_same_is_not_kept(
 
 @pytest.mark.parametrize("kind", ["safetensors", "timm", "torch.export"])
 def test_a_full_disk_is_one_line(kind: str, run: Path, tmp_path: Path) -> None:
-    limit = "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-    limit += "from disk_kd.cli import main; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096));"
-    command = ["export", str(run), f"--format={kind}", f"--output={tmp_path / 'student'}{FORMATS[kind].suffix}"]
-    command.append("--certify=false")
-    code = f"{limit} sys.exit(main({command}))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+
+    output = f"--output={tmp_path / 'student'}{FORMATS[kind].suffix}"
+    command = Command(["export", str(run), f"--format={kind}", output, "--certify=false"], before=limit)
+    assert (command.wait(), command.errors.count("\n")) == (2, 1), command.errors
     assert not list(tmp_path.iterdir())
 
 

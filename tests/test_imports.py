@@ -35,8 +35,18 @@ ALLOWED = {
     "recipe": {"training"},
     "config": {"recipe", "hints", "tasks", "models", "data", "teacher", "training"},
     "devices": {"data"},
+    "backbones": {"data", "models", "teacher", "trained"},
+    "written": {"build", "data", "models", "recipe", "trained"},
+    "probe": {
+        *("backbones", "build", "config", "devices", "recipe", "trained", "written"),
+        *("data", "models", "teacher", "training"),
+    },
+    "zeroshot": {"build", "config", "written", "data", "models", "teacher"},
     "trained": {"config", "hints", "models", "data", "teacher"},
-    "build": {"config", "devices", "recipe", "trained", "hints", "tasks", "models", "data", "teacher", "training"},
+    "build": {
+        *("backbones", "config", "devices", "recipe", "trained"),
+        *("hints", "tasks", "models", "data", "teacher", "training"),
+    },
     "storing": {"build", "config", "devices", "data", "tasks", "teacher", "training"},
     "measure": {"build", "config", "devices", "trained", "metrics", "models", "data", "teacher"},
     "run_folder": {"config", "recipe", "data", "tasks", "training"},
@@ -45,7 +55,10 @@ ALLOWED = {
         *("build", "config", "devices", "measure", "run_folder", "storing", "summary", "trained"),
         *("data", "models", "tasks", "teacher", "training"),
     },
-    "comparison": {"build", "config", "devices", "recipe", "run", "run_folder", "summary", "data", "tasks", "training"},
+    "comparison": {
+        *("build", "config", "devices", "recipe", "run", "run_folder", "summary"),
+        *("data", "models", "tasks", "training"),
+    },
     "export": {"build", "config", "recipe", "trained", "models", "summary", "data", "devices", "metrics"},
     "inference": {"build", "devices", "export", "recipe", "trained", "data", "models"},
     "report": {

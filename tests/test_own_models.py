@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,6 +19,7 @@ from disk_kd.cli import main
 from disk_kd.errors import ConfigError, ModelError
 from disk_kd.models import create_model, save_state_dict
 from disk_kd.models.about import METADATA, read_about
+from processes import done_anew
 
 pytestmark = pytest.mark.filterwarnings("ignore:Overwriting own_net in registry")
 
@@ -126,8 +125,7 @@ def test_a_model_by_module_and_name(folder: Path, tiny: Sequence[str], capsys: p
     summary = json.loads((folder / "run/summary.json").read_text())
     assert measured(capsys, "run") == pytest.approx(summary["test"]["nll"])
     # The configuration alone repeats the run, in a process that knows nothing of it.
-    again = [sys.executable, "-m", "disk_kd", "train", "run/config.yaml", "--output=again", "--quiet"]
-    assert subprocess.run(again, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"}).returncode == 0
+    assert done_anew(["train", "run/config.yaml", "--output=again", "--quiet"]) == 0
     first_weights, second = (load_file(folder / name / STUDENT) for name in ("run", "again"))
     assert all(torch.equal(first_weights[key], second[key]) for key in first_weights)
 
@@ -146,7 +144,7 @@ def test_a_registered_model_and_an_own_teacher_everywhere(folder: Path, tiny: Se
     assert (folder / "teacher/export/Net.pt2").is_file()
 
 
-def test_a_comparisons_processes_import_too(folder: Path, tiny: Sequence[str]) -> None:
+def test_a_comparisons_processes_import_too(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = {"train": {"epochs": 1, "warmup_epochs": 0, "batch_size": 24}, "data": {"limit_train": 120}}
     (folder / "t.yaml").write_text(
         yaml.safe_dump(settings | {"student": {"name": "own_net"}, "method": {"name": "ce"}})
@@ -162,10 +160,9 @@ def test_a_comparisons_processes_import_too(folder: Path, tiny: Sequence[str]) -
             yaml.safe_dump(settings | {"teacher": teacher, "method": {"name": "kd"}} | row)
         )
     files = [f"{name}.yaml" for name in rows]
-    own = [sys.executable, "-m", "disk_kd", "compare", *files, "--import", "own_nets", "--seeds=1", "--report=false"]
-    finished = subprocess.run(own, capture_output=True, text=True)
-    assert finished.returncode == 0, finished.stderr
-    assert "failed" not in finished.stdout
+    capsys.readouterr()
+    done("compare", *files, "--import", "own_nets", "--seeds=1", "--report=false")
+    assert "failed" not in capsys.readouterr().out
     made = {path.parts[1] for path in (folder / "runs").rglob(STUDENT) for path in [path.relative_to(folder)]}
     assert made == {"t", *rows}
 

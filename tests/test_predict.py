@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import pickle
 import re
 import tarfile
+import zipfile
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -182,6 +184,12 @@ def test_bad_input_is_one_line(run: Path, photos: Path, tmp_path: Path, capsys: 
     says(capsys, [run, tmp_path / "bad.tar"], "bad.tar cannot be read as an uncompressed tar")
     (tmp_path / "bad.pt2").write_bytes(b"no archive")
     says(capsys, [tmp_path / "bad.pt2", image], "bad.pt2 cannot be read as a torch.export archive")
+    program = torch.export.export(torch.nn.Flatten(), (torch.zeros(2, 3, 16, 16),))
+    torch.export.save(program, tmp_path / "foreign.pt2")
+    says(capsys, [tmp_path / "foreign.pt2", image], "foreign.pt2 has no description of its classes")
+    with zipfile.ZipFile(tmp_path / "foreign.pt2", "a") as archive:
+        archive.writestr("foreign/data/constants/opaque_obj_0", pickle.dumps(Path))
+    says(capsys, [tmp_path / "foreign.pt2", image], "objects that are not tensors, which could run code")
     digits = disk_kd.train(
         data={"limit_train": 120},
         student="cifar_resnet10_xxxs",
@@ -192,7 +200,7 @@ def test_bad_input_is_one_line(run: Path, photos: Path, tmp_path: Path, capsys: 
     if HAS_ONNX:
         (tmp_path / "bad.onnx").write_bytes(b"no graph")
         says(capsys, [tmp_path / "bad.onnx", image], "bad.onnx cannot be read as ONNX")
-        model = torch.nn.Flatten()
+        model = torch.nn.Flatten().eval()
         torch.onnx.export(model, (torch.zeros(1, 3, 16, 16),), tmp_path / "foreign.onnx", dynamo=True, verbose=False)
         says(capsys, [tmp_path / "foreign.onnx", image], "foreign.onnx is not an ONNX file of disk-kd export")
 

@@ -86,8 +86,8 @@ def of_net(weights: Path, output: Path) -> list[str]:
 
 def test_fit_is_scikit_learns_on_standardised_features() -> None:
     generator = torch.Generator().manual_seed(0)
-    features = torch.randn(200, 6, generator=generator) * torch.tensor([1, 10, 0.1, 1, 1, 0]) + 3
-    labels = (features[:, :3] / torch.tensor([1, 10, 0.1])).argmax(1)
+    noise = torch.randn(200, 6, generator=generator)
+    features, labels = noise * torch.tensor([1, 10, 0.1, 1, 1, 0]) + 3, noise[:, :3].argmax(1)
     fitted = fit_probe(features, labels, None, [0.1], 3)
     reference = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000)).fit(features, labels)
     ours = (features @ fitted.weight_KD.T + fitted.bias_K).log_softmax(1)
@@ -98,7 +98,11 @@ def test_fit_is_scikit_learns_on_standardised_features() -> None:
 
 
 def test_chosen_c_has_the_lowest_nll_near_the_highest_accuracy() -> None:
-    scores = [{"C": 1.0, "top1": 90.0, "nll": 0.3}, {"C": 2.0, "top1": 95.0, "nll": 0.9}, {"C": 3.0, "top1": 94.9, "nll": 0.5}]
+    scores = [
+        {"C": 1.0, "top1": 90.0, "nll": 0.3},
+        {"C": 2.0, "top1": 95.0, "nll": 0.9},
+        {"C": 3.0, "top1": 94.9, "nll": 0.5},
+    ]
     assert chosen(scores, images=1000) == 3.0
     assert chosen(scores, images=10) == 1.0
 
@@ -192,17 +196,27 @@ def test_mistakes_are_told_before_the_backbone_runs(
     says(capsys, [*net, "--gird=[1]"], "unknown option gird; nearest: grid")
     says(capsys, [*net, "--data.validation=0", "--grid=[1, 2]"], "no validation split to choose C of grid on")
     says(capsys, [*net, "--teacher.classes=auto"], "a probe does not read the backbone's classes")
-    says(capsys, [*net, "--data.limit_train=10"], "has 1 labelled training images .* a probe needs at least 2 of each class")
+    says(
+        capsys,
+        [*net, "--data.limit_train=10"],
+        "has 1 labelled training images .* a probe needs at least 2 of each class",
+    )
     mapped = [f"--teacher.name={backbone}", "--teacher.options={map: true}", "--data=digits"]
     says(capsys, mapped, r"the backbone Means gives \(1, 1, 8, 8\), not pooled features \(B, D\)")
-    says(capsys, ["--teacher.name=linear:resnet18", f"--teacher.weights={weights}", "--data=digits"], "has a linear classifier")
+    says(
+        capsys,
+        ["--teacher.name=linear:resnet18", f"--teacher.weights={weights}", "--data=digits"],
+        "has a linear classifier",
+    )
     output.mkdir()
     (output / "other.txt").write_text("")
     says(capsys, net, "holds something else .*give another --output")
     assert not list(tmp_path.glob("teacher-store/*"))
 
 
-def test_without_a_validation_split_c_has_a_default(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_validation_split_c_has_a_default(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "probe"
     assert main(["probe", *of_net(weights, folder), "--data.validation=0"]) == 0
     assert "There is no validation split to choose C on: C is 0.01" in capsys.readouterr().out

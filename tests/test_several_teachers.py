@@ -91,7 +91,7 @@ def test_killed_and_resumed_and_on_two_ranks(options: list[str], tmp_path: Path)
     process.wait_until(lambda: log.exists() and log.read_bytes().count(b"\n") >= 4)
     process.send(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    assert main([*run, f"--output={broken}", "--resume", "--teacher.combine=logits"]) == 2
+    assert main([*run, f"--output={broken}", "--resume", "--teacher.combine=probabilities"]) == 2
     assert main([*run, f"--output={broken}", "--resume"]) == 0
     first, second = (load_file(folder / "student.safetensors") for folder in (whole, broken))
     assert all(first[name].equal(second[name]) for name in first)
@@ -105,7 +105,7 @@ def test_killed_and_resumed_and_on_two_ranks(options: list[str], tmp_path: Path)
 def test_evaluate_and_report_show_each_teacher_and_the_ensemble(
     options: list[str], runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["distill", *options, "--teacher.combine=logits", f"--output={tmp_path / 'run'}"]) == 0
+    assert main(["distill", *options, "--teacher.combine=probabilities", f"--output={tmp_path / 'run'}"]) == 0
     capsys.readouterr()
     assert main(["evaluate", str(tmp_path / "run"), "--teachers", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

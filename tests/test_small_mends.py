@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -138,7 +139,7 @@ def test_a_file_of_weights_elsewhere_reads_images_of_16_bits_as_in_training(
     options = [*data, *sizes, "--data.validation=0", "--data.grey_bits=12", "--data.stream=false"]
     assert main(["train", *options, f"--output={run}"]) == 0
     file = tmp_path / "elsewhere.safetensors"
-    assert main(["export", str(run), f"--output={file}"]) == 0
+    shutil.copy(run / "student.safetensors", file)
     expected = json.loads((run / "summary.json").read_text())["test"]["nll"]
     capsys.readouterr()
     assert main(["evaluate", str(file), *data, "--json"]) == 0

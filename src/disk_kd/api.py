@@ -142,6 +142,8 @@ def evaluate(
     if model is None:
         options = _parts({"teacher": teacher, "data": data or {}, "method": "kd", "hint": None})
         return evaluate_teachers(TeacherEvaluation(RunConfig.of_recipe(None, options), split, device))
+    if split not in ("test", "validation", "train"):
+        raise ConfigError(f"split must be one of test, validation, train, not {split!r}")
     path = model.folder if isinstance(model, Run) else user_path(model)
     recipe = load_recipe(path / CONFIG).get("data", {}) if (path / CONFIG).is_file() else {}
     given = _named("data", data or {})
@@ -251,12 +253,19 @@ def compare(
         DiskKDError: the input is not valid (checked before the first run), or all runs failed.
     """
     given = _parts(options)
+    for what, count in (("seeds", 3 if seeds is None else seeds), ("jobs", jobs)):
+        if type(count) is not int or count < 1:
+            raise ConfigError(f"{what} must be a whole number of at least 1, not {count!r}")
     if isinstance(rows, Mapping):
-        tree = {key: _parts(row) | {"recipe": row["recipe"]} for key, row in rows.items()}
+        if wrong := next((row for row in rows.values() if not isinstance(row, Mapping)), None):
+            raise ConfigError(f"a row must be a mapping with a recipe, not {wrong!r}")
+        tree = {key: _parts(row) for key, row in rows.items()}
         experiment = experiment_of({"rows": tree, "baseline": baseline}, name, seeds=seeds)
     elif isinstance(rows, str | Path):
         experiment = _with_baseline(read_experiment(user_path(rows), seeds), baseline)
     else:
+        if not rows or not all(isinstance(row, str) for row in rows):
+            raise ConfigError(f"rows must be names of recipes, at least one, not {list(rows)!r}")
         experiment = of_recipes(rows, seeds or 3, baseline)
     quiet = console or Console(quiet=True)
     return compare_experiment(

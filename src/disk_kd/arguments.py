@@ -55,7 +55,7 @@ class Given:
         """The options as a recipe holds them. A part is a mapping (--data '{...}') or a name (--data folder).
         Several teachers are a list (--teacher '[{...}, {...}]').
         """
-        flat = {}
+        flat: dict[str, Any] = {}
         for name, value in self.options.items():
             whole = loaded(value) if name in PARTS else None
             if name == "teacher" and isinstance(whole, list):

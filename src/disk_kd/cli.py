@@ -353,7 +353,9 @@ def tune_recipe(arguments: Sequence[str]) -> None:
     space = "YAML file with the search space (default: the key tune of the recipe, or the usual options)."
     parser.add_argument("--space", type=path, metavar="FILE", help=space)
     parser.add_argument("--seeds", type=count, default=3, help="Seeds of the confirmation (default: 3).")
-    parser.add_argument("--jobs", type=count, default=1, help="Runs in parallel; they share cores and GPUs (default: 1).")
+    parser.add_argument(
+        "--jobs", type=count, default=1, help="Runs in parallel; they share cores and GPUs (default: 1)."
+    )
     folder = "Folder of run directories and the teacher store (default: runs)."
     parser.add_argument("--folder", type=path, default=Path("runs"), help=folder)
     parser.add_argument("--output", type=path, help="Folder of the search (default: FOLDER/tune/RECIPE).")
@@ -478,8 +480,12 @@ def probe_backbone(arguments: Sequence[str]) -> None:
     elif ranks.is_main():
         console.print(probe_table(done.folder, done.summary))
         again = " (made before)" if done.reused else ""
-        console.print(f"Teacher{again}: {done.folder}; disk-kd evaluate {done.folder} measures it on the test split",
-                      highlight=False, markup=False, soft_wrap=True)
+        console.print(
+            f"Teacher{again}: {done.folder}; disk-kd evaluate {done.folder} measures it on the test split",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 def _probe_help(arguments: Sequence[str]) -> str:
@@ -690,9 +696,7 @@ def export_student(arguments: Sequence[str]) -> None:
     parser = _Parser(prog="disk-kd export", description=export_student.__doc__)
     parser.add_argument("run", type=path, help="Run directory, or file of weights that a run wrote.")
     parser.add_argument("--format", choices=FORMATS, default="safetensors", help="File format (default: safetensors).")
-    parser.add_argument(
-        "--output", type=path, help="File or timm folder to write (default: RUN/export/MODEL.SUFFIX)."
-    )
+    parser.add_argument("--output", type=path, help="File or timm folder to write (default: RUN/export/MODEL.SUFFIX).")
     half = "For safetensors: store convolutions and linear layers in half precision, for half the size."
     parser.add_argument("--half", action="store_true", help=half)
     inside = "For torch.export and onnx: the exported model takes pixels in [0, 1] and normalises them."
@@ -754,7 +758,9 @@ def certificate_table(certificate: dict[str, Any]) -> Table:
     splits, single = list(certificate["splits"]), dict[str, Any](justify="right")
     last = splits[-1] if splits else ""
     table.add_column("")
-    times = {(each["model"], each["batch"]): each["median_ms"] for each in certificate["latency"] if each["threads"] == 1}
+    times = {
+        (each["model"], each["batch"]): each["median_ms"] for each in certificate["latency"] if each["threads"] == 1
+    }
     batches = sorted({batch for _, batch in times})
     short = {"validation": "top-1 val"}
     for name in (*(short.get(split, f"top-1 {split}") for split in splits), "NLL", "ECE", "= float", "KiB"):
@@ -769,8 +775,8 @@ def certificate_table(certificate: dict[str, Any]) -> Table:
         m, size = part["splits"][last], sizes.get(model, part["bytes"])
         same = f"{m['agreement_float']:.2f}" if "agreement_float" in m else ""
         top1 = (f"{part['splits'][split]['top1']:.2f}" for split in splits)
-        speeds = (f"{times[model, batch]:.3f}" for batch in batches)
-        table.add_row(model, *top1, f"{m['nll']:.4f}", f"{m['ece']:.4f}", same, f"{size / 1024:,.0f}", *speeds)
+        speeds = (f"{times[model, batch]:.3g}" for batch in batches)
+        table.add_row(model, *top1, f"{m['nll']:.4f}", f"{m['ece']:.4f}", same, f"{size / 1024:.0f}", *speeds)
     table.caption = f"= float: % of images with the same class. NLL, ECE and = float on {last}. Time on one thread."
     return table
 

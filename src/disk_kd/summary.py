@@ -26,8 +26,10 @@ from disk_kd.training.selection import RULE, WITHOUT_VALIDATION, selection_margi
 
 SUMMARY = "summary.json"
 _TEXTS = ("method", "student", "data", "description", "start", "hardware")
-_NUMBERS = ("train_samples", "parameters", "multiply_adds", "student_epochs", "all_epochs", "selected_epoch", "train_s")
-_NUMBERS += ("images_per_s", "peak_memory_bytes", "classes", "seed", "weight_decay", "threads")
+_NUMBERS = (
+    *("train_samples", "parameters", "multiply_adds", "student_epochs", "all_epochs", "selected_epoch", "train_s"),
+    *("images_per_s", "peak_memory_bytes", "classes", "seed", "weight_decay", "threads"),
+)
 _OPTIONAL = ("published", "start_epochs", "peak_device_memory_bytes", "limit_test")
 _MAPPINGS = ("selection", "versions", "end", "last", "validation", "test")
 _KINDS: dict[str, Any] = {

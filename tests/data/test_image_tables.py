@@ -56,7 +56,9 @@ def test_columns_and_the_folder_of_the_images_may_be_named(images: Path, tmp_pat
     found = load(written(tmp_path, rows), table=columns)
     assert found.class_names == ("cat", "dog")
     assert found.train.targets.tolist() == [0, 1] * 5
-    with pytest.raises(DataError, match="no column named path or .* for the path, it has id, where, species; give data"):
+    with pytest.raises(
+        DataError, match=r"no column named path or .* for the path, it has id, where, species; give data"
+    ):
         load(written(tmp_path, rows))
     with pytest.raises(DataError, match="has no column 'specie'; nearest: species"):
         load(written(tmp_path, rows), table=TableSettings(path="where", label="specie"))

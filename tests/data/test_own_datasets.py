@@ -188,7 +188,8 @@ def test_a_folder_of_torchvision_is_read_as_files(module: Path) -> None:
         path = module / "photos" / "ab"[number % 2] / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         FakeData(6, (3, 10, 10))[number][0].save(path)
-    data = load_dataset("own_images:folder", root=module / "photos", stream=True, image_size=8, validation=0, workers=0)
+    options = {"root": module / "photos", "stream": True, "image_size": 8, "validation": 0, "workers": 0}
+    data = load_dataset("own_images:folder", **options)
     own = ImageFolder(module / "photos")
     assert data.class_names == tuple(own.classes) == ("a", "b")
     assert data.train.paths == tuple(path for path, _ in own.samples)
@@ -217,7 +218,7 @@ def test_what_is_no_dataset_is_refused_in_one_line(module: Path) -> None:
         with pytest.raises(DataError, match=message) as raised:
             load_dataset(f"own_images:{name}")
         assert "\n" not in str(raised.value)
-    with pytest.raises(ConfigError, match="takes no keyword root; add it to the function, or leave out data.root"):
+    with pytest.raises(ConfigError, match=r"takes no keyword root; add it to the function, or leave out data\.root"):
         load_dataset("own_images:subset", root=module)
     with pytest.raises(ConfigError, match="no dataset 'own_images:nothing'"):
         load_dataset("own_images:nothing")

@@ -103,7 +103,7 @@ def test_the_rest_of_the_training_images_lose_their_labels_and_keep_their_number
     assert few.train.fingerprint() != whole.train.fingerprint()
     limited = load_dataset("digits", limit_train=50, unlabelled="rest", limit_unlabelled=100, label_noise=0.5)
     assert (len(limited.train), limited.train.unlabelled) == (150, 100)
-    with pytest.raises(DataError, match="rest finds no unlabelled images; give data.limit_train"):
+    with pytest.raises(DataError, match=r"rest finds no unlabelled images; give data\.limit_train"):
         load_dataset("digits", unlabelled="rest")
 
 
@@ -206,5 +206,5 @@ def test_batches_are_those_of_one_process_and_of_an_epoch_from_its_start(share: 
 
 def test_a_share_needs_images_of_both_kinds() -> None:
     rows = torch.arange(4)
-    with pytest.raises(ConfigError, match="unlabelled_share=0.5 asks for labelled images, but there are none"):
+    with pytest.raises(ConfigError, match=r"unlabelled_share=0\.5 asks for labelled images, but there are none"):
         SharedOrder(rows[:0], rows, share=0.5, batch_size=2, steps=2, seed=0)

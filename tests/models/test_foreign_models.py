@@ -1,4 +1,4 @@
-"""Models of other libraries and exported files: one random ViT, as transformers writes it and as three kinds of file."""
+"""Models of other libraries and exported files: one random ViT, from transformers and from three kinds of file."""
 
 from __future__ import annotations
 

@@ -148,8 +148,8 @@ def test_what_was_validated_on_other_images_is_ranked_on_test(runs: Path, tmp_pa
     (other / "config.yaml").write_text(config.replace("split_seed: 0", "split_seed: 1"))
     text = report([runs / "ce", other], output=tmp_path / "r.html", device="cpu").read_text()
     assert re.search(r'<p class="lead">Ship ce: .*, the best on test[;.]', text)
-    assert "The runs were validated on different images" in text
-    assert "A score that chose is too high" in text
+    assert "The runs have different validation images" in text
+    assert "The best of them is then too optimistic" in text
 
 
 @pytest.mark.parametrize(("split", "lead"), [("test", "No student can be chosen"), ("validation", "Ship ")])
@@ -160,7 +160,7 @@ def test_runs_whose_images_changed_are_not_one_group(split: str, lead: str, runs
     (other / "data.json").write_text(json.dumps(json.loads((other / "data.json").read_text()) | {split: "f" * 64}))
     text = report([tmp_path], output=tmp_path / "r.html", device="cpu").read_text()
     assert f'<p class="lead">{lead}' in text
-    assert ("The runs were validated on different images" in text) == (split == "validation")
+    assert ("The runs have different validation images" in text) == (split == "validation")
     mark = json.loads((first / "data.json").read_text())[split][:8]
     names = [row["run"] for row in Page(text).runs()[:2]]
     assert sorted(names) == [f"{tmp_path.name} 1", f"{tmp_path.name} 2"]
@@ -171,7 +171,7 @@ def test_runs_of_different_test_images_are_not_ranked(runs: Path, tmp_path: Path
     few = {"test": {"samples": 100}, "validation": {"samples": 20}}
     other = resummed(runs / "kd" / "seed0", tmp_path / "kd", **few)
     text = report([runs / "ce", other], output=tmp_path / "r.html", device="cpu").read_text()
-    assert "No student can be chosen: the runs were measured on different images." in text
+    assert "No student can be chosen, because the runs were measured on different images." in text
     assert "Runs that were measured on different images cannot be ranked." in text
     for absent in ("Ship ", "Gain over", "the best on", "to the chosen"):
         assert absent not in text
@@ -252,7 +252,7 @@ def test_all_parts_are_there(single: str) -> None:
     for title in ("Reliability", "Risk and coverage", "Accuracy per class", "Top-1 against multiply-adds"):
         assert f"<strong>{title}</strong>" in single
     assert "Agreement with the teacher" in single
-    assert "Confusions that disk loses" in single
+    assert "Confusions that disk makes more often" in single
     assert "What the methods log" in single
     assert "<dt>help</dt>" in single
     assert "Training images, those with most help first" in single
@@ -317,11 +317,11 @@ def test_a_comparison_has_its_rows_side_by_side(rows: str, runs: Path) -> None:
     labels = [attributes.get("aria-label") or "" for tag, attributes in page.elements if tag == "svg"]
     assert any(f"helped {statistics.fmean(tops[:2]):.2f}" in label for label in labels if "Top-1 of each seed" in label)
     assert any(label.startswith("Gain over teacher: ") for label in labels)
-    assert "trained on 120 images, and measured on" in rows
+    assert "trained on 120 images and measured on" in rows
 
 
 def test_what_all_rows_share_is_told_once(rows: str) -> None:
-    assert "The same for all: student: cifar_resnet10_xxxs; epochs: 12; start: scratch." in rows
+    assert "Same in all rows: student: cifar_resnet10_xxxs; epochs: 12; start: scratch." in rows
     assert "All students cost the same: " in rows
     assert "epochs" not in Page(rows).table("top-1 %", "gain over teacher")[0]
 
@@ -360,7 +360,7 @@ def test_other_data_than_the_summarys_are_told(runs: Path, tmp_path: Path) -> No
     told = summary(run)
     told["test"]["top1"] += 1
     (run / "summary.json").write_text(json.dumps(told))
-    assert "data, weights or versions have changed since" in report([run], device="cpu").read_text()
+    assert "Data, weights or versions have changed since" in report([run], device="cpu").read_text()
 
 
 def test_an_unfinished_run_shows_what_is_there(runs: Path, tmp_path: Path) -> None:

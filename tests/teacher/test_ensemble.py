@@ -25,7 +25,7 @@ def pair() -> list[Teacher]:
 def test_probabilities_are_averaged_by_weight() -> None:
     members = pair()
     first, second = (member(PIXELS)["logits"].softmax(1) for member in members)
-    mean = Ensemble(members, [1, 3])(PIXELS)["logits"].softmax(1)
+    mean = Ensemble(members, [1, 3], "probabilities")(PIXELS)["logits"].softmax(1)
     torch.testing.assert_close(mean, first / 4 + 3 * second / 4)
 
 

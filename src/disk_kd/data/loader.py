@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
 from typing import NamedTuple
 
 import torch
@@ -70,6 +71,8 @@ class Loader:
         unlabelled_share: share of unlabelled samples in the batches of a shuffled epoch (`SharedOrder`). An epoch has
             as many samples as the split, whatever the share is, so that samples repeat within an epoch. None: every
             sample once in an epoch.
+        balanced: draw each class equally often in a shuffled epoch (`disk_kd.data.order.Balanced`). Unlabelled samples
+            keep their share.
         drop_last: drop the last batch if it is smaller.
         stand_in: with augmentation, replace an unreadable file that may be skipped by the next file, so that batches
             keep their size; False skips it, as without augmentation.
@@ -83,7 +86,7 @@ class Loader:
 
     Raises:
         ConfigError: a size is below one; a mean, std, lighting, padding or cutout does not fit the images; images
-            without labels are mixed; or there are no samples for `unlabelled_share`.
+            without labels are mixed; or there are no samples for `unlabelled_share`, or none to balance.
         DataError: the split is empty.
     """
 
@@ -101,6 +104,7 @@ class Loader:
         views: int | None = None,
         shuffle: bool = True,
         unlabelled_share: float | None = None,
+        balanced: bool = False,
         drop_last: bool = True,
         stand_in: bool = True,
         channels_last: bool = False,
@@ -138,8 +142,8 @@ class Loader:
         if self.mix is not None and self._unlabelled is not None:
             raise ConfigError("data.mix mixes labels, but some images have none; give data.mix.mixup=0 and cutmix=0")
         self._shared: SharedOrder | None = None
-        if shuffle and unlabelled_share is not None:
-            self._shared = self._shared_order(unlabelled_share)
+        if shuffle and (balanced or unlabelled_share is not None):
+            self._shared = self._shared_order(unlabelled_share, balanced)
         self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
         group = group or (_CPU_GROUP if self.device.type == "cpu" else _GROUP)
         in_group = min(group, _GROUP_BYTES // (4 * math.prod(split.shape)))
@@ -199,11 +203,18 @@ class Loader:
         """Number of unlabelled images in an epoch."""
         return sum(self._unlabelled_of_steps(self._order(epoch)))
 
-    def _shared_order(self, share: float) -> SharedOrder:
+    def _shared_order(self, share: float | None, balanced: bool) -> SharedOrder:
         without = self._unlabelled if self._unlabelled is not None else torch.zeros(len(self.split), dtype=torch.bool)
         labelled, unlabelled = (kind.nonzero().flatten() for kind in (~without, without))
-        sizes = {"batch_size": self.batch_size, "steps": self.steps_per_epoch}
-        return SharedOrder(labelled, unlabelled, share=share, seed=self.seed, **sizes)
+        return SharedOrder(
+            labelled,
+            unlabelled,
+            share=Fraction(len(unlabelled), len(self.split)) if share is None else share,
+            batch_size=self.batch_size,
+            steps=self.steps_per_epoch,
+            seed=self.seed,
+            classes=self.split.targets.cpu()[labelled] if balanced else None,
+        )
 
     def _unlabelled_of_steps(self, order: Tensor) -> list[int]:
         """Number of unlabelled images in the batch of each step."""

@@ -27,6 +27,7 @@ def _as_int64(value: int) -> int:
 # Draws other than views have negative numbers.
 VALIDATION, LIMIT, LABEL_NOISE, TEST, SHUFFLE, MIX = -1, -2, -3, -4, -5, -6
 LABELLED, UNLABELLED_ORDER, LIMIT_UNLABELLED = -20, -21, -22
+CLASSES, CLASS_ORDER = -23, -24
 
 
 def sample_seeds(ids: Tensor, view: int, seed: int) -> Tensor:

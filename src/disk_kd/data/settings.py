@@ -18,6 +18,13 @@ from disk_kd.options import environment
 
 _READERS = ("torch", "hfds", "hfids", "tfds", "wds")
 _LIMITS = ("limit_train", "limit_test", "limit_unlabelled")
+_OF_UNLABELLED = {
+    "unlabelled_share": "auto",
+    "limit_unlabelled": None,
+    "unlabelled_confidence": 0.0,
+    "overlap": "error",
+}
+"""Defaults of the settings that need unlabelled images."""
 REST = "rest"
 """`data.unlabelled`: training images of the dataset itself whose labels are not used."""
 Overlap = Literal["error", "leave-out", "keep"]
@@ -63,6 +70,10 @@ class DataSettings:
         unlabelled_share: Share of unlabelled images in the batches, from 0 to 1. auto shuffles all images together, so
             that each is seen once in an epoch.
         limit_unlabelled: Maximum number of unlabelled images, drawn at random. null keeps all.
+        unlabelled_confidence: Least probability that the teacher must give its first class for an unlabelled image to
+            count in the teacher's part of the loss, from 0 to 1. 0 counts all.
+        sampling: shuffle draws each image once in an epoch. balanced draws each class equally often; the images of rare
+            classes then repeat within an epoch.
         overlap: What to do if unlabelled images have the same bytes as images of the validation or test split: error,
             leave-out or keep.
         classes: Names of the classes in label order, for the dataset none, in which no image has a label. null takes
@@ -92,6 +103,8 @@ class DataSettings:
     unlabelled: str | None = None
     unlabelled_share: Literal["auto"] | float = "auto"
     limit_unlabelled: int | None = None
+    unlabelled_confidence: float = 0.0
+    sampling: Literal["shuffle", "balanced"] = "shuffle"
     overlap: Overlap = "error"
     classes: tuple[str, ...] | None = None
     table: TableSettings = field(default_factory=TableSettings)
@@ -107,7 +120,11 @@ class DataSettings:
             raise ConfigError(f"data.validation must be a share in [0, 1), not {self.validation}")
         if self.unlabelled_share != "auto" and not 0 <= self.unlabelled_share <= 1:
             raise ConfigError(f"data.unlabelled_share must be a share in [0, 1], or auto, not {self.unlabelled_share}")
-        for name, default in (("unlabelled_share", "auto"), ("limit_unlabelled", None), ("overlap", "error")):
+        if not 0 <= self.unlabelled_confidence <= 1:
+            raise ConfigError(
+                f"data.unlabelled_confidence must be a probability in [0, 1], not {self.unlabelled_confidence}"
+            )
+        for name, default in _OF_UNLABELLED.items():
             if self.unlabelled is None and getattr(self, name) != default:
                 raise ConfigError(f"data.{name} needs unlabelled images; give data.unlabelled, or leave it out")
         if self.classes is not None and self.name != "none":

@@ -215,9 +215,7 @@ class Stream:
             **options,
         )
 
-    def groups(
-        self, batches: Iterable[Tensor], views: int | Iterable[int]
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def groups(self, batches: Iterable[Tensor], views: int | Iterable[int]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """For each batch: pixels uint8 (n, C, S, S), rows of the split (n,), and rows of the files that were read (n,).
 
         Args:

@@ -70,11 +70,10 @@ def _teacher(evidence: Evidence, kind: str, folder: Path) -> Contestant | None:
     shape = (channels, *(size or (sides[0], sides[1])))
     if kind in _GRAPHS:
         write, opened = _GRAPHS[kind]
+        file = folder / f"teacher{FORMATS[kind].suffix}"
         try:
-            write(model, shape, folder / "teacher", "{}", "the teacher")
-            return Contestant(
-                "teacher", FORMATS[kind].runtime, lambda threads: opened(folder / "teacher", threads), shape
-            )
+            write(model, shape, file, "{}", "the teacher")
+            return Contestant("teacher", FORMATS[kind].runtime, lambda threads: opened(file, threads), shape)
         except DiskKDError:
             pass
     return Contestant("teacher", "PyTorch", lambda _: lambda images: logits_of(model(images), model), shape)

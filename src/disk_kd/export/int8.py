@@ -31,7 +31,7 @@ FLOAT_FILE = "float"
 
 
 def _onnx(evidence: Evidence, traced: nn.Module, images_NCHW: Tensor, folder: Path) -> Quantiser:
-    return OnnxQuantiser(folder / FLOAT_FILE, images_NCHW, folder)
+    return OnnxQuantiser(folder / f"{FLOAT_FILE}.onnx", images_NCHW, folder)
 
 
 def _torch(evidence: Evidence, traced: nn.Module, images_NCHW: Tensor, folder: Path) -> Quantiser:
@@ -83,12 +83,18 @@ def quantise(
     calibration, _ = evidence.training_images(count, pixels)
     where, images, targets = evidence.compared_images(COMPARED_IMAGES, pixels)
     _, normalised, _ = evidence.compared_images(COMPARED_IMAGES, pixels=False)
-    float_file = folder / FLOAT_FILE
+    float_file = folder / f"{FLOAT_FILE}{FORMATS[kind].suffix}"
     FORMATS[kind].write(student, float_file, traced)
     quantiser = QUANTISERS[kind](evidence, traced, calibration, folder)
     float_NK = in_batches(evidence.float_classifier, normalised)
     measured, best, chosen = measure_choices(
-        quantiser, lambda file: FORMATS[kind].load(student, file), folder, images, targets, float_NK
+        quantiser,
+        lambda file: FORMATS[kind].load(student, file),
+        folder,
+        FORMATS[kind].suffix,
+        images,
+        targets,
+        float_NK,
     )
     shutil.copyfile(chosen, path)
     record = {

@@ -57,9 +57,20 @@ class TorchQuantiser:
             prepared = prepare_pt2e(self._program.module(), quantizer)
             for images in self._images.split(_BATCH):
                 prepared(images)
-            program = traced(convert_pt2e(prepared), self._images[:2])
+            converted = convert_pt2e(prepared)
+            _drop_unused(converted)
+            program = traced(converted, self._images[:2])
         save_program(program, path, self._description)
         return tuple(name.removeprefix("model.") for name in kept)
+
+
+def _drop_unused(module: torch.fx.GraphModule) -> None:
+    """Remove tensors that the graph does not read: the float weights that int8 weights replace."""
+    used = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
+    names = [name for name, _ in (*module.named_parameters(), *module.named_buffers()) if name not in used]
+    for name in names:
+        owner, _, last = name.rpartition(".")
+        delattr(module.get_submodule(owner), last)
 
 
 def traced(model: nn.Module, images: Tensor) -> torch.export.ExportedProgram:

@@ -96,6 +96,7 @@ def measure_choices(
     quantiser: Quantiser,
     load: Callable[[Path], Classifier],
     folder: Path,
+    suffix: str,
     images_NCHW: Tensor,
     targets_N: Tensor,
     float_NK: Tensor,
@@ -106,6 +107,7 @@ def measure_choices(
         quantiser: the model.
         load: loads a written file in the runtime that it is for.
         folder: folder for the files.
+        suffix: suffix of the files.
         images_NCHW: images as the file takes them, for the comparison.
         targets_N: labels.
         float_NK: logits of the float student.
@@ -115,7 +117,7 @@ def measure_choices(
     """
     measured, paths = list[Measured](), list[Path]()
     for place, choice in enumerate(quantiser.choices):
-        path = folder / f"choice{place}"
+        path = folder / f"choice{place}{suffix}"
         float_layers = quantiser.write(choice, path)
         guesses_N = in_batches(load(path), images_NCHW).argmax(1)
         same, right = percentage(guesses_N == float_NK.argmax(1)), percentage(guesses_N == targets_N)

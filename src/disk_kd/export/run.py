@@ -6,6 +6,7 @@ Shapes: B batch, C channels of the image, H and W its height and width, K classe
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -247,12 +248,14 @@ def _check_options(
 
 
 def _check_packages(what: str, names: Sequence[str]) -> None:
-    missing = []
+    missing, disabled = [], logging.root.manager.disable
+    logging.disable(logging.WARNING)  # torchao logs notes on PyTorch
     for name in names:
         try:
             importlib.import_module(name)
         except ImportError:
             missing.append(name)
+    logging.disable(disabled)
     if missing:
         raise ConfigError(f"{what} needs {' and '.join(missing)}, not installed here; pip install {' '.join(names)}")
 

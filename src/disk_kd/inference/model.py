@@ -21,6 +21,7 @@ from disk_kd.build import STUDENT
 from disk_kd.errors import CheckpointError, ConfigError, ModelError, nearest, one_line
 from disk_kd.export import EXTRA_FILE, Classifier, open_onnx, open_torch_export, read_student
 from disk_kd.files import user_path
+from disk_kd.inference.archive import check_archive
 from disk_kd.logits import logits_of
 from disk_kd.models import shipped_weights
 from disk_kd.models.about import METADATA, read_about
@@ -201,6 +202,7 @@ def _of_onnx(path: Path) -> TrainedClassifier:
 
 
 def _of_torch_export(path: Path) -> TrainedClassifier:
+    check_archive(path)
     extra = {EXTRA_FILE: ""}
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)  # torch logs the graph of a file that it cannot read

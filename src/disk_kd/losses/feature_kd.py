@@ -13,12 +13,13 @@ from disk_kd.support import at_least_float32
 def feature_kd_loss(
     student_features: Tensor, teacher_features: Tensor, *, cosine_weight: float, squared_weight: float
 ) -> Tensor:
-    """The angle between the student's and the teacher's pooled features, and their relative squared error.
+    """The angle between the student's and the teacher's pooled features, and their squared error in the teacher's unit.
 
-    Formula: ``w_c mean_i ( 1 - cos(s_i, t_i) ) + w_s ( sum_i |s_i - t_i|^2 ) / ( sum_i |t_i|^2 )``, where i runs over
-    the images of the batch. The first term ignores the lengths of the features. The second term compares them, on a
-    scale that does not depend on the teacher: 0 is perfect, and a student that gives zeros has 1. A squared error of
-    unit vectors would be no second term, because |s - t|^2 = 2 (1 - cos(s, t)) for them.
+    Formula: ``w_c mean_i ( 1 - cos(s_i, t_i) ) + w_s mean_if ( s_if - t_if / r )^2``, with ``r^2 = mean_if t_if^2``,
+    where i runs over the images of the batch and f over the features. The first term ignores the lengths of the
+    features. The second term compares them, in units of the root mean square r of the teacher's features: 0 is perfect,
+    and a student that gives zeros has 1. A squared error of unit vectors would be no second term, because
+    |s - t|^2 = 2 (1 - cos(s, t)) for them.
 
     Args:
         student_features: (B, F), projected to the teacher's number of features.
@@ -35,8 +36,8 @@ def feature_kd_loss(
     Source: the cosine of summary features is equation 2 of Ranzinger, Heinrich, Kautz, Molchanov, "AM-RADIO:
     Agglomerative Vision Foundation Model", CVPR 2024; the squared error of features is that of Romero et al.,
     "FitNets: Hints for Thin Deep Nets", ICLR 2015, section 2.2.
-    Departs: the squared error is divided by the squared length of the teacher's features, so that one weight suits
-    teachers whose features have very different scales.
+    Departs: the teacher's features are divided by r, so that one weight and one learning rate suit teachers whose
+    features have very different scales.
 
     Example:
         >>> student, teacher = torch.randn(4, 16, requires_grad=True), torch.randn(4, 16)
@@ -53,5 +54,5 @@ def feature_kd_loss(
         loss = cosine_weight * (1 - F.cosine_similarity(student_BF, teacher_BF, dim=1)).mean()
         if squared_weight == 0:
             return loss
-        length = teacher_BF.square().sum().clamp(min=torch.finfo(teacher_BF.dtype).tiny)
-        return loss + squared_weight * (student_BF - teacher_BF).square().sum() / length
+        unit = teacher_BF.square().mean().sqrt().clamp(min=torch.finfo(teacher_BF.dtype).tiny)
+        return loss + squared_weight * F.mse_loss(student_BF, teacher_BF / unit)

@@ -107,13 +107,13 @@ def with_classifier(backbone: nn.Module, weight_KD: Tensor, bias_K: Tensor) -> n
     """
     classes, features = weight_KD.shape
     own = _own_classifier(backbone, features, classes)
-    model = backbone if own is not None else LinearProbe(backbone, features, classes)
-    classifier = own if own is not None else model.classifier
-    like = next(backbone.parameters())
-    classifier.to(like)
+    probe = LinearProbe(backbone, features, classes) if own is None else None
+    classifier = own if probe is None else probe.classifier
+    assert classifier is not None
+    classifier.to(next(backbone.parameters()))
     classifier.weight.copy_(weight_KD)
     classifier.bias.copy_(bias_K)
-    return model
+    return backbone if probe is None else probe
 
 
 def _own_classifier(model: Any, features: int, classes: int) -> nn.Linear | None:

@@ -22,7 +22,7 @@ from disk_kd.errors import ModelError, RunError
 from disk_kd.models import shipped_weights
 from disk_kd.models.about import read_about
 from disk_kd.models.linear import LinearProbe, with_classifier
-from disk_kd.plugins import PROBED, is_foreign, is_user_code
+from disk_kd.plugins import PROBED, is_user_code
 from disk_kd.probe.features import check_counts, labelled, store_facts, stored_features
 from disk_kd.probe.fit import DEFAULT_C, FittedProbe, fit_probe
 from disk_kd.probe.settings import GRID, ProbeSettings, Request
@@ -96,7 +96,7 @@ def _weights(settings: ProbeSettings) -> Path | None:
         if not path.is_file():
             raise RunError(f"no weights of the backbone at {path}; give --teacher.weights a file or a finished run")
         return path
-    if not teacher.pretrained and not is_user_code(teacher.name) and not is_foreign(teacher.name):
+    if not teacher.pretrained and not is_user_code(teacher.name):
         raise ModelError(
             f"the backbone {teacher.name} has no weights: give --teacher.weights FILE_OR_RUN, or --teacher.pretrained"
             " true"

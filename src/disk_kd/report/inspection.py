@@ -20,7 +20,7 @@ from disk_kd.report.outputs import Outputs
 from disk_kd.report.reading import Run
 from disk_kd.support import UNLABELLED
 from disk_kd.tasks import ExampleHelp, HelpsExamples, default_help
-from disk_kd.teacher import Teacher
+from disk_kd.teacher import AnyTeacher
 from disk_kd.trained import normalisation
 
 Ranking = Literal["help", "student-loss", "teacher-loss", "teacher-doubt"]
@@ -127,7 +127,7 @@ def inspect_run(
 
 
 def example_help(
-    run: Run, student: nn.Module, teacher: Teacher, classes: int, price: float | None = None
+    run: Run, student: nn.Module, teacher: AnyTeacher, classes: int, price: float | None = None
 ) -> ExampleHelp:
     """The function that computes help for a run: its method's, or `default_help` if the method has none.
 

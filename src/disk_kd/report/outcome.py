@@ -221,4 +221,13 @@ def provenance(content: ReportContent) -> Section:
 def _circumstances(summary: dict[str, Any]) -> tuple[str, ...]:
     versions = ", ".join(f"{name} {value}" for name, value in summary["versions"].items())
     hardware = f"{summary['hardware']}, threads: {summary['threads']}"
-    return f"{summary['train_samples']:,}", hardware, versions, summary["git_revision"] or "unknown"
+    return _images_text(summary), hardware, versions, summary["git_revision"] or "unknown"
+
+
+def _images_text(summary: dict[str, Any]) -> str:
+    """The number of training samples, and how many images of either kind were seen if some have no label."""
+    without, seen = summary.get("unlabelled_samples"), summary.get("images_seen")
+    text = f"{summary['train_samples']:,}"
+    if not without or not seen:
+        return text
+    return f"{text}, {without:,} without a label; seen {seen['labelled']:,} and {seen['unlabelled']:,} times"

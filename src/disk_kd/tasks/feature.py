@@ -41,19 +41,20 @@ class StudentAndProjector(StudentWrapper):
 class FeatureTask(StudentTask):
     """Feature distillation: the student's projected pooled features match the teacher's. It needs no labels.
 
-    loss = cosine_weight mean_i (1 - cos(p(s_i), t_i)) + squared_weight sum_i |p(s_i) - t_i|² / sum_i |t_i|²
+    loss = cosine_weight mean_i (1 - cos(p(s_i), t_i)) + squared_weight mean (p(s) - t / r)²
            + ce_weight cross_entropy(z, y)
 
-    s and t are pooled features, p is the projector, z are the student's logits. `disk_kd.losses.feature_kd` has the
-    formula and its sources. The teacher needs no classifier (`num_classes=0`), and any classifier that it has is not
-    read. The projector is dropped after training. Without labels (ce_weight 0) the student's own classifier stays as it
-    was initialised: `disk-kd probe RUN` or a run that starts from the student's weights gives it one.
+    s and t are pooled features, p is the projector, r² is the mean of t², and z are the student's logits.
+    `disk_kd.losses.feature_kd` has the formula and its sources. The teacher needs no classifier (`num_classes=0`), and
+    any classifier that it has is not read. The projector is dropped after training. Without labels (ce_weight 0) the
+    student's own classifier is not trained: `disk-kd probe RUN`, or a run that starts from the student's weights, gives
+    it one.
 
     Args:
         student: the model to train.
         teacher: a trained model with pooled features; it is frozen.
         cosine_weight: Weight of 1 - cosine.
-        squared_weight: Weight of the squared error, relative to the squared length of the teacher's features.
+        squared_weight: Weight of the squared error, in units of the teacher's mean squared feature.
         ce_weight: Weight of the cross-entropy on the labels. 0 needs no labels.
         hidden: Number of hidden units of the projector. 0 makes the projector linear.
 

@@ -90,7 +90,7 @@ class Ensemble(nn.Module):
     needs = LOGITS
 
     def __init__(
-        self, members: Sequence[Teacher], weights: Sequence[float] | None = None, combine: Combine = "probabilities"
+        self, members: Sequence[Teacher], weights: Sequence[float] | None = None, combine: Combine = "logits"
     ) -> None:
         super().__init__()
         weights = [1.0] * len(members) if weights is None else weights

@@ -85,12 +85,13 @@ class EnsembleSettings:
         members: Several teachers, a list of mappings with the options above: '[{name: a, weights: F}, {name: b}]'.
             --teacher '[...]' is short for it. Each has its own resolution, precision, classes and store. Methods and
             hints that read features need one teacher.
-        combine: What several teachers are averaged by: probabilities (arithmetic mean) or logits (geometric mean).
+        combine: What is averaged over several teachers: logits (geometric mean of the probabilities) or probabilities
+            (arithmetic mean).
         store: As for one teacher; it holds for all members.
     """
 
     members: tuple[TeacherSettings, ...]
-    combine: Combine = "probabilities"
+    combine: Combine = "logits"
     store: Literal["auto"] | bool = environment("auto")
 
     def __post_init__(self) -> None:

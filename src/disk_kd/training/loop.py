@@ -262,7 +262,5 @@ def _unusable(task: StudentTask, loader: Loader, at: Position, view: int, log_ev
 
 def _diverged(what: str, steps: int, of_teacher: str = "") -> str:
     if of_teacher:
-        return (
-            f"the teacher's {of_teacher}, so the loss is not; check its weights, or give --teacher.precision fp32"
-        )
+        return f"the teacher's {of_teacher}, so the loss is not; check its weights, or give --teacher.precision fp32"
     return f"{what} no longer finite after {steps} steps; lower train.lr or set train.clip_grad"

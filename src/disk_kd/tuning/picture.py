@@ -31,10 +31,10 @@ def picture(path: Path, searches: Sequence[Search], found: Importances) -> tuple
         above, *below = drawing.subfigures(1 + bool(found), 1, squeeze=False)[:, 0]
         _accuracies(above.subplots(), searches)
         for part in below:
-            panels = part.subplots(rows, 2, squeeze=False).flat
+            panels = list(part.subplots(rows, 2, squeeze=False).flat)
             for axes, (name, shares) in zip(panels, found.items(), strict=False):
                 _bars(axes, name, shares)
-            for axes in list(panels):
+            for axes in panels[len(found) :]:
                 axes.set_axis_off()
         file = BytesIO()
         drawing.savefig(file, format="svg", metadata={"Date": None})

@@ -162,6 +162,8 @@ class Search:
             for (_, one), result in zip(going, results, strict=True):
                 one.results[epochs] = result
             going = [(trial, one) for trial, one in going if self._goes_on(trial, one, epochs)]
+            if not going:
+                return
 
     def _goes_on(self, trial: Any, tried: Tried, epochs: int) -> bool:
         """Tell Optuna the result of a run. Returns whether the setting reaches the next length."""

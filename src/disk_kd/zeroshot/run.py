@@ -11,8 +11,9 @@ from typing import Any
 from rich.console import Console
 
 from disk_kd.build import load_data
-from disk_kd.data import workers_watched
-from disk_kd.errors import ModelError
+from disk_kd.data import Dataset, workers_watched
+from disk_kd.data.settings import DataSettings
+from disk_kd.errors import ConfigError, ModelError
 from disk_kd.models.zero_shot import ZeroShotClassifier, library_of, load_clip
 from disk_kd.models.zero_shot.classifier import class_embeddings
 from disk_kd.plugins import ZERO_SHOT
@@ -49,16 +50,15 @@ def zero_shot(settings: ZeroShotSettings, console: Console | None = None) -> Zer
         OSError: the disk is full or not writable.
     """
     console = console or Console(quiet=True)
-    with workers_watched():
-        dataset = load_data(settings.data)
+    console.print(f"Loading {settings.model}", highlight=False, markup=False, soft_wrap=True)
+    clip = load_clip(settings.model, settings.pretrained)
+    dataset = _without_images(replace(settings.data, image_size=clip.image_size))
     if dataset.in_chans != 3:
         raise ModelError(
             f"{settings.model} takes colour images of 3 channels, those of {dataset.name} have {dataset.in_chans}; give"
             " another --data.name"
         )
     words = class_words(dataset, settings.names)
-    console.print(f"Loading {settings.model}", highlight=False, markup=False, soft_wrap=True)
-    clip = load_clip(settings.model, settings.pretrained)
     facts = {
         "model": settings.model,
         "tower": weights_hash(clip.tower),
@@ -94,3 +94,12 @@ def zero_shot(settings: ZeroShotSettings, console: Console | None = None) -> Zer
     }
     write_teacher(settings.folder, written, dataset, ZERO_SHOT_FILE, facts, summary)
     return ZeroShotResult(settings.folder, summary)
+
+
+def _without_images(data: DataSettings) -> Dataset:
+    """The dataset with its classes. Its images are not read if they are files."""
+    with workers_watched():
+        try:
+            return load_data(replace(data, stream=True))
+        except ConfigError:  # the images are not files
+            return load_data(data)

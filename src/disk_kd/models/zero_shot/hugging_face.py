@@ -47,8 +47,8 @@ def transformers_tower(config: dict[str, Any]) -> TransformersTower:
     vision = dict(config["vision"])
     with quiet():
         made = transformers.AutoModel.from_config(transformers.AutoConfig.for_model(vision.pop("model_type"), **vision))
-    sizes = config["projection"]
-    return TransformersTower(made, None if sizes is None else nn.Linear(*sizes, bias=False))
+    inputs, outputs = config["projection"] or (0, 0)
+    return TransformersTower(made, nn.Linear(inputs, outputs, bias=False) if outputs else None)
 
 
 def load_transformers(path: str, pretrained: bool) -> Clip:

@@ -44,11 +44,11 @@ def open_clip_tower(config: dict[str, Any]) -> OpenClipTower:
         ConfigError: open_clip is not installed.
     """
     needed("open_clip", "zeroshot:open_clip", "open_clip")
-    from open_clip.model import _build_vision_tower
+    from open_clip.model import CLIPVisionCfg, _build_vision_tower
 
     vision = {key: value for key, value in config["vision_cfg"].items() if key != "timm_model_pretrained"}
     with quiet():
-        return OpenClipTower(_build_vision_tower(config["embed_dim"], vision, config["quick_gelu"]))
+        return OpenClipTower(_build_vision_tower(config["embed_dim"], CLIPVisionCfg(**vision), config["quick_gelu"]))
 
 
 def load_open_clip(path: str, pretrained: bool) -> Clip:
