@@ -18,6 +18,8 @@ from rich.console import Console
 
 from disk_kd import cli
 from disk_kd.cli import UNREAD, main
+from disk_kd.commands.parsing import joined
+from disk_kd.commands.runs import store_table
 from disk_kd.training import STOPPED
 from disk_kd_command import COMMANDS, usage
 
@@ -86,7 +88,7 @@ def test_a_store_with_brackets_in_its_path_is_shown() -> None:
     )
     store.bytes_per_sample = lambda: 20
     console = Console(file=io.StringIO(), width=100)
-    console.print(cli.store_table(store))
+    console.print(store_table(store))
     assert "outputs: [/x]" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
@@ -109,7 +111,7 @@ def test_the_value_of_an_option_of_runs_is_no_recipe() -> None:
     parser.add_argument("--seeds")
     parser.add_argument("--quiet", action="store_true")
     given = ["--train.epochs", "1", "a.yaml", "--resume", "--train.lr", "-1", "--quiet", "b.yaml", "--seeds", "2"]
-    found = cli._joined(given, parser)
+    found = joined(given, parser)
     assert found == ["--train.epochs=1", "a.yaml", "--resume", "--train.lr=-1", "--quiet", "b.yaml", "--seeds", "2"]
 
 

@@ -630,7 +630,7 @@ def test_several_experiments_run_one_after_another_whatever_becomes_of_the_first
             raise RunError("no run of the comparison succeeded")
         return Comparison([], [tmp_path / f"{name}.md"])
 
-    monkeypatch.setattr("disk_kd.cli.compare", recorded)
+    monkeypatch.setattr("disk_kd.commands.comparisons.compare", recorded)
     assert main(["compare", *two_experiments, f"--runs={tmp_path / 'runs'}", "--quiet"]) == 2
     said = capsys.readouterr()
     assert ran == ["one", "two"]

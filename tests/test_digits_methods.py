@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from disk_kd.data import load_dataset
 from disk_kd.hints import HINTS
 from disk_kd.recipe import RECIPES, load_recipe
+from disk_kd.support import UNLABELLED
 from disk_kd.tasks import METHODS
 
 OWN = {
@@ -32,6 +33,7 @@ OWN = {
     "gce": "gce_loss",
     "jsd": "jsd_loss",
     "disk": "scaffold_loss",
+    "self-training": "pseudo_loss",
     "feature": "feature_loss",
     "timm-logits": "kd_loss",
     "timm-features": "kd_loss",
@@ -82,10 +84,13 @@ def test_a_method_lowers_its_own_loss(name: str, digits: tuple[Tensor, Tensor], 
         student = timm.create_model("cifar_resnet10_xxs", num_classes=10)
     task = METHODS[name](student) if name == "ce" else METHODS[name](student, teacher)
     task.train()
+    images, targets = digits
+    if task.needs_unlabelled:
+        targets = torch.full_like(targets, UNLABELLED)
     optimizer = torch.optim.Adam(task.trainable_module.parameters(), lr=1e-2)
     losses = []
     for _ in range(STEPS):
-        result = task(*digits)
+        result = task(images, targets)
         losses.append(result[OWN[name]].item())
         optimizer.zero_grad()
         result["loss"].backward()

@@ -33,8 +33,9 @@ from markdown_it.token import Token
 from torch.distributed.run import get_args_parser
 
 import disk_kd.bench
-from disk_kd import cli
-from disk_kd.cli import COMMANDS, EVERY_OPTION, main
+from disk_kd.cli import main
+from disk_kd.commands import COMMANDS, EVERY_OPTION
+from disk_kd.commands.parsing import Parser
 from disk_kd.hints import HINTS
 from disk_kd.recipe import find_recipe, list_recipes, load_recipe
 from disk_kd.tasks import METHODS
@@ -144,11 +145,12 @@ def check(command: Sequence[str], patch: pytest.MonkeyPatch) -> None:
 
 def check_own(arguments: list[str], patch: pytest.MonkeyPatch) -> None:
     """Everything up to the functions below is what the command does before its work."""
-    parse = cli._Parser.parse_args
+    parse = Parser.parse_args
     with patch.context() as patched, contextlib.suppress(Parsed, SystemExit):
-        for name in ("execute", "store_teacher", "evaluate_weights", "evaluate_teachers", "advise"):
-            patched.setattr(cli, name, stop)
-        patched.setattr(cli._Parser, "parse_args", lambda *given: stop(parse(*given)))
+        for name in ("execute", "store_teacher", "evaluate_weights", "evaluate_teachers"):
+            patched.setattr(f"disk_kd.commands.runs.{name}", stop)
+        patched.setattr("disk_kd.commands.comparisons.advise", stop)
+        patched.setattr(Parser, "parse_args", lambda *given: stop(parse(*given)))
         patched.setattr("disk_kd.comparison.run._check", lambda configs: None)  # the data of the pages is not here
         patched.setattr("disk_kd.comparison.worker.ProcessPoolExecutor", stop)
         patched.setattr("disk_kd.tuning.tune", stop)

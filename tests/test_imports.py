@@ -108,7 +108,7 @@ def test_room_imports_only_what_lies_below_it(room: str) -> None:
 
 def test_every_room_has_a_rule() -> None:
     rooms = {room_of(path) for path in SOURCE.rglob("*.py")}
-    assert rooms - {"__init__", "__main__", "cli"} == set(ALLOWED)
+    assert rooms - {"__init__", "__main__", "cli", "commands"} == set(ALLOWED)
 
 
 def test_losses_need_torch_alone() -> None:

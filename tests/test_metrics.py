@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from disk_kd.errors import DataError, ModelError
-from disk_kd.metrics import Metrics, evaluate, predict, temperature_scaled_nll
+from disk_kd.metrics import Metrics, balanced_error, evaluate, predict, temperature_scaled_nll
+from disk_kd.training.selection import selection_margin
 
 
 class Batch(NamedTuple):
@@ -53,7 +54,30 @@ def reference(logits: np.ndarray, targets: np.ndarray) -> dict[str, float]:
         nll -= math.log(p[label])
         bins[min(14, math.ceil(p.max() * 15) - 1)].append((p.max(), order[0] == label))
     gaps = [len(b) / n * abs(sum(hit for _, hit in b) / len(b) - sum(c for c, _ in b) / len(b)) for b in bins if b]
-    return {"top1": 100 * top1 / n, "top5": 100 * top5 / n, "nll": nll / n, "ece": sum(gaps), "samples": n}
+    found = {"top1": 100 * top1 / n, "top5": 100 * top5 / n, "nll": nll / n, "ece": sum(gaps), "samples": n}
+    return found | by_class(logits.argmax(1).tolist(), targets.tolist())
+
+
+def by_class(predicted: list[int], labels: list[int]) -> dict[str, float]:
+    """The metrics of classes, one class at a time."""
+    pairs = list(zip(predicted, labels, strict=True))
+    q = (sum(one == label for one, label in pairs) + 2) / (len(pairs) + 4)
+    recall, f1, variance = {}, [], 0.0
+    for c in sorted({*predicted, *labels}):
+        hits, count = sum(one == label == c for one, label in pairs), labels.count(c)
+        f1.append(100 * 2 * hits / (predicted.count(c) + count))
+        if count:
+            recall[c] = 100 * hits / count
+            p = (hits + q) / (count + 1)
+            variance += p * (1 - p) / count
+    worst = min(recall, key=lambda c: (recall[c], c))
+    return {
+        "balanced": sum(recall.values()) / len(recall),
+        "balanced_error": 100 * math.sqrt(variance) / len(recall),
+        "macro_f1": sum(f1) / len(f1),
+        "worst_class": worst,
+        "worst_top1": recall[worst],
+    }
 
 
 @pytest.mark.parametrize(("n", "classes"), [(200, 12), (37, 5), (50, 3), (1, 2)])
@@ -66,7 +90,7 @@ def test_frozen_numbers() -> None:
     logits = (5 * torch.cos(1.7 * torch.arange(60, dtype=torch.float64) ** 1.3)).reshape(10, 6)
     metrics = measure(logits, torch.arange(10) % 6)
     frozen = {"top1": 20, "top5": 90, "nll": 4.377281969113008, "ece": 0.5791642105761478, "samples": 10}
-    assert metrics.as_dict() == pytest.approx(frozen, rel=1e-12)
+    assert metrics.as_dict() == pytest.approx(metrics.as_dict() | frozen, rel=1e-12)
 
 
 def test_ece_by_hand() -> None:
@@ -94,7 +118,8 @@ def test_ece_bins_end_at_fifteenths(nudge: float, expected: float) -> None:
 def test_a_perfect_and_a_blind_model() -> None:
     targets = torch.arange(10)
     perfect = measure(100.0 * nn.functional.one_hot(targets, 10).double(), targets)
-    assert perfect.as_dict() == pytest.approx({"top1": 100, "top5": 100, "nll": 0, "ece": 0, "samples": 10}, abs=1e-9)
+    right = {"top1": 100, "top5": 100, "nll": 0, "ece": 0, "samples": 10, "balanced": 100, "macro_f1": 100}
+    assert perfect.as_dict() == pytest.approx(perfect.as_dict() | right, abs=1e-9)
     blind = measure(torch.zeros(10, 10), targets)
     assert blind.nll == pytest.approx(math.log(10))
     assert blind.top1 == pytest.approx(10)
@@ -256,3 +281,29 @@ def test_a_diverged_sample_has_a_temperature_and_no_nll() -> None:
     assert temperature == pytest.approx(0.01)
     assert math.isnan(nll)
     assert math.isnan(ece)
+
+
+def test_classes_by_hand_as_scikit_learn_counts_them() -> None:
+    from sklearn.metrics import balanced_accuracy_score, f1_score
+
+    # Class 0: 3 of 4 right. Class 1: 1 of 2. Class 2 has no sample, and one prediction. Class 3: 0 of 1.
+    targets, predicted = torch.tensor([0, 0, 0, 0, 1, 1, 3]), torch.tensor([0, 0, 0, 1, 1, 2, 0])
+    metrics = measure(5.0 * nn.functional.one_hot(predicted, 5), targets, size=3)
+    assert metrics.balanced == pytest.approx(100 * (3 / 4 + 1 / 2 + 0) / 3)
+    assert metrics.macro_f1 == pytest.approx(100 * (6 / 8 + 2 / 4 + 0 + 0) / 4)
+    assert metrics.macro_f1 == pytest.approx(100 * f1_score(targets, predicted, average="macro"))
+    with pytest.warns(UserWarning, match="y_pred contains classes"):
+        assert metrics.balanced == pytest.approx(100 * balanced_accuracy_score(targets, predicted))
+    assert (metrics.worst_class, metrics.worst_top1) == (3, 0)
+
+
+def test_the_error_of_balanced_accuracy_is_the_deviation_of_many_samples() -> None:
+    assert balanced_error([(80, 100)] * 10) == pytest.approx(selection_margin(80.0, 1000), rel=1e-3)
+    assert balanced_error([(1, 1)] * 4) > 10, "four images that are all right are not certain"
+    sizes, chances = np.array([50, 20, 10, 5, 5]), np.array([0.9, 0.8, 0.6, 0.5, 0.3])
+    right = np.random.default_rng(0).binomial(sizes, chances, (5000, 5))
+    deviation = 100 * (right / sizes).mean(1).std()
+    errors = [balanced_error([*zip(one, sizes.tolist(), strict=True)]) for one in right[:500].tolist()]
+    assert np.mean(errors) == pytest.approx(deviation, rel=0.1)
+    of_all = selection_margin(100 * (chances @ sizes) / sizes.sum(), int(sizes.sum()))
+    assert of_all < 0.7 * deviation, "the binomial error of all images is too small"

@@ -13,18 +13,19 @@ from torch.nn.functional import cross_entropy
 
 from disk_kd import measure
 from disk_kd.build import load_data
-from disk_kd.cli import main, summary_table
+from disk_kd.cli import main
+from disk_kd.commands.runs import summary_table
 from disk_kd.comparison import Experiment, Plan, Row
 from disk_kd.comparison.run import _against_baseline, _row
 from disk_kd.config import RunConfig
 from disk_kd.data import Dataset
 from disk_kd.export.card import model_card
 from disk_kd.export.student import read_student
-from disk_kd.metrics import predict, temperature_scaled_nll
-from disk_kd.report.outputs import Outputs, metrics_of
+from disk_kd.metrics import metrics_of, predict, temperature_scaled_nll
+from disk_kd.report.outputs import Outputs
 from disk_kd.report.reading import Group, Run
 from disk_kd.report.verdict import gap_between, judge, ranked
-from disk_kd.trained import trained_model
+from disk_kd.trained import normalisation, trained_model
 
 Summary = dict[str, Any]
 
@@ -112,7 +113,7 @@ def test_the_temperature_is_fitted_on_validation_and_told_for_each_split(
     student = trained_model("cifar_resnet10_xxxs", {}, weights, 10, 1, {}, dataset.normalisation)
     logits = {}
     for name in ("validation", "test"):
-        batches = measure._all_of(getattr(dataset, name), student, torch.device("cpu"), False)
+        batches = measure._all_of(getattr(dataset, name), normalisation(student), torch.device("cpu"), False)
         logits[name] = predict(student, batches, device="cpu")
     fitted, nll, ece = temperature_scaled_nll(*logits["validation"])
     assert temperature_scaled_nll(*logits["test"])[0] != pytest.approx(fitted, rel=0.01), "a swap would show"

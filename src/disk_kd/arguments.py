@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from disk_kd.config import RunConfig, check_root, measurable, with_name
+from disk_kd.config import RunConfig, check_root, measurable, measured_on, with_name
 from disk_kd.data.settings import DataSettings
 from disk_kd.errors import ConfigError, nearest, shown
 from disk_kd.files import user_path
@@ -217,6 +217,8 @@ def _teacher_evaluation(given: Given) -> TeacherEvaluation:
     if path is None and "teacher" not in tree:
         raise ConfigError("evaluate --teachers needs a recipe, a run directory, or --teacher.name NAME")
     values = {key: read_value(kind, tree.pop(key), key) for key, kind in _EVALUATION.items() if key in tree}
+    if path is not None:
+        tree["data"] = measured_on(load_recipe(path).get("data", {}), tree.get("data", {}))
     config = RunConfig.of_recipe(path, {**tree, "method": "kd", "hint": None})
     return TeacherEvaluation(config, **values)
 

@@ -26,6 +26,7 @@ from disk_kd.models.about import read_about
 from disk_kd.models.foreign import check_file
 from disk_kd.models.settings import ModelSettings, StudentSettings
 from disk_kd.recipe import recipe_of_run
+from disk_kd.support import UNLABELLED
 from disk_kd.tasks import StudentTask
 from disk_kd.teacher import (
     AnyStore,
@@ -391,6 +392,9 @@ def build_task(
             task.add_hint(build_hint(config, student, teacher, dataset), teacher)
     if dataset.train.unlabelled:
         _expect_unlabelled(config, task)
+    elif task.needs_unlabelled:
+        raise ConfigError(f"{config.method} needs images without labels; give --data.unlabelled, or use kd")
+    _balance_labels(config, task, dataset)
     if config.data.mix.on and (not task.mixes or task.needs_ids):
         name = config.method if not task.mixes else config.hint
         raise ConfigError(f"{name} needs one label for each image, but data.mix mixes labels; give data.mix.mixup=0")
@@ -398,6 +402,11 @@ def build_task(
         raise ConfigError(
             f"{config.hint} needs each image at most once in a batch, but data.timm.repeats={config.data.timm.repeats}"
             " repeats images; give data.timm.repeats=1"
+        )
+    if config.data.sampling == "balanced" and task.needs_ids:
+        raise ConfigError(
+            f"{config.hint} needs each image at most once in a batch, but data.sampling=balanced repeats images; give"
+            " data.sampling=shuffle"
         )
     if settings.ema_decay is not None:
         # The warm-up is 1 - 1 / (1 + t / 10) = t / (t + 10) after t updates.
@@ -412,11 +421,37 @@ def _expect_unlabelled(config: RunConfig, task: StudentTask) -> None:
         ConfigError: the method or the hint cannot use them.
     """
     task.expect_unlabelled()
+    task.count_confident(config.data.unlabelled_confidence)
     if task.needs_ids and config.data.unlabelled_share != "auto":
         raise ConfigError(
             f"{config.hint} needs each image at most once in a batch, but data.unlabelled_share repeats images; give"
             " data.unlabelled_share=auto"
         )
+
+
+def _balance_labels(config: RunConfig, task: StudentTask, dataset: Dataset) -> None:
+    """Weigh the classes in the labels' cross-entropy by their labelled training images, as the options say.
+
+    Raises:
+        ConfigError: the options do not fit each other, the method or the data.
+    """
+    settings = config.train
+    kind, tau = settings.class_weights, settings.logit_adjustment
+    given = [f"train.class_weights={kind}"] * (kind != "none") + [f"train.logit_adjustment={tau:g}"] * (tau > 0)
+    if not given:
+        return
+    if config.data.sampling == "balanced":
+        raise ConfigError(
+            f"data.sampling=balanced makes classes equally frequent, and {given[0]} would weigh them again; give one of"
+            " the two"
+        )
+    if config.method_options.get("ce_weight") == 0:
+        raise ConfigError(
+            f"{given[0]} changes the cross-entropy on the labels, but method.ce_weight is 0; leave it out"
+        )
+    targets = dataset.train.targets
+    counts = targets[targets != UNLABELLED].cpu().bincount(minlength=dataset.num_classes)
+    task.balance_labels(counts, weights=kind, beta=settings.class_weights_beta, logit_adjustment=tau)
 
 
 def recompute_activations(student: nn.Module) -> None:
@@ -466,6 +501,7 @@ def train_loader(config: RunConfig, task: StudentTask, split: AnySplit, **change
         "seed": config.train.seed,
         "augment_seed": config.train.seed if config.data.views is None else config.data.view_seed,
         "views": config.data.views,
+        "balanced": config.data.sampling == "balanced",
         "unlabelled_share": None if config.data.unlabelled_share == "auto" else config.data.unlabelled_share,
         "channels_last": config.train.channels_last,
     }

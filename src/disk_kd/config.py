@@ -481,6 +481,20 @@ def measurable(below: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, A
     return {name: value for name, value in below.items() if name not in left}
 
 
+def measured_on(below: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of the data that override a recipe's for a measurement, so that only those of `measurable` remain.
+
+    Args:
+        below: the recipe's options.
+        data: options that name other data, or none.
+    """
+    left = below.keys() - measurable(below, data).keys()
+    if not left:
+        return dict(data)
+    defaults = DataSettings()
+    return {name: getattr(defaults, name) for name in left} | dict(with_name(data))
+
+
 def with_name(data: Mapping[str, Any]) -> Mapping[str, Any]:
     """Options of the data with the name of the dataset, which their paths tell if they name none (`dataset_name`)."""
     return data if data.get("name") is not None else {**data, "name": dataset_name(data)}

@@ -73,7 +73,8 @@ def run_help(command: str, arguments: Sequence[str]) -> str:
             "",
         ]
     lines += ["run:"]
-    lines += [line for name, text in _OF_RUN.items() for line in _entry(f"--{name}", text)]
+    of_command = {"json": "Print one line of JSON."} if command == "advise" else {}
+    lines += [line for name, text in {**_OF_RUN, **of_command}.items() for line in _entry(f"--{name}", text)]
     return "\n".join(lines)
 
 
@@ -92,7 +93,8 @@ def evaluation_help() -> str:
         "model.name": "Model; needed if the file does not record it.",
         "model.options": "Keyword arguments of the model, as for student.options.",
         "teachers": "Measure the teachers of the run or recipe.",
-        "teacher...": "Measure this teacher, with the options of distill. --teacher '[{...}, {...}]' names several.",
+        "teacher.name": "Measure this teacher. Its other options are those of distill, such as --teacher.weights;"
+        " --teacher '[{...}, {...}]' names several.",
         "import": IMPORT_HELP,
     }.items():
         lines += _entry(f"--{name}", text)

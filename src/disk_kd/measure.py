@@ -125,7 +125,9 @@ def _names(config: RunConfig) -> list[str]:
 def _split(dataset: Dataset, name: str) -> AnySplit:
     split: AnySplit | None = getattr(dataset, name)
     if split is None:
-        raise DataError(f"{dataset.name} has no {name} split")
+        others = [other for other in ("test", "validation") if getattr(dataset, other) is not None]
+        remedy = f"give --split {others[0]}" if others else "give --data.root, a folder of labelled images"
+        raise DataError(f"{dataset.name} has no {name} split; {remedy}")
     return split
 
 

@@ -1,4 +1,4 @@
-"""Metrics of a classifier: accuracy, likelihood and calibration.
+"""Metrics of a classifier: accuracy, accuracy by class, likelihood and calibration.
 
 Shape letters: B batch, N samples, C classes, K best classes, M bins of confidence.
 """
@@ -6,7 +6,7 @@ Shape letters: B batch, N samples, C classes, K best classes, M bins of confiden
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -36,6 +36,12 @@ class Metrics:
             most probable class, the sum of (samples in the bin / samples) |accuracy - mean confidence|.
             Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, equation 3.
         samples: number of samples.
+        balanced: balanced accuracy, a percentage: the mean over the classes with samples of their top-1.
+        balanced_error: standard error of `balanced` in percentage points (`balanced_error`).
+        macro_f1: percentage: the mean of F1 = 2 hits / (samples + predictions) over the classes with samples or
+            predictions.
+        worst_class: number of the class with the lowest top-1; the first one of several.
+        worst_top1: its top-1, a percentage.
     """
 
     top1: float
@@ -43,6 +49,11 @@ class Metrics:
     nll: float
     ece: float
     samples: int
+    balanced: float
+    balanced_error: float
+    macro_f1: float
+    worst_class: int
+    worst_top1: float
 
     def as_dict(self) -> dict[str, float]:
         """The metrics by name."""
@@ -88,7 +99,7 @@ def evaluate(
             batch_sums = _sums(logits_BC / temperature, targets_B)
             sums = batch_sums if sums is None else sums + batch_sums
     if across_ranks:
-        nothing = torch.zeros(ECE_BINS + 1, 3, dtype=_sum_dtype(torch.device(device)), device=device)
+        nothing = torch.zeros(ECE_BINS + 1 + num_classes, 3, dtype=_sum_dtype(torch.device(device)), device=device)
         sums = ranks.total(nothing if sums is None else sums)
     if sums is None or not sums.any():
         raise DataError(_NO_SAMPLES)
@@ -196,7 +207,9 @@ def _outputs(
 
 
 def _sums(logits_BC: Tensor, targets_B: Tensor) -> Tensor:
-    """Sums over a batch, (M + 1, 3): samples, confidence and hits of each bin; last a row of NLL, top-5 hits and 0."""
+    """Sums over a batch, (M + 1 + C, 3): samples, confidence and hits of each bin; NLL, top-5 hits and 0; samples,
+    predictions and hits of each class.
+    """
     log_p_BC = logits_BC.to(_sum_dtype(logits_BC.device)).log_softmax(1)
     nll_B = -log_p_BC.gather(1, targets_B[:, None]).squeeze(1)
     best_BK = log_p_BC.topk(min(5, log_p_BC.shape[1]), dim=1)
@@ -210,12 +223,22 @@ def _sums(logits_BC: Tensor, targets_B: Tensor) -> Tensor:
     # A sum of products rather than a scatter: its order, so its rounding, is the same every time.
     per_bin_M3 = (in_bin_BM[:, :, None] * per_sample_B3[:, None, :]).sum(0)
     rest_3 = torch.stack([nll_B.sum(), hit_BK.sum(), nll_B.new_zeros(())])
-    return torch.cat([per_bin_M3, rest_3[None]])
+    # Sums of ones are exact in any order.
+    per_class_3C = log_p_BC.new_zeros(3, log_p_BC.shape[1])
+    for row_C, classes_B, counts_B in zip(
+        per_class_3C,
+        (targets_B, best_BK.indices[:, 0], targets_B),
+        (torch.ones_like(nll_B), torch.ones_like(nll_B), hit_BK[:, 0]),
+        strict=True,
+    ):
+        row_C.scatter_add_(0, classes_B, counts_B)
+    return torch.cat([per_bin_M3, rest_3[None], per_class_3C.T])
 
 
 def _metrics(sums: Tensor) -> Metrics:
     """Metrics from the result of `_sums`, added up over all batches."""
-    *per_bin, (nll, top5, _) = sums.tolist()
+    rows = sums.tolist()
+    per_bin, (nll, top5, _), per_class = rows[:ECE_BINS], rows[ECE_BINS], rows[ECE_BINS + 1 :]
     samples = round(sum(count for count, _, _ in per_bin))
     return Metrics(
         top1=100 * sum(hits for _, _, hits in per_bin) / samples,
@@ -223,7 +246,41 @@ def _metrics(sums: Tensor) -> Metrics:
         nll=nll / samples,
         ece=sum(abs(hits - confidence) for _, confidence, hits in per_bin) / samples,
         samples=samples,
+        **_by_class(per_class),
     )
+
+
+def _by_class(per_class: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """The metrics of samples, predictions and hits of each class."""
+    recall = {label: 100 * hits / count for label, (count, _, hits) in enumerate(per_class) if count}
+    worst = min(recall, key=lambda label: recall[label])
+    f1 = [200 * hits / (count + predicted) for count, predicted, hits in per_class if count + predicted]
+    return {
+        "balanced": sum(recall.values()) / len(recall),
+        "balanced_error": balanced_error([(round(hits), round(count)) for count, _, hits in per_class if count]),
+        "macro_f1": sum(f1) / len(f1),
+        "worst_class": worst,
+        "worst_top1": recall[worst],
+    }
+
+
+def balanced_error(classes: Sequence[tuple[int, int]]) -> float:
+    """Standard error of a balanced accuracy, in percentage points.
+
+    100 / C sqrt(sum_c p_c (1 - p_c) / n_c), p_c = (right_c + q) / (n_c + 1), q = (right + 2) / (n + 4)
+
+    It is the error of a mean of C independent shares, as of a stratified sample. A class of few images raises it, which
+    the binomial error of all n images would hide. Each class gets one more answer, with the accuracy q of all images, so
+    that a class of one or two images that are all right does not count as certain. If all classes have the same
+    accuracy and number of images, it is the binomial error of all images.
+
+    Args:
+        classes: right answers and images of each class that has images.
+    """
+    right, images = (sum(numbers) for numbers in zip(*classes, strict=True))
+    q = (right + 2) / (images + 4)
+    shares = [((hits + q) / (count + 1), count) for hits, count in classes]
+    return 100 / len(classes) * math.sqrt(sum(p * (1 - p) / count for p, count in shares))
 
 
 def _sum_dtype(device: torch.device) -> torch.dtype:

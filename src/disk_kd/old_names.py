@@ -26,6 +26,7 @@ _KEYS = _OPTIONS | {
     "selected_pass": "selected_epoch",
     "best_pass": "best_epoch",
     "train_pass": "epoch",
+    "best_top1": "best_score",
 }
 """Keys of a run's summary, its log and its checkpoint."""
 _PARTS = ("method", "hint", "train")

@@ -33,7 +33,7 @@ from disk_kd.measure import evaluate_split, temperature_scaled
 from disk_kd.models import load_state_dict
 from disk_kd.run_folder import DATA, alone_in, check_folder, check_reused, check_same_images, lay_out, write_beginning
 from disk_kd.storing import decide_store, decide_views, open_store
-from disk_kd.summary import SUMMARY, last_metrics, model_sizes, read_summary, summarise
+from disk_kd.summary import SUMMARY, last_metrics, model_sizes, read_summary, summarise, worst_classes
 from disk_kd.tasks import Phase, StudentTask, plan_epochs
 from disk_kd.teacher import AnyStore
 from disk_kd.trained import student_metadata
@@ -269,6 +269,7 @@ class PreparedRun:
         chosen = {name: metrics | scaled.get(name, {}) for name, metrics in chosen.items()}
         summary = summarise(config, self.task, dataset, end)
         summary |= self.sizes | {"end": last_metrics(folder, config), "last": last} | chosen
+        summary["worst_classes"] = worst_classes(dataset, chosen)
         write_text(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
         return summary
 

@@ -22,7 +22,7 @@ from disk_kd.models import multiply_adds
 from disk_kd.old_names import new_keys
 from disk_kd.tasks import StudentTask
 from disk_kd.training import Position
-from disk_kd.training.selection import RULE, WITHOUT_VALIDATION, selection_margin
+from disk_kd.training.selection import RULES, WITHOUT_VALIDATION
 
 SUMMARY = "summary.json"
 _TEXTS = ("method", "student", "data", "description", "start", "hardware")
@@ -64,11 +64,16 @@ def summarise(config: RunConfig, task: StudentTask, dataset: Dataset, end: Posit
         "start_epochs": _epochs_before(start) if start else None if config.student.pretrained else 0,
         "all_epochs": end.epochs,
         "selected_epoch": end.best_epoch if end.best_epoch else end.student_epochs,
-        "selection": _selection(task, dataset, end),
+        "selection": _selection(config, task, dataset, end),
         "train_s": round(end.train_s, 2),
         "images_per_s": round(end.images / end.train_s, 1),
         **environment(task.device),
     }
+
+
+def worst_classes(dataset: Dataset, metrics: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
+    """Name of the class with the lowest accuracy, by split."""
+    return {split: dataset.shown_names[int(of_split["worst_class"])] for split, of_split in metrics.items()}
 
 
 def _mapped_classes(config: RunConfig, task: StudentTask, dataset: Dataset) -> dict[str, Any]:
@@ -173,13 +178,13 @@ def _last_metrics(folder: Path, config: RunConfig) -> dict[str, Any]:
     return last | means
 
 
-def _selection(task: StudentTask, dataset: Dataset, end: Position) -> dict[str, Any]:
+def _selection(config: RunConfig, task: StudentTask, dataset: Dataset, end: Position) -> dict[str, Any]:
     """The rule that chose the checkpoint: its margin in points, the best accuracy, and the number of images."""
+    by = config.train.select_by
     if dataset.validation is None or not task.classifies:
-        return {"rule": WITHOUT_VALIDATION, "margin": None, "validation_images": 0, "best_top1": None}
-    images = len(dataset.validation)
-    margin = round(selection_margin(end.best_top1, images), 3)
-    return {"rule": RULE, "margin": margin, "validation_images": images, "best_top1": end.best_top1}
+        return {"rule": WITHOUT_VALIDATION, "by": None, "margin": None, "validation_images": 0, f"best_{by}": None}
+    margin, images = round(end.best_margin, 3), len(dataset.validation)
+    return {"rule": RULES[by], "by": by, "margin": margin, "validation_images": images, f"best_{by}": end.best_score}
 
 
 def _start(config: RunConfig, weights: Path | None) -> str:

@@ -126,9 +126,17 @@ def teacher_log_probabilities(logits_BC: Tensor, temperature: float) -> Tensor:
 
 
 def label_loss(
-    logits_BC: Tensor, targets: Tensor, label_smoothing: float, labelled_share: Tensor | None = None
+    logits_BC: Tensor,
+    targets: Tensor,
+    label_smoothing: float,
+    labelled_share: Tensor | None = None,
+    class_weights_C: Tensor | None = None,
 ) -> Tensor:
     """Mean cross-entropy of the labelled images, a scalar in float32 at least; 0 if no image has a label.
+
+    mean_i w_(y_i) cross_entropy(s_i, y_i); for label probabilities p: mean_i sum_c p_ic w_c cross_entropy(s_i, c)
+
+    The mean is over images, whatever their weights are, so that the loss of a batch is the mean of its parts.
 
     Args:
         logits_BC: (B, C).
@@ -137,12 +145,21 @@ def label_loss(
         labelled_share: share of labelled images in the whole batch of which these images are a part, a 0-dim tensor.
             Then the mean over all parts is the mean over the labelled images of the batch, wherever they are. None:
             these images are the batch.
+        class_weights_C: (C,) w, the weight of each class; None: all are 1.
     """
-    if labelled_share is not None and not targets.is_floating_point():
-        ce_B = F.cross_entropy(logits_BC.float(), targets, label_smoothing=label_smoothing, reduction="none")
-        return ce_B.mean() / torch.where(labelled_share > 0, labelled_share, math.inf)
-    ce = F.cross_entropy(logits_BC.float(), targets, label_smoothing=label_smoothing)
-    return ce if targets.is_floating_point() else torch.where((targets == UNLABELLED).all(), 0.0, ce)
+    if class_weights_C is not None and targets.is_floating_point():
+        targets = targets * class_weights_C
+        targets = (1 - label_smoothing) * targets + label_smoothing * targets.mean(1, keepdim=True)
+        return F.cross_entropy(logits_BC.float(), targets)
+    if targets.is_floating_point() or (labelled_share is None and class_weights_C is None):
+        ce = F.cross_entropy(logits_BC.float(), targets, label_smoothing=label_smoothing)
+        return ce if targets.is_floating_point() else torch.where((targets == UNLABELLED).all(), 0.0, ce)
+    ce_B = F.cross_entropy(logits_BC.float(), targets, label_smoothing=label_smoothing, reduction="none")
+    if class_weights_C is not None:
+        ce_B = ce_B * class_weights_C[targets.clamp(min=0)]
+    if labelled_share is None:
+        labelled_share = (targets != UNLABELLED).to(ce_B.dtype).mean()
+    return ce_B.mean() / torch.where(labelled_share > 0, labelled_share, math.inf)
 
 
 def with_teacher_class(targets: Tensor, teacher_logits_BC: Tensor) -> Tensor:

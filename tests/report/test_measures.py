@@ -7,6 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import confusion_matrix, roc_auc_score
 
+from disk_kd.metrics import metrics_of
 from disk_kd.report.measures import (
     agreement,
     area_under_curve,
@@ -16,7 +17,6 @@ from disk_kd.report.measures import (
     reliability,
     risk_coverage,
 )
-from disk_kd.report.outputs import metrics_of
 
 
 @pytest.fixture

@@ -60,7 +60,10 @@ def test_the_latest_within_the_margin_of_the_best_is_shipped(
     summary = json.loads((output / "summary.json").read_text())
     assert summary["selected_epoch"] == selected
     margin = round(selection_margin(best, 126), 3)
-    assert summary["selection"] == {"rule": RULE, "margin": margin, "validation_images": 126, "best_top1": best}
+    assert summary["selection"] == {
+        **{"rule": RULE, "by": "top1", "margin": margin, "validation_images": 126},
+        "best_top1": best,
+    }
     shipped, kept = load_file(output / "student.safetensors"), load_file(output / "best" / "student.safetensors")
     assert all(torch.equal(shipped[name], kept[name]) for name in kept)
     assert (summary["test"]["nll"] == summary["last"]["test"]["nll"]) == (selected == 4)

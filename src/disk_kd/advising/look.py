@@ -117,6 +117,8 @@ def check_teaches(config: RunConfig) -> None:
     """
     if config.teacher is None:
         raise ConfigError(f"method {config.method} has no teacher to advise on; give --method kd")
+    if not config.task_class.teacher_classes:
+        raise ConfigError(f"method {config.method} does not read the teacher's classes to advise on; give --method kd")
 
 
 def teacher_quality(parts: Parts) -> TeacherQuality:

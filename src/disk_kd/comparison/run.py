@@ -260,11 +260,18 @@ def _cells(experiment: Experiment, row: Row, plan: Plan) -> list[Cell]:
 
 
 def _best(group: list[Row], cells: dict[Row, list[Cell]], outcomes: Outcomes) -> Row:
-    """The setting with the best mean validation top-1 over the seeds that it was tried with."""
+    """The setting with the best mean validation accuracy over the seeds that it was tried with.
+
+    It is the accuracy that chooses the checkpoint, `train.select_by`.
+    """
 
     def validated(row: Row) -> float:
         found = [outcomes[cell] for cell in cells[row] if cell in outcomes]
-        values = [outcome["validation"]["top1"] for outcome in found if not isinstance(outcome, str)]
+        values = [
+            outcome["validation"][outcome["selection"].get("by") or "top1"]
+            for outcome in found
+            if not isinstance(outcome, str)
+        ]
         return statistics.fmean(values) if len(values) == len(found) else -1.0
 
     return group[0] if len(group) == 1 else max(group, key=validated)
@@ -416,6 +423,9 @@ def _at_end(name: str, summary: dict[str, Any], split: str) -> float | None:
 _METRICS: dict[str, Measure] = {
     "top1": lambda summary, split: summary[split]["top1"],
     "top1_last": lambda summary, split: summary["last"][split]["top1"],
+    "balanced": lambda summary, split: summary[split].get("balanced"),
+    "macro_f1": lambda summary, split: summary[split].get("macro_f1"),
+    "worst_top1": lambda summary, split: summary[split].get("worst_top1"),
     "top1_validation": lambda summary, split: summary.get("validation", {}).get("top1"),
     "nll": lambda summary, split: summary[split]["nll"],
     "ece": lambda summary, split: summary[split]["ece"],

@@ -21,6 +21,9 @@ _METRICS: Columns = {
     "top1": ("top-1 %", ".2f"),
     "top1_gain": ("gain", ".2f"),
     "top1_last": ("last", ".2f"),
+    "balanced": ("balanced %", ".2f"),
+    "macro_f1": ("macro F1 %", ".2f"),
+    "worst_top1": ("worst class %", ".2f"),
     "nll": ("NLL", ".3f"),
     "ece": ("ECE", ".3f"),
     "nll_scaled": ("scaled NLL", ".3f"),
@@ -29,13 +32,27 @@ _METRICS: Columns = {
 _COSTS: Columns = {"images_per_s": ("images/s", ".0f"), "train_s": ("seconds", ".0f")}
 
 
-def _columns(quantities: Sequence[Quantity]) -> Columns:
-    """All measured columns: metrics, the quantities that methods log, costs."""
+_OF_CLASSES = ("balanced", "macro_f1", "worst_top1")
+"""Columns that only unequal classes need."""
+
+
+def _columns(quantities: Sequence[Quantity], rows: Sequence[Mapping[str, Any]]) -> Columns:
+    """All measured columns: metrics, the quantities that methods log, costs.
+
+    If classes are equally frequent in the split, balanced accuracy is top-1. The columns of `_OF_CLASSES` are then left
+    out.
+    """
     logged = {quantity.name: (quantity.column, quantity.format) for quantity in quantities if quantity.column}
-    return {**_METRICS, **logged, **_COSTS}
+    hidden = () if unequal_classes(rows) else _OF_CLASSES
+    return {**{name: column for name, column in _METRICS.items() if name not in hidden}, **logged, **_COSTS}
 
 
-_SPREAD = ("top1", "top1_last", "nll", "ece", "nll_scaled", "ece_scaled")
+def unequal_classes(metrics: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a balanced accuracy differs from its top-1, so that the classes of the split are not equally frequent."""
+    return any(abs(one["balanced"] - one["top1"]) > 1e-6 for one in metrics if one.get("balanced") is not None)
+
+
+_SPREAD = ("top1", "top1_last", *_OF_CLASSES, "nll", "ece", "nll_scaled", "ece_scaled")
 """Columns shown with their standard deviation."""
 
 
@@ -46,7 +63,7 @@ def table(rows: Sequence[dict[str, Any]], quantities: Sequence[Quantity] = ()) -
         rows: rows of the comparison.
         quantities: the quantities that methods log. A quantity with a limit is shown as value/limit.
     """
-    columns = _columns(quantities)
+    columns = _columns(quantities, rows)
     limits = {quantity.limit for quantity in quantities}
     logged = [quantity for quantity in _with_column(quantities, rows) if quantity.name not in limits]
     folders = {str(Path(row["recipe"]).parent) for row in rows}
@@ -57,7 +74,8 @@ def table(rows: Sequence[dict[str, Any]], quantities: Sequence[Quantity] = ()) -
     width = max(map(len, heading.splitlines()))  # so that the heading is not wrapped
     view = Table(title=heading, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), min_width=width)
     view.add_column("recipe", no_wrap=True)
-    titles = (*(() if alike else ("n", "epochs")), "top-1 %", *(("gain",) if gains else ()), "NLL", "ECE")
+    balanced = [columns["balanced"][0]] if "balanced" in columns else []
+    titles = (*(() if alike else ("n", "epochs")), "top-1 %", *(("gain",) if gains else ()), *balanced, "NLL", "ECE")
     for title in (*titles, *("/".join(columns[name][0] for name in _cell(quantity, columns)) for quantity in logged)):
         view.add_column(title, justify="right", no_wrap=True)
     for row in rows:
@@ -67,6 +85,7 @@ def table(rows: Sequence[dict[str, Any]], quantities: Sequence[Quantity] = ()) -
             continue
         shown = [] if alike else [str(row["n"]), _epochs(row)]
         shown += [_measured(row, "top1", columns), *([_measured(row, "top1_gain", columns)] if gains else [])]
+        shown += [_measured(row, "balanced", columns)] if balanced else []
         shown += [_measured(row, "nll", columns, spread=not gains), _measured(row, "ece", columns, spread=False)]
         for quantity in logged:
             shown.append("/".join(filter(None, (_measured(row, name, columns) for name in _cell(quantity, columns)))))
@@ -101,7 +120,8 @@ def markdown(rows: Sequence[dict[str, Any]], differing: str = "", quantities: Se
         differing: text of `conditions_text`.
         quantities: the quantities that methods log.
     """
-    cells = [_cells(row, _columns(quantities)) for row in rows]
+    columns = _columns(quantities, rows)
+    cells = [_cells(row, columns) for row in rows]
     titles = [title for title in cells[0] if any(row[title] for row in cells)]
     lines = markdown_table(titles, ([as_markdown(row[title]) for title in titles] for row in cells))
     failures = [
@@ -109,7 +129,8 @@ def markdown(rows: Sequence[dict[str, Any]], differing: str = "", quantities: Se
     ]
     differences = map(as_markdown, differing.splitlines())
     shown = _with_column(quantities, rows)
-    legend = [f"{q.column}: {q.title.lower()}{f', {q.unit}' if q.unit else ''}, in the last epoch." for q in shown]
+    legend = [_CLASS_LEGEND] if "balanced" in columns else []
+    legend += [f"{q.column}: {q.title.lower()}{f', {q.unit}' if q.unit else ''}, in the last epoch." for q in shown]
     return "\n".join([*lines, *failures, "", *differences, _LEGEND + "".join(f"{line}\n" for line in legend)])
 
 
@@ -142,6 +163,12 @@ including SimKD's projector and classifier.
 """
 
 
+_CLASS_LEGEND = (
+    "balanced: mean accuracy of the classes. macro F1: mean F1 of the classes. worst class: accuracy of the class with the"
+    " lowest one."
+)
+
+
 def csv_text(rows: Sequence[dict[str, Any]]) -> str:
     """The comparison as CSV: one line for each setting, with all columns."""
     return csv_lines(rows, list(dict.fromkeys(name for row in rows for name in row)))
@@ -149,7 +176,7 @@ def csv_text(rows: Sequence[dict[str, Any]]) -> str:
 
 def latex(rows: Sequence[dict[str, Any]], quantities: Sequence[Quantity] = ()) -> str:
     """The comparison as a LaTeX table, which needs the package booktabs."""
-    columns = _columns(quantities)
+    columns = _columns(quantities, rows)
     names = [name for name in columns if any(name in row for row in rows)]
     titles = ["recipe", "seeds", *(columns[name][0] for name in names)]
     lines = [f"\\begin{{tabular}}{{l{'r' * (len(titles) - 1)}}}", "\\toprule", _latex_line(titles), "\\midrule"]

@@ -62,6 +62,8 @@ class SharedOrder:
                     f"data.unlabelled_share={share:g} asks for {kind} images, but there are none; give"
                     " data.unlabelled_share=auto"
                 )
+        if classes is not None and not len(labelled):
+            raise ConfigError("data.sampling=balanced needs labelled images, but there are none; give shuffle")
         self.labelled: Sequence = Shuffled(labelled, LABELLED, seed)
         if classes is not None:
             self.labelled = Balanced(labelled, classes, seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ PATHS = ("path", "file", "filename", "file_name", "filepath", "image", "image_pa
 LABELS = ("label", "class", "target", "category")
 SPLITS = ("split", "subset")
 _SEPARATORS = (",", ";", "\t")
+_WHOLE = re.compile(r"-?\d+(\.0)?")
 
 
 class _Row(NamedTuple):
@@ -46,7 +48,7 @@ def table_parts(file: Path, settings: TableSettings, *, unlabelled: bool = False
     Raises:
         DataError: the table or a column is missing, or a row is wrong. The message names the row.
     """
-    rows = list(_rows(file, settings, labelled=True))
+    rows, folder = _whole_labels(list(_rows(file, settings, labelled=True))), _folder(file, settings)
     named = [row for row in rows if row.label]
     if not unlabelled and (empty := next((row for row in rows if not row.label), None)):
         raise DataError(
@@ -56,14 +58,13 @@ def table_parts(file: Path, settings: TableSettings, *, unlabelled: bool = False
     if not named:
         raise DataError(f"{file} has no row with a label")
     by_split: dict[str, list[_Row]] = {}
-    for row in _distinct(rows):
+    for row in _distinct(rows, folder):
         by_split.setdefault(_split_of(row), []).append(row)
     if "train" not in by_split:
         raise DataError(f"{file} has no row of the train split; it has {', '.join(by_split)}")
     held_out = [row for split in ("validation", "test") for row in by_split.get(split, ())]
     if empty := next((row for row in held_out if not row.label), None):
         raise DataError(f"{empty.where} has no label for {shown(empty.path)}, which is held out; fill it, or remove it")
-    folder = _folder(file, settings)
     if not skip_missing:
         _check_files(folder, rows)
     classes = class_order({row.label for row in by_split["train"]} - {""})
@@ -77,10 +78,10 @@ def unlabelled_table_samples(file: Path, settings: TableSettings, skip_missing: 
     Raises:
         DataError: the table or its column of paths is missing, a row is wrong, or there is no row.
     """
-    rows = _distinct(list(_rows(file, settings, labelled=False)))
+    folder = _folder(file, settings)
+    rows = _distinct(list(_rows(file, settings, labelled=False)), folder)
     if not rows:
         raise DataError(f"{file} is expected to hold rows of images, it holds none")
-    folder = _folder(file, settings)
     if not skip_missing:
         _check_files(folder, rows)
     return _samples(folder, rows, (), "unlabelled")
@@ -179,8 +180,16 @@ def _split_of(row: _Row) -> str:
     raise DataError(f"{row.where} has the split {row.split!r}; valid: {valid}")
 
 
-def _distinct(rows: Sequence[_Row]) -> list[_Row]:
-    """The rows without repetitions.
+def _whole_labels(rows: list[_Row]) -> list[_Row]:
+    """The rows with labels such as 2 in the place of 2.0, which pandas writes if a column of numbers has empty cells."""
+    labels = {row.label for row in rows} - {""}
+    if not all(_WHOLE.fullmatch(label) for label in labels):
+        return rows
+    return [row._replace(label=row.label.partition(".")[0]) for row in rows]
+
+
+def _distinct(rows: Sequence[_Row], folder: Path) -> list[_Row]:
+    """The rows without repetitions of an image, whether its path is relative to `folder` or absolute.
 
     Raises:
         DataError: an image has two labels or is in two splits.
@@ -188,7 +197,7 @@ def _distinct(rows: Sequence[_Row]) -> list[_Row]:
     seen: dict[str, _Row] = {}
     repeated: list[_Row] = []
     for row in rows:
-        first = seen.setdefault(os.path.normpath(row.path), row)
+        first = seen.setdefault(os.path.abspath(os.path.join(folder, row.path)), row)
         if first is row:
             continue
         for what, one, two in (("labels", first.label, row.label), ("splits", first.split, row.split)):

@@ -6,6 +6,7 @@ from disk_kd.losses.abkd import abkd_loss
 from disk_kd.losses.attention_transfer import attention_transfer_loss
 from disk_kd.losses.budget_penalty import budget_penalty
 from disk_kd.losses.class_costs import cka_relations, class_costs, classifier_relations
+from disk_kd.losses.class_weights import class_weights, logit_shift
 from disk_kd.losses.crd import ContrastiveLoss
 from disk_kd.losses.dist import dist_loss
 from disk_kd.losses.dkd import dkd_loss
@@ -40,6 +41,7 @@ __all__ = [
     "budget_penalty",
     "cka_relations",
     "class_costs",
+    "class_weights",
     "classifier_relations",
     "dist_loss",
     "dkd_loss",
@@ -49,6 +51,7 @@ __all__ = [
     "hierarchical_context_loss",
     "jensen_shannon_loss",
     "kd_loss",
+    "logit_shift",
     "mlkd_loss",
     "nkd_loss",
     "rkd_loss",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from disk_kd.build import STUDENT
-from disk_kd.config import check_root, with_name
+from disk_kd.config import check_root, measurable, with_name
 from disk_kd.data.augment import Augment
 from disk_kd.data.settings import DataSettings, with_absolute_paths
 from disk_kd.errors import CheckpointError, ConfigError, nearest, shown
@@ -113,6 +113,7 @@ def read_probe(words: tuple[str, ...], tree: Mapping[str, Any]) -> Request:
     imports = [*imports_of(below), *imports]
     import_modules(imports)
     below.pop("import", None)
+    below["data"] = measurable(below.get("data", {}), options.get("data", {}))
     below.get("data", {}).pop("views", None)  # of a run there is one for each epoch
     whole = merged(below, options)
     whole["data"] = with_name(whole.get("data", {}))

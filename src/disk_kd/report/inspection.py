@@ -112,6 +112,8 @@ def inspect_run(
     split = dataset.train
     if split.unlabelled:
         split = split.subset((split.targets != UNLABELLED).nonzero().flatten())
+    if not len(split):
+        raise DataError(f"the run {run.folder} has no labelled training images, so there are no labels to doubt")
     if most is not None and most < len(split):
         split = split.subset(torch.linspace(0, len(split) - 1, most).long())
     views = min(views, run.config.data.views or views) if _varies(run.config) else 1

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from disk_kd.comparison.conditions import conditions_text
+from disk_kd.comparison.table import unequal_classes
 from disk_kd.report.content import ReportContent, ReportTeacher, TeacherFacts
 from disk_kd.report.drawing import Series
 from disk_kd.report.figures import accuracy_over_cost
@@ -15,10 +16,15 @@ from disk_kd.report.reading import Group, Run
 from disk_kd.report.training import shown_text
 from disk_kd.report.verdict import spread
 
-_COLUMNS = ("run", "top-1 %", "gain", "what", "to the chosen", "top-5 %", "NLL", "ECE", "seeds")
+_OF_CLASSES = (("balanced %", "balanced"), ("macro F1 %", "macro_f1"), ("worst class %", "worst_top1"))
+"""Titles and names of metrics that only unequal classes need."""
+_COLUMNS = (
+    *("run", "top-1 %", "gain", *(title for title, _ in _OF_CLASSES), "worst class", "what", "to the chosen"),
+    *("top-5 %", "NLL", "ECE", "seeds"),
+)
 _COSTS = ("run", "student", "parameters", "multiply-adds", "epochs", "start", "images/s", "peak memory")
 """Columns of the two tables. All columns in one table would be wider than most screens."""
-_WORDS = ("what", "student", "start")
+_WORDS = ("worst class", "what", "student", "start")
 _Row = dict[str, str]
 """Cells by column; missing cells are empty."""
 
@@ -31,6 +37,8 @@ def runs(content: ReportContent) -> Section:
     rows += [_teacher_row(teacher, facts) for teacher, facts in teachers if not isinstance(facts, Note)]
     same = _same(rows) if len(content.candidates) > 1 else {}
     left_out = {*same, *(() if content.has_top5 else ("top-5 %",))}
+    measured = [(run.summary or {})[run.split] for group in content.finished for run in group.finished]
+    left_out |= set() if unequal_classes(measured) else {*(title for title, _ in _OF_CLASSES), "worst class"}
     marked = 0 if len(content.candidates) > 1 and content.finished and content.comparable else None
     items: list[Item] = []
     for caption, wanted in ((_caption(content), _COLUMNS), (_COST_CAPTION, _COSTS)):
@@ -73,6 +81,9 @@ _COST_CAPTION = (
 
 def _caption(content: ReportContent) -> str:
     text = f"Metrics of the {content.candidates[0].chosen.split} split, for the checkpoint that validation chose."
+    measured = [(run.summary or {})[run.split] for group in content.finished for run in group.finished]
+    if unequal_classes(measured):
+        text += " Balanced: mean accuracy of the classes. Worst class: the one with the lowest accuracy."
     if len(content.candidates) > 1:
         text += f" Sorted: {content.first} comes first."
     if any(len(group.runs) > 1 for group in content.candidates):
@@ -86,7 +97,8 @@ def _row(content: ReportContent, group: Group, digits: int) -> _Row:
     row = {"run": group.name, "what": config.description or config.method, "student": config.student.name}
     if not group.finished:
         done = group.chosen.student_lines[-1]["epochs"] if group.chosen.student_lines else 0
-        return row | {"top-1 %": "not finished", "epochs": f"{done:.0f} of {config.train.epochs}"}
+        state = "not measured" if group.unmeasured else "not finished"
+        return row | {"top-1 %": state, "epochs": f"{done:.0f} of {config.train.epochs}"}
     summary = group.chosen.summary or {}
     for title, name, places in (
         ("top-1 %", "top1", 2),
@@ -95,6 +107,10 @@ def _row(content: ReportContent, group: Group, digits: int) -> _Row:
         ("ECE", "ece", digits),
     ):
         row[title] = spread(group.values("split", name), places)
+    for title, name in _OF_CLASSES:
+        if values := group.values("split", name):
+            row[title] = spread(values, 2)
+    row["worst class"] = summary.get("worst_classes", {}).get(group.chosen.split, "")
     if len(content.candidates) > 1 and content.comparable:
         gap = content.verdict.gaps.get(group.name)
         row["to the chosen"] = "chosen" if gap is None else gap.numbers()
@@ -118,6 +134,7 @@ def _teacher_row(teacher: ReportTeacher, facts: TeacherFacts) -> _Row:
         "what": "measured for this report",
         "top-1 %": f"{metrics.top1:.2f}",
         "top-5 %": f"{metrics.top5:.2f}",
+        **{title: f"{getattr(metrics, name):.2f}" for title, name in _OF_CLASSES},
         "NLL": f"{metrics.nll:.4f}",
         "ECE": f"{metrics.ece:.4f}",
         "parameters": _count(facts.parameters),

@@ -93,6 +93,11 @@ class Run:
         return self.tree["train"]["seed"]
 
     @property
+    def measured(self) -> bool:
+        """Whether the run is finished and its accuracy was measured."""
+        return self.summary is not None and self.split in self.summary
+
+    @property
     def split(self) -> str:
         """The split of its results: test, or validation if the data has no test split."""
         return "test" if self.summary and "test" in self.summary else "validation"
@@ -183,8 +188,13 @@ class Group:
 
     @property
     def finished(self) -> tuple[Run, ...]:
-        """The runs with a summary."""
-        return tuple(run for run in self.runs if run.summary is not None)
+        """The finished runs whose accuracy was measured."""
+        return tuple(run for run in self.runs if run.measured)
+
+    @property
+    def unmeasured(self) -> bool:
+        """Whether a run is finished but none has an accuracy: without labels, or of a method without a classifier."""
+        return not self.finished and any(run.summary is not None for run in self.runs)
 
     @property
     def chosen(self) -> Run:
@@ -220,8 +230,10 @@ class Group:
 
 
 def _validated(run: Run) -> float:
+    """The accuracy that chose the run's checkpoint."""
     summary = run.summary or {}
-    return summary.get("validation", summary.get("test", {})).get("top1", -1.0)
+    by = summary.get("selection", {}).get("by") or "top1"
+    return summary.get("validation", summary.get("test", {})).get(by, -1.0)
 
 
 def on_same_images(runs: Sequence[Run], split: str) -> bool:

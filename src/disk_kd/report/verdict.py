@@ -174,7 +174,8 @@ def judge(
     """
     finished = [group for group in groups if group.finished]
     if not finished:
-        return Verdict("An unfinished run", _unfinished(groups), (), None, {})
+        title = "A run without accuracy" if groups[0].unmeasured else "An unfinished run"
+        return Verdict(title, _unfinished(groups), (), None, {})
     best, *others = finished
     by = ranking_split(finished)
     gaps = {other.name: gap_between(other, best, outputs) for other in others} if by else {}
@@ -325,6 +326,12 @@ def _student(group: Group) -> str:
 
 def _unfinished(groups: Sequence[Group]) -> str:
     run = groups[0].chosen
+    if groups[0].unmeasured:
+        return (
+            f"The accuracy of {groups[0].name} was not measured: there are no validation or test images, or the method"
+            " does not train the student's classifier. Its log is shown below. disk-kd probe RUN fits a classifier, and"
+            " disk-kd evaluate RUN --data.root FOLDER measures a student that has one."
+        )
     done = run.student_lines[-1]["epochs"] if run.student_lines else 0
     return (
         f"{groups[0].name} is not finished: {done:.0f} of {run.config.train.epochs} student epochs are done."

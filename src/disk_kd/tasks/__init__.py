@@ -20,6 +20,7 @@ from disk_kd.tasks.phase import Phase, plan_epochs
 from disk_kd.tasks.quantity import Quantity
 from disk_kd.tasks.rld import RLDTask
 from disk_kd.tasks.schedule import Cosine
+from disk_kd.tasks.self_training import SelfTrainingTask
 from disk_kd.tasks.skd import SKDTask
 from disk_kd.tasks.timm_tasks import TimmFeatureTask, TimmLogitTask, TimmTokenTask
 from disk_kd.tasks.ttm import TTMTask
@@ -42,6 +43,7 @@ METHODS: dict[str, type[StudentTask]] = {
     "gce": GCETask,
     "jsd": JensenShannonTask,
     "disk": DiSKTask,
+    "self-training": SelfTrainingTask,
     "feature": FeatureTask,
     "timm-logits": TimmLogitTask,
     "timm-features": TimmFeatureTask,
@@ -71,6 +73,7 @@ __all__ = [
     "Quantity",
     "RLDTask",
     "SKDTask",
+    "SelfTrainingTask",
     "StudentTask",
     "StudentWrapper",
     "TTMTask",

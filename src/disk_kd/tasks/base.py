@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from timm.task import TrainingTask
@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from disk_kd.errors import ConfigError, ModelError
 from disk_kd.hints import Hint, StudentAndHint, StudentWrapper
 from disk_kd.logits import class_count, logits_of
+from disk_kd.losses.class_weights import class_weights, logit_shift
 from disk_kd.losses.standardise import standardise
 from disk_kd.support import check_targets, label_loss, require_range
 from disk_kd.tasks.phase import Phase
@@ -58,8 +59,16 @@ class StudentTask(TrainingTask):
     """Whether images may come without a label, -100."""
     unlabelled_use: ClassVar[str] = "the teacher's part counts all images, the cross-entropy the labelled ones"
     """What the method does with images without a label, or why it refuses them and what to use instead."""
+    weighs_labels: ClassVar[bool] = True
+    """Whether the method's loss of the labels is `label_loss`, which weighs classes (`balance_labels`)."""
+    needs_unlabelled: ClassVar[bool] = False
+    """Whether the method is nothing but cross-entropy on the labels if all images have labels."""
     labelled_share: Tensor | None
     """Share of labelled images in the batch of all processes; None: all images of a call are one batch."""
+    class_weights_C: Tensor | None
+    """Weight of each class in the labels' cross-entropy; None: all are 1."""
+    logit_shift_C: Tensor | None
+    """What is added to the logits in the labels' cross-entropy; None: nothing."""
     teacher_classes: ClassVar[bool] = True
     """Whether the teacher must classify the classes of the data. Otherwise a backbone without a classifier will do."""
     standardise = False
@@ -98,7 +107,8 @@ class StudentTask(TrainingTask):
         self.teacher = None if teacher is None else frozen_teacher(teacher, student, needs)
         if not student.training:  # a model after an evaluation; in one that trains, frozen parts stay frozen
             student.train()
-        self.register_buffer("labelled_share", None, persistent=False)
+        for name in ("labelled_share", "class_weights_C", "logit_shift_C"):
+            self.register_buffer(name, None, persistent=False)
         self.register_buffer("step", torch.zeros((), dtype=torch.int64, device=self.device))
 
     @classmethod
@@ -221,6 +231,52 @@ class StudentTask(TrainingTask):
             raise ConfigError(f"the method does not learn from images without labels: {self.unlabelled_use}")
         self.labelled_share = torch.ones((), device=self.device)
 
+    def count_confident(self, confidence: float) -> None:
+        """Leave unlabelled images out of the teacher's part for which the teacher's first class is improbable.
+
+        Args:
+            confidence: least probability of the teacher's first class; 0 counts all images.
+
+        Raises:
+            ConfigError: the method has no such option.
+        """
+        if confidence:
+            raise ConfigError(
+                "data.unlabelled_confidence is for methods that compare logits, such as kd and dist, and for"
+                f" self-training, not for {type(self).__name__}; leave it out"
+            )
+
+    def balance_labels(
+        self,
+        counts_C: Tensor,
+        *,
+        weights: Literal["none", "inverse", "effective"] = "none",
+        beta: float = 0.999,
+        logit_adjustment: float = 0.0,
+    ) -> None:
+        """Weigh the classes in the labels' cross-entropy, or shift the logits there, for unequal classes.
+
+        The student's output keeps its own logits. The shift is for training alone.
+
+        Args:
+            counts_C: (C,), number of labelled images of each class.
+            weights: kind of the weights of the classes (`disk_kd.losses.class_weights`).
+            beta: of the kind "effective".
+            logit_adjustment: tau of `disk_kd.losses.logit_shift`; 0: no shift.
+
+        Raises:
+            ConfigError: the method computes the loss of the labels by itself, or there are no labelled images.
+        """
+        if not self.weighs_labels:
+            raise ConfigError(
+                f"{type(self).__name__} does not weigh classes, because timm computes its loss of the labels; give"
+                " train.class_weights=none and train.logit_adjustment=0, or use kd"
+            )
+        weights_C = None if weights == "none" else class_weights(counts_C, weights, beta)
+        shift_C = logit_shift(counts_C, logit_adjustment) if logit_adjustment else None
+        self.class_weights_C = None if weights_C is None else weights_C.float().to(self.device)
+        self.logit_shift_C = None if shift_C is None else shift_C.float().to(self.device)
+
     def set_labelled_share(self, share: float) -> None:
         """Say which share of the images of the whole batch has labels, before the calls on its parts."""
         if self.labelled_share is not None:
@@ -229,12 +285,16 @@ class StudentTask(TrainingTask):
     def label_loss(self, logits: Tensor, target: Tensor, label_smoothing: float) -> Tensor:
         """Mean cross-entropy of the labelled images of the batch; 0 if there are none.
 
+        mean_i w_(y_i) cross_entropy(s_i + shift, y_i), with the weights and the shift of `balance_labels`
+
         Args:
             logits: (B, C).
             target: (B,) class indices, -100 for an image without a label; or (B, C) label probabilities.
             label_smoothing: in [0, 1).
         """
-        return label_loss(logits, target, label_smoothing, self.labelled_share)
+        if self.logit_shift_C is not None:
+            logits = logits.float() + self.logit_shift_C
+        return label_loss(logits, target, label_smoothing, self.labelled_share, self.class_weights_C)
 
     def _check_labels(self, target: Tensor, images: int) -> None:
         classes = class_count(self.student)

@@ -50,6 +50,7 @@ class _TimmTask(StudentTask):
     mixes = True
     # Of a batch without any label timm's loss is NaN.
     unlabelled = False
+    weighs_labels = False
     unlabelled_use = "timm's tasks need the label of each image; use kd, or ce with a hint"
 
     def __init__(self, student: nn.Module, teacher: nn.Module, kind: Any, need: str, **settings: Any) -> None:

@@ -32,7 +32,7 @@ from disk_kd.training.checkpoint import (
 from disk_kd.training.display import Display
 from disk_kd.training.log import Meter, MetricsLog
 from disk_kd.training.optim import load_optimizer, make_optimizer, make_schedule
-from disk_kd.training.selection import selection_margin
+from disk_kd.training.selection import score_and_margin
 from disk_kd.training.state import load_task_state, task_state
 from disk_kd.training.step import TrainStep
 from disk_kd.training.stop import StoppedError, StopRequest
@@ -61,8 +61,10 @@ class Position:
     steps: int = 0
     """Steps done in all."""
     student_epochs: int = 0
-    best_top1: float = -1.0
-    """The highest on validation so far, of any checkpoint."""
+    best_score: float = -1.0
+    """The highest accuracy on validation so far, of any checkpoint; `train.select_by` says which accuracy."""
+    best_margin: float = 0.0
+    """Its standard error."""
     best_epoch: int = 0
     """Student epochs of the checkpoint in `best/`, which may be a later one than the highest."""
     images: int = 0
@@ -90,8 +92,8 @@ def fit(
         loader: batches of the training split.
         folder: run directory; the checkpoints are in `last/` and `best/`.
         plan: phase of each epoch, from `disk_kd.tasks.plan_epochs`.
-        validate: evaluates the student on the validation split. Its "top1" and "samples" choose the checkpoint. None:
-            there is no validation split, and the last checkpoint is used.
+        validate: evaluates the student on the validation split. Its accuracy chooses the checkpoint
+            (`score_and_margin`). None: there is no validation split, and the last checkpoint is used.
         display: progress display.
         resume: resume from the checkpoint in `last/`, if there is one.
         tracker: gets the metrics too.
@@ -224,10 +226,12 @@ def fit(
                 metrics = validate()
                 clock = time.monotonic()  # evaluation is not training
                 log.metrics("validation", at.steps, student_epochs=at.student_epochs, **metrics)
-                at.best_top1 = max(at.best_top1, metrics["top1"])
+                score, margin = score_and_margin(metrics, settings.select_by)
+                if score > at.best_score:
+                    at.best_score, at.best_margin = score, margin
                 # Compared with the highest accuracy, not with the kept checkpoint's, so that small decreases cannot add
                 # up.
-                if metrics["top1"] >= at.best_top1 - selection_margin(at.best_top1, int(metrics["samples"])):
+                if score >= at.best_score - at.best_margin:
                     at.best_epoch = at.student_epochs
                     if ranks.is_main():
                         check_finite()

@@ -2,8 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Literal
+
 RULE = "the latest checkpoint within one standard error of the best on validation"
+BALANCED_RULE = "the latest checkpoint within one standard error of the best balanced accuracy on validation"
+RULES = {"top1": RULE, "balanced": BALANCED_RULE}
 WITHOUT_VALIDATION = "the last checkpoint, because there is no validation split"
+
+
+def score_and_margin(metrics: Mapping[str, float], select_by: Literal["top1", "balanced"]) -> tuple[float, float]:
+    """The accuracy that chooses the checkpoint, and the margin below it if it is the best, in percentage points.
+
+    Args:
+        metrics: of a checkpoint on validation, by name.
+        select_by: "top1", or "balanced" for the mean of the accuracies of the classes.
+    """
+    if select_by == "balanced":
+        return metrics["balanced"], metrics["balanced_error"]
+    return metrics["top1"], selection_margin(metrics["top1"], int(metrics["samples"]))
 
 
 def selection_margin(top1: float, images: int) -> float:

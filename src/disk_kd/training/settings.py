@@ -48,6 +48,13 @@ class TrainSettings:
             as the student. null turns it off.
         ema_warmup: Limit the EMA decay to t / (t + 10) after t updates. The average of a short run then covers its last
             tenth instead of its start.
+        class_weights: Weight of each class in the cross-entropy on the labels: inverse is 1 / n for n labelled images,
+            effective is (1 - beta) / (1 - beta^n); both are scaled to mean 1 over the classes.
+        class_weights_beta: beta of the effective class weights, in [0, 1). Closer to 1 weighs rare classes more.
+        logit_adjustment: Strength tau of logit adjustment: tau log(n / N) of each class is added to the logits in the
+            cross-entropy on the labels. 0 turns it off; 1 is the usual value.
+        select_by: Accuracy on the validation split that chooses the checkpoint: top1, or balanced (the mean over
+            classes).
         precision: Precision of training: fp32, or autocast to bf16 or fp16 (fp16 with loss scaling).
         sync_batchnorm: Synchronise batch normalisation over all ranks, on GPUs. It has no effect on one rank.
         grad_checkpointing: Recompute the student's activations in the backward pass to save memory. The model must
@@ -89,6 +96,10 @@ class TrainSettings:
     clip_grad: float | None = None
     ema_decay: float | None = None
     ema_warmup: bool = True
+    class_weights: Literal["none", "inverse", "effective"] = "none"
+    class_weights_beta: float = 0.999
+    logit_adjustment: float = 0.0
+    select_by: Literal["top1", "balanced"] = "top1"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     sync_batchnorm: bool = False
     grad_checkpointing: bool = False
@@ -151,6 +162,10 @@ class TrainSettings:
             raise ConfigError(f"train.accumulate {self.accumulate} must divide train.batch_size {self.batch_size}")
         if self.clip_grad is not None and not self.clip_grad > 0:
             raise ConfigError(f"train.clip_grad must be positive or null, not {self.clip_grad}")
+        if not 0 <= self.class_weights_beta < 1:
+            raise ConfigError(f"train.class_weights_beta must be in [0, 1), not {self.class_weights_beta}; try 0.999")
+        if not 0 <= self.logit_adjustment < math.inf:
+            raise ConfigError(f"train.logit_adjustment must be at least 0 and finite, not {self.logit_adjustment}")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ConfigError(f"train.ema_decay must be between 0 and 1 or null, not {self.ema_decay}")
         if self.seed >= 2**63:

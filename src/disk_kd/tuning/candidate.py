@@ -162,7 +162,7 @@ def default_space(config: RunConfig) -> list[Dimension]:
     for name, factor in ((f"{config.method}_weight", 12.0), ("budget", 5.0)):
         if config.teacher is not None and _is_positive(own.get(name)):
             space.append(Dimension(f"method.{name}", low=own[name] / factor * 2, high=own[name] * factor, log=True))
-    if config.teacher is not None and own.get("ce_weight"):
+    if config.teacher is not None and config.method != BASELINE and own.get("ce_weight"):
         space.append(Dimension("method.ce_weight", choices=(0.0, own["ce_weight"])))
     if config.teacher is None and own.get("label_smoothing") == 0:
         space.append(Dimension("method.label_smoothing", choices=(0.0, 0.1)))
@@ -183,7 +183,8 @@ def _first_settings(candidate: Candidate, config: RunConfig, space: Sequence[Dim
     settings = [{}, *({name: _prior(value, own.get(name)) for name, value in one.items()} for one in measured)]
     found = []
     for setting in settings:
-        moved = {one.option: one.parameter(setting.get(one.option, own.get(one.option))) for one in space}
+        nearest_values = {one.option: one.parameter(setting.get(one.option, own.get(one.option))) for one in space}
+        moved = {name: value for name, value in nearest_values.items() if value is not None}  # others are drawn
         if moved not in found:
             found.append(moved)
     return tuple(found)

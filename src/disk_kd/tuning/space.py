@@ -19,6 +19,8 @@ from disk_kd.options import plain
 
 _RANGE = {"low", "high", "log"}
 _TUNABLE = ("train", "method", "hint", "teacher", "data.augment", "data.mix", "data.timm", "data.views")
+_IN_PARTS = ("train", "method", "hint")
+"""Sections whose options are searched over one by one: a whole section could set what a run gets from the search."""
 _SET_BY_TUNE = ("train.epochs", "train.seed", "train.device", "method.name", "hint.name")
 
 Setting = dict[str, Any]
@@ -59,9 +61,9 @@ class Dimension:
         return trial.suggest_float(self.option, self.low, self.high, log=self.log)
 
     def parameter(self, value: Any) -> Any:
-        """The nearest value in the dimension, as Optuna stores it."""
+        """The nearest value in the dimension, as Optuna stores it; None if `value` is no number and a range needs one."""
         if not self.choices:
-            return self._number(min(max(value, self.low), self.high))
+            return None if not _is_number(value) else self._number(min(max(value, self.low), self.high))
         if value in self.choices:
             return text_of(value)
         numbers = [choice for choice in self.choices if _is_number(choice)]
@@ -109,11 +111,17 @@ def _dimension(option: str, about: Any, where: str) -> Dimension:
             f"{option} in the space of {where} cannot be searched over, since its runs could not be compared; give"
             f" options of {', '.join(_TUNABLE)}"
         )
+    if option in _IN_PARTS:
+        raise ConfigError(
+            f"{option} in the space of {where} is a whole section; give single options such as {option}.NAME"
+        )
     if isinstance(about, Mapping):
         return _range(option, about, where)
     if not isinstance(about, list) or not about:
         raise ConfigError(f"{option} in the space of {where} must be a list of values or {{low, high}}, not {about!r}")
     values = tuple(about)
+    if option == "teacher" and None in values:
+        raise ConfigError(f"teacher in the space of {where} must list teachers; ce learns without one in every search")
     if len({text_of(value) for value in values}) < len(values):
         raise ConfigError(f"{option} in the space of {where} lists a value twice: {about!r}")
     return Dimension(option, choices=values)
