@@ -315,7 +315,7 @@ def test_runs_that_would_share_a_folder_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_comparison_without_a_success_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    bad = ["--student.name=cifar_resnet10_z", f"--runs={tmp_path / 'runs'}"]
+    bad = ["--student.options={bogus: 1}", f"--runs={tmp_path / 'runs'}"]
     assert main(["compare", "digits/ce", "--seeds=1", *bad]) == 2
     assert "no run of the comparison succeeded; digits/ce: " in capsys.readouterr().err
 

@@ -31,7 +31,7 @@ def test_the_demo_opens_with_what_it_does_and_ends_with_a_report(
     assert main(["demo", "--seeds=2", "--jobs=2", f"--runs={tmp_path / 'runs'}"]) == 0
     out = capsys.readouterr().out
     assert re.search(r"2 seeds each, 11 runs, 2 at a time: about 1 minute\.", out)
-    assert re.search(r"\A.*100, of which 30 have a wrong label.*  ce .*  kd .*\[1/11\]", out, re.DOTALL)
+    assert re.search(r"\A.*100 images, of which 30 have a\s+wrong label.*  ce .*  kd .*\[1/11\]", out, re.DOTALL)
     assert out.rstrip().endswith(f"Report: {tmp_path / 'runs' / 'report.html'}")
     with (tmp_path / "runs" / "report.csv").open() as file:
         rows = {row["recipe"].removeprefix("digits-demo/"): row for row in csv.DictReader(file)}

@@ -34,9 +34,13 @@ def test_a_run_of_an_earlier_version_is_read_without_one(tmp_path: Path) -> None
 
 def test_summary_and_log_of_an_earlier_version(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(RunConfig.from_tree({"output": str(tmp_path)}).to_yaml())
-    (tmp_path / "summary.json").write_text(json.dumps({"student_passes": 3, "start_passes": 1, "selected_pass": 2}))
+    numbers = ("parameters", "multiply_adds", "train_samples", "threads", "peak_memory_bytes")
+    others = {**dict.fromkeys(numbers, 1), "peak_device_memory_bytes": None, "start": "scratch", "hardware": "a CPU"}
+    others |= {"versions": {}, "git_revision": None, "last": {}}
+    old = {"student_passes": 3, "start_passes": 1, "selected_pass": 2}
+    (tmp_path / "summary.json").write_text(json.dumps(old | others))
     line = {"kind": "train", "step": 2, "phase": "student", "train_pass": 0, "loss": 1.0, "lr": 0.1}
     (tmp_path / "metrics.jsonl").write_text(json.dumps(line) + "\n")
-    assert read_summary(tmp_path) == {"student_epochs": 3, "start_epochs": 1, "selected_epoch": 2}
+    assert read_summary(tmp_path) == {"student_epochs": 3, "start_epochs": 1, "selected_epoch": 2} | others
     assert last_metrics(tmp_path, RunConfig.read(tmp_path))["epoch"] == 0
     assert Run.read(tmp_path).lines[0]["epoch"] == 0

@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from disk_kd.data import Loader, load_dataset
 from disk_kd.data.settings import DataSettings
 from disk_kd.export import ONNX_PACKAGES, export, read_student
 from disk_kd.inference import Prediction, image_files, open_classifier, predict_files
+from disk_kd.models.about import METADATA
 
 HAS_ONNX = all(map(find_spec, ONNX_PACKAGES))
 IMAGES = 40
@@ -54,6 +56,12 @@ def run(photos: Path, tmp_path_factory: pytest.TempPathFactory, tiny: Sequence[s
     options = [option for option in tiny if "limit_train" not in option and "batch_size" not in option]
     assert main(["train", *options, *data, "--train.batch_size=8", f"--output={folder}"]) == 0
     return folder
+
+
+@pytest.fixture(scope="module")
+def onnx_file(run: Path) -> Path:
+    """The run as ONNX; it takes seconds to write."""
+    return export(run, "onnx").path
 
 
 def says(capsys: pytest.CaptureFixture[str], arguments: Sequence[str], message: str) -> None:
@@ -88,7 +96,9 @@ def test_a_run_gives_the_logits_of_evaluation_bit_for_bit(run: Path, photos: Pat
     assert 100 * right / len(found) == pytest.approx(measured["top1"])
 
 
-def test_every_format_prepares_images_alike(run: Path, photos: Path, tmp_path: Path) -> None:
+def test_every_format_prepares_images_alike(
+    run: Path, photos: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     expected = of_api(run, photos / "test")
     models = [
         export(run, "safetensors", tmp_path / "s.safetensors").path,
@@ -96,7 +106,7 @@ def test_every_format_prepares_images_alike(run: Path, photos: Path, tmp_path: P
         export(run, "torch.export", tmp_path / "s.pt2", with_normalisation=True).path,
     ]
     if HAS_ONNX:
-        models.append(export(run, "onnx", tmp_path / "s.onnx").path)
+        models.append(request.getfixturevalue("onnx_file"))
     for model in models:
         calibrated = open_classifier(run).temperature if model.is_file() else None
         assert open_classifier(model).temperature == calibrated
@@ -171,6 +181,63 @@ def test_images_stream(run: Path, photos: Path) -> None:
     assert len(read) == 4
 
 
+def write_flatten(path: Path, about: dict[str, Any]) -> None:
+    """An ONNX file for images (1, 2, 2), whose pixels are its logits, with a description if one is given."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    inputs = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 1, 2, 2])
+    outputs = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 4])
+    graph = helper.make_graph([helper.make_node("Flatten", ["images"], ["logits"])], "flatten", [inputs], [outputs])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    if about:
+        helper.set_model_props(model, {METADATA: json.dumps(about)})
+    onnx.save(model, path)
+
+
+@pytest.mark.skipif(not HAS_ONNX, reason="needs onnx, onnxscript and onnxruntime")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_size": 0}, "the description in .*made.onnx cannot be read"),
+        ({"crop_pct": 0}, "the description in .*made.onnx cannot be read"),
+        ({"temperature": -1}, "the description in .*made.onnx cannot be read"),
+        ({"temperature": "nan"}, "the description in .*made.onnx cannot be read"),
+        ({"std": [0.0]}, "the description in .*made.onnx cannot be read"),
+        ({"in_chans": 3}, "the description in .*made.onnx cannot be read"),
+        ({"grey_bits": "x"}, "the description in .*made.onnx cannot be read"),
+        ({"image_size": 3}, "made.onnx cannot classify images of 1x3x3 values .*export the model again"),
+        ({"classes": ["a"]}, r"gives outputs \(1, 4\), and names 1 classes"),
+    ],
+)
+def test_a_description_that_no_export_writes_is_refused(
+    changes: dict[str, Any], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    about = {"classes": list("abcd"), "in_chans": 1, "image_size": 2, "mean": [0.0], "std": [1.0]}
+    Image.fromarray(np.array([[0, 9], [0, 0]], dtype=np.uint8)).save(tmp_path / "grey.png")
+    write_flatten(tmp_path / "made.onnx", about)
+    assert of_api(tmp_path / "made.onnx", tmp_path / "grey.png")[0].classes[0] == "b"
+    write_flatten(tmp_path / "made.onnx", about | changes)
+    says(capsys, [tmp_path / "made.onnx", tmp_path / "grey.png"], message)
+
+
+def test_no_input_is_replaced(run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image, listed = tmp_path / "image.png", tmp_path / "list.txt"
+    image.write_bytes((photos / "test" / "bee" / "01.png").read_bytes())
+    listed.write_text(f"{image}\n")
+    before = image.read_bytes()
+    for arguments in ([image, f"--output={image}"], [f"--from-list={listed}", f"--output={image}"]):
+        says(capsys, [run, *arguments], "image.png is among the inputs, and would be replaced")
+    says(capsys, [run, f"--from-list={listed}", f"--output={listed}"], "list.txt is among the inputs")
+    weights = tmp_path / "student.safetensors"
+    weights.write_bytes((run / "student.safetensors").read_bytes())
+    says(capsys, [weights, image, f"--output={weights}"], "student.safetensors is among the inputs")
+    says(
+        capsys, [run, image, f"--output={tmp_path / 'none' / 'x.csv'}"], "there is no folder .*none for the predictions"
+    )
+    assert image.read_bytes() == before
+
+
 def test_bad_input_is_one_line(run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image = photos / "test" / "bee" / "01.png"
     says(capsys, [run], "no images: give files, folders or tars")
@@ -200,21 +267,20 @@ def test_bad_input_is_one_line(run: Path, photos: Path, tmp_path: Path, capsys: 
     if HAS_ONNX:
         (tmp_path / "bad.onnx").write_bytes(b"no graph")
         says(capsys, [tmp_path / "bad.onnx", image], "bad.onnx cannot be read as ONNX")
-        model = torch.nn.Flatten().eval()
-        torch.onnx.export(model, (torch.zeros(1, 3, 16, 16),), tmp_path / "foreign.onnx", dynamo=True, verbose=False)
+        write_flatten(tmp_path / "foreign.onnx", {})
         says(capsys, [tmp_path / "foreign.onnx", image], "foreign.onnx is not an ONNX file of disk-kd export")
 
 
 @pytest.mark.skipif(not HAS_ONNX, reason="needs onnx, onnxscript and onnxruntime")
 def test_the_documented_example_needs_onnxruntime_and_pillow_alone(
-    run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    onnx_file: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Its classes and probabilities are those of `disk-kd predict`."""
     (code,) = (text for text in re.findall(r"```python\n(.*?)```", SHIP, flags=re.DOTALL) if "PIL" in text)
     assert len(code.splitlines()) <= 21
     assert not re.search(r"import.*(torch|timm|disk_kd)\b", code)
-    export(run, "onnx", tmp_path / "student.onnx")
-    expected = of_api(tmp_path / "student.onnx", photos / "test" / "bee")
+    (tmp_path / "student.onnx").write_bytes(onnx_file.read_bytes())
+    expected = of_api(onnx_file, photos / "test" / "bee")
     monkeypatch.chdir(tmp_path)
     capsys.readouterr()
     for one in expected[:8]:

@@ -22,8 +22,9 @@ from disk_kd.build import STUDENT
 from disk_kd.cli import main
 from disk_kd.data import load_dataset
 from disk_kd.data.settings import DataSettings
-from disk_kd.export import ONNX_PACKAGES, export, latency, open_onnx, open_torch_export, read_student
-from disk_kd.export.certificate import sha256
+from disk_kd.export import ONNX_PACKAGES, export, int8_onnx, latency, open_onnx, open_torch_export, read_student
+from disk_kd.export.certificate import Evidence, sha256
+from disk_kd.export.int8_onnx import OnnxQuantiser
 from disk_kd.export.quantise import Choice, Measured, best_choice, layer_costs
 from disk_kd.models import save_state_dict
 from disk_kd.models.about import METADATA, read_about
@@ -147,10 +148,12 @@ def test_a_file_that_falls_too_far_is_not_kept(
 ) -> None:
     """One channel in each block is large and meets small weights, so float gives the same and int8 has no room left."""
     monkeypatch.setattr(latency, "BUDGET_S", 0.01)
+    monkeypatch.setattr(OnnxQuantiser, "choices", int8_onnx.CHOICES[:1])
     broken = tmp_path / "run"
     broken.mkdir()
-    for name in ("config.yaml", "summary.json"):
-        (broken / name).write_text((run / name).read_text())
+    (broken / "summary.json").write_text((run / "summary.json").read_text())
+    teacher = str(run.parent / "teacher")  # without it, its latency is not measured
+    (broken / "config.yaml").write_text((run / "config.yaml").read_text().replace(teacher, str(tmp_path / "none")))
     weights = load_file(run / STUDENT)
     for block in {key.partition(".bn1")[0] for key in weights if key.startswith("layer") and ".bn1." in key}:
         for part in ("weight", "bias"):
@@ -162,6 +165,25 @@ def test_a_file_that_falls_too_far_is_not_kept(
         capsys, arguments, r"top-1 on \w+ falls by .* points, --max-drop allows 0.5; layers that cost most alone.*conv2"
     )
     assert not list((broken / "export").iterdir())
+
+
+def test_an_old_certificate_does_not_stay_beside_a_new_file(run: Path, tmp_path: Path) -> None:
+    old = tmp_path / "s.safetensors.certificate.json"
+    export(run, "safetensors", tmp_path / "s.safetensors")
+    old.write_text("of another file")
+    export(run, "safetensors", tmp_path / "s.safetensors", overwrite=True)
+    assert not old.exists()
+
+
+def test_nothing_to_measure_on_is_refused(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Evidence, "splits", {})
+    says(capsys, ["export", str(run), f"--output={tmp_path / 'x.safetensors'}"], "has no validation and no test split")
+    (tmp_path / "file").touch()
+    weights = ["export", str(run / STUDENT), f"--output={tmp_path / 'file' / 'x.safetensors'}"]
+    says(capsys, weights, "cannot write in .*file .*; give another --output")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_layers_are_ranked_by_what_they_cost() -> None:

@@ -35,7 +35,7 @@ from disk_kd.options import (
     read_options,
     read_value,
 )
-from disk_kd.plugins import find_class, import_modules, is_user_code
+from disk_kd.plugins import find_class, import_modules, is_on_hub, is_user_code
 from disk_kd.recipe import (
     CONFIG,
     PARTS,
@@ -444,7 +444,8 @@ def _located(weights: str | None, runs: Path, seed: int) -> str | None:
 def _with_recorded_name(teacher: Mapping[str, Any]) -> Mapping[str, Any]:
     """Options of a teacher with the name that its file of weights records, if they give weights and no name.
 
-    A name of user code is left out, because a file of weights alone is no reason to import a module.
+    A name of user code or of the hub is left out, because a file of weights alone is no reason to import a module or to
+    use the network.
     """
     weights = teacher.get("weights")
     if "name" in teacher or not isinstance(weights, str) or referred(weights) is not None:
@@ -452,7 +453,8 @@ def _with_recorded_name(teacher: Mapping[str, Any]) -> Mapping[str, Any]:
     path = user_path(weights)
     path = path / "student.safetensors" if path.is_dir() else path
     recorded = read_about(path).get("model") if path.is_file() else None
-    return teacher if recorded is None or is_user_code(recorded) else {**teacher, "name": recorded}
+    left_out = recorded is None or is_user_code(recorded) or is_on_hub(recorded)
+    return teacher if left_out else {**teacher, "name": recorded}
 
 
 def check_root(data: Mapping[str, Any], below: Mapping[str, Any]) -> None:

@@ -74,7 +74,7 @@ class Layout:
 
 
 class _Uses(TorchFunctionMode):
-    """Notes which functions read each value. A value is a tensor in one version, because some functions write into it."""
+    """Notes which functions read each value: a tensor in one version, because some functions write into it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -305,9 +305,7 @@ def _hook(points: Sequence[str], parts: Mapping[str, Any], rounded: Any) -> None
     for place, point in enumerate(points):
         where, _, name = point.partition(":")
         if where == "in":
-            parts[name].register_forward_pre_hook(
-                lambda _, args, place=place: (rounded(place, args[0]), *args[1:])
-            )
+            parts[name].register_forward_pre_hook(lambda _, args, place=place: (rounded(place, args[0]), *args[1:]))
         else:
             parts[name].register_forward_hook(lambda _, args, output, place=place: rounded(place, output))
 
@@ -325,19 +323,16 @@ def int8_copy(model: nn.Module, fake: FakeInt8) -> nn.Module:
     model = copy.deepcopy(model)
     parts: dict[str, Any] = dict(model.named_modules())
     scales_P, zeros_P = fake.scales()
+    merged = FakeInt8(fake.layout)
+    merged.active = True
     for layer in fake.layout.layers:
         part, norm = parts[layer.name], None if layer.norm is None else parts[layer.norm]
         part.forward = partial(_int8_layer, part, *_integers(part, norm, scales_P[layer.point]))
         if norm is not None:
-            norm.forward = partial(fake._norm, norm, True)
-        for owner, names in ((part, ("weight", "bias")), (norm, ("weight", "bias"))):
-            for name in names if owner is not None else ():
-                owner.register_parameter(name, None)
-    active = FakeInt8(fake.layout)
-    active.active = True
-    for layer in fake.layout.layers:
-        if layer.norm is not None:
-            parts[layer.norm].forward = partial(active._norm, parts[layer.norm], True)
+            norm.forward = partial(merged._norm, norm, True)
+        for owner in [part] if norm is None else [part, norm]:
+            owner.register_parameter("weight", None)
+            owner.register_parameter("bias", None)
     scales, zeros = scales_P.tolist(), zeros_P.tolist()
     operators = torch.ops.quantized_decomposed
 
@@ -363,9 +358,7 @@ def _integers(part: Any, norm: Any, input_scale: Tensor) -> tuple[tuple[Tensor, 
     return (whole, scales), ((bias / unit).round().to(torch.int32), unit)
 
 
-def _int8_layer(
-    part: Any, weight: tuple[Tensor, Tensor], bias: tuple[Tensor, Tensor] | None, x: Tensor
-) -> Tensor:
+def _int8_layer(part: Any, weight: tuple[Tensor, Tensor], bias: tuple[Tensor, Tensor] | None, x: Tensor) -> Tensor:
     limits = {torch.int8: (-WEIGHT_LIMIT, WEIGHT_LIMIT), torch.int32: (-(2**31), 2**31 - 1)}
 
     def read(whole: Tensor, scales: Tensor) -> Tensor:

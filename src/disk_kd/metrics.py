@@ -270,9 +270,9 @@ def balanced_error(classes: Sequence[tuple[int, int]]) -> float:
     100 / C sqrt(sum_c p_c (1 - p_c) / n_c), p_c = (right_c + q) / (n_c + 1), q = (right + 2) / (n + 4)
 
     It is the error of a mean of C independent shares, as of a stratified sample. A class of few images raises it, which
-    the binomial error of all n images would hide. Each class gets one more answer, with the accuracy q of all images, so
-    that a class of one or two images that are all right does not count as certain. If all classes have the same
-    accuracy and number of images, it is the binomial error of all images.
+    the binomial error of all n images would hide. Each class gets one more answer, with the accuracy q of all images,
+    so that a class of one or two images that are all right does not count as certain. If all classes have the same
+    accuracy and number of images, it is nearly the binomial error of all images.
 
     Args:
         classes: right answers and images of each class that has images.

@@ -43,6 +43,11 @@ def backbone_of(name: str) -> str:
     return name.removeprefix(PROBED)
 
 
+def is_on_hub(name: str) -> bool:
+    """Whether timm fetches the settings of a model with this name from the hub."""
+    return backbone_of(name).replace("_", "-").startswith("hf-hub:")
+
+
 def is_foreign(name: str) -> bool:
     """Whether a name refers to a model of another library or to an exported file, such as onnx:FILE."""
     return name.startswith(FOREIGN)

@@ -30,7 +30,7 @@ from disk_kd.devices import pick_device, place
 from disk_kd.errors import ConfigError
 from disk_kd.files import save_tensors, write_text
 from disk_kd.measure import evaluate_split, temperature_scaled
-from disk_kd.models import load_state_dict
+from disk_kd.models import load_state_dict, read_metadata
 from disk_kd.run_folder import DATA, alone_in, check_folder, check_reused, check_same_images, lay_out, write_beginning
 from disk_kd.storing import decide_store, decide_views, open_store
 from disk_kd.summary import SUMMARY, last_metrics, model_sizes, read_summary, summarise, worst_classes
@@ -48,8 +48,11 @@ from disk_kd.training import (
     compile_where_it_pays,
     evaluated,
     fit,
+    load_ranges,
     make_optimizer,
+    prepare_quantisation,
     prepare_ranks,
+    ranges_of,
     tracked,
 )
 from disk_kd.training.checkpoint import seed_all
@@ -147,6 +150,9 @@ class PreparedRun:
         loader = train_loader(config, task, train, rank=ranks.rank(), ranks=ranks.size())
         task.set_clock(loader.steps_per_epoch, settings.accumulate)
         sizes = model_sizes(task, dataset)
+        prepare_quantisation(
+            task, settings, evaluated(task), (dataset.in_chans, dataset.image_size, dataset.image_size)
+        )
         _check_batch(task, loader.batch_size // settings.accumulate // ranks.size())
         for phase in set(plan):  # an invalid optimiser raises its error before the long work
             make_optimizer(unwrap_model(getattr(task, phase.module)), settings)
@@ -235,6 +241,7 @@ class PreparedRun:
         best = self.config.output / BEST
         if ranks.from_main(best.exists):
             evaluated(self.task).load_state_dict(load_state_dict(best))
+            load_ranges(self.task, read_metadata(best))
 
     def scaled(self) -> dict[str, dict[str, float]]:
         """The temperature that fits validation best, and NLL and ECE at it; empty if a split is missing."""
@@ -265,7 +272,9 @@ class PreparedRun:
         """
         config, dataset, student = self.config, self.dataset, evaluated(self.task)
         folder = config.output
-        save_tensors(folder / STUDENT, student.state_dict(), student_metadata(config, dataset, student))
+        save_tensors(
+            folder / STUDENT, student.state_dict(), student_metadata(config, dataset, student, ranges_of(self.task))
+        )
         chosen = {name: metrics | scaled.get(name, {}) for name, metrics in chosen.items()}
         summary = summarise(config, self.task, dataset, end)
         summary |= self.sizes | {"end": last_metrics(folder, config), "last": last} | chosen

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from disk_kd.errors import ModelError
 from disk_kd.models import StagedNet, create_model, load_weights, set_normalisation
 from disk_kd.models.about import METADATA
 from disk_kd.models.foreign import is_file_kind
-from disk_kd.plugins import backbone_of, find_user_code, is_user_code
+from disk_kd.plugins import backbone_of, find_user_code, is_on_hub, is_user_code
 from disk_kd.teacher import normalisation as stated_normalisation
 
 
@@ -101,17 +101,20 @@ def check_no_hub(about: dict[str, Any], weights: Path, named: Collection[str] = 
     """
     recorded = (about.get("model"), about.get("hint", {}).get("teacher", {}).get("name"))
     for name in map(backbone_of, map(str, recorded)):
-        if name.replace("_", "-").startswith("hf-hub:") and name not in named:
+        if is_on_hub(name) and name not in named:
             raise ModelError(
                 f"{weights} is for {name}, whose settings come from the network. They are not fetched only because a"
                 " file names the model; give the run directory instead, or to evaluate --model.name"
             )
 
 
-def student_metadata(config: RunConfig, dataset: Dataset, student: nn.Module) -> dict[str, str]:
+def student_metadata(
+    config: RunConfig, dataset: Dataset, student: nn.Module, ranges: Mapping[str, str] | None = None
+) -> dict[str, str]:
     """The metadata of a file of weights: enough to build the model, to prepare its images and to read its outputs.
 
-    It is one entry, because the order of several entries in a safetensors file is not fixed.
+    It is one entry, because the order of several entries in a safetensors file is not fixed. `ranges` is what training
+    with fake quantisation learned (`disk_kd.training.ranges_of`).
     """
     return {
         METADATA: json.dumps(
@@ -125,6 +128,7 @@ def student_metadata(config: RunConfig, dataset: Dataset, student: nn.Module) ->
                 **dict(zip(("mean", "std"), normalisation(student), strict=True)),
                 "classes": dataset.class_names,
                 **_grafted(config),
+                **{name: json.loads(text) for name, text in (ranges or {}).items()},
             }
         )
     }

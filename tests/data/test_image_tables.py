@@ -150,3 +150,19 @@ def test_a_table_can_be_streamed(images: Path) -> None:
 )
 def test_paths_tell_the_dataset(options: dict[str, Any], name: str) -> None:
     assert RunConfig.from_tree({"data": options, "student": {"name": "cifar_resnet10_xxs"}}).data.name == name
+
+
+@pytest.mark.parametrize(("row", "fault"), [("9,train", "two labels"), ("10,test", "two splits")])
+def test_an_absolute_path_repeats_the_relative_one(images: Path, row: str, fault: str) -> None:
+    with pytest.raises(DataError, match=rf"row 2 and row 12 give .*0\.png {fault}"):
+        load(written(images, [*ROWS, f"{images}/images/0.png,{row}"]))
+
+
+def test_whole_numbers_with_a_point_are_numbers(images: Path) -> None:
+    """As pandas writes a column of numbers with empty cells."""
+    rows = ["path,label", *(f"images/{n}.png,{(10, 9)[n % 2]}.0" for n in range(8)), "images/8.png,"]
+    found = load(written(images, rows), unlabelled="rest")
+    assert found.class_names == ("9", "10")
+    assert found.train.targets.tolist() == [1, 0] * 4 + [UNLABELLED]
+    rows = ["path,label", *(f"images/{n}.png,{(10, 9)[n % 2]}.5" for n in range(8))]
+    assert load(written(images, rows)).class_names == ("10.5", "9.5"), "other numbers are names"

@@ -21,6 +21,7 @@ MIXING = (
     "wttm",
     "abkd",
     "gce",
+    "feature",
     "disk",
     "timm-logits",
     "timm-features",
@@ -31,6 +32,8 @@ def make(name: str, **options: object) -> StudentTask:
     torch.manual_seed(0)
     student, teacher = (timm.create_model("cifar_resnet10_xxs", num_classes=5) for _ in range(2))
     models = (student,) if name == "ce" else (student, teacher)
+    if name == "feature":  # its default has no loss on the labels
+        options = {"ce_weight": 1.0, **options}
     return METHODS[name](*models, **options)  # type: ignore[arg-type]
 
 

@@ -45,6 +45,8 @@ ZERO = {
         "min_lr",
         "checkpoint_every_s",
         "seed",
+        "class_weights_beta",
+        "logit_adjustment",
     ),
     *("start", "end"),
 }

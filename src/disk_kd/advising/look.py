@@ -16,11 +16,12 @@ from disk_kd.build import train_loader
 from disk_kd.config import RunConfig
 from disk_kd.data import AnySplit
 from disk_kd.devices import inference_batch
-from disk_kd.errors import ConfigError
+from disk_kd.errors import ConfigError, DataError
 from disk_kd.measure import TeacherLogits
 from disk_kd.metrics import metrics_of, predict, temperature_scaled_nll
 from disk_kd.models import multiply_adds
 from disk_kd.storing import view_bytes
+from disk_kd.support import UNLABELLED
 
 _MOST_IMAGES = 5_000
 """Validation images that the teacher sees."""
@@ -122,10 +123,19 @@ def check_teaches(config: RunConfig) -> None:
 
 
 def teacher_quality(parts: Parts) -> TeacherQuality:
-    """The teacher on the validation split; on training images, where there is none."""
+    """The teacher on the validation split; on training images with a label, where there is none.
+
+    Raises:
+        DataError: no image has a label.
+    """
     assert parts.task.teacher is not None
-    name = "training" if parts.dataset.validation is None else "validation"
-    split = _some(parts.dataset.validation or parts.dataset.train)
+    name = "validation" if parts.dataset.validation else "training"
+    split = parts.dataset.validation or parts.dataset.train
+    if not (labelled := (split.targets != UNLABELLED).nonzero().flatten()).numel():
+        raise DataError(
+            "advise measures the teacher on labelled images, and there are none; give --data.root, a folder of them"
+        )
+    split = _some(split.subset(labelled) if len(labelled) < len(split) else split)
     loader = train_loader(
         parts.config,
         parts.task,

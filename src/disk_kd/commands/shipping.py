@@ -21,6 +21,7 @@ from disk_kd.inference import (
 )
 from disk_kd.inference import (
     calibration_text,
+    check_output,
     check_paths,
     counted,
     image_files,
@@ -163,9 +164,10 @@ def predict_images(arguments: Sequence[str]) -> None:
     parser.add_argument("--quiet", action="store_true", help="No progress and no notes on standard error.")
     add_import(parser)
     options = parser.parse_args(arguments)
-    if options.output is not None:
-        check_replaceable(options.output)
     paths = _image_paths(options.images, options.from_list)
+    if options.output is not None:
+        listed = [] if options.from_list is None else [options.from_list, *paths]
+        check_output(options.output, [options.model, *listed, *options.images])
     classifier = open_classifier(options.model, pretrained=options.pretrained, imports=options.imports)
     top_k = min(options.top_k, len(classifier.classes))
     show = TableConsole(stderr=True, quiet=options.quiet)

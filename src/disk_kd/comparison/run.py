@@ -268,7 +268,7 @@ def _best(group: list[Row], cells: dict[Row, list[Cell]], outcomes: Outcomes) ->
     def validated(row: Row) -> float:
         found = [outcomes[cell] for cell in cells[row] if cell in outcomes]
         values = [
-            outcome["validation"][outcome["selection"].get("by") or "top1"]
+            outcome["validation"][outcome.get("selection", {}).get("by", "top1")]
             for outcome in found
             if not isinstance(outcome, str)
         ]

@@ -164,8 +164,8 @@ including SimKD's projector and classifier.
 
 
 _CLASS_LEGEND = (
-    "balanced: mean accuracy of the classes. macro F1: mean F1 of the classes. worst class: accuracy of the class with the"
-    " lowest one."
+    "balanced: mean accuracy of the classes. macro F1: mean F1 of the classes. worst class: accuracy of the class with"
+    " the lowest one."
 )
 
 

@@ -181,7 +181,7 @@ def _split_of(row: _Row) -> str:
 
 
 def _whole_labels(rows: list[_Row]) -> list[_Row]:
-    """The rows with labels such as 2 in the place of 2.0, which pandas writes if a column of numbers has empty cells."""
+    """The rows with labels such as 2 for 2.0, which pandas writes if a column of numbers has empty cells."""
     labels = {row.label for row in rows} - {""}
     if not all(_WHOLE.fullmatch(label) for label in labels):
         return rows

@@ -56,7 +56,8 @@ class Format:
 
 def description(student: Student, traced: nn.Module) -> str:
     """The description in a file, as JSON."""
-    return json.dumps(student.about | {"input": "pixels" if isinstance(traced, Normalised) else "normalised"})
+    about = {name: value for name, value in student.about.items() if name != "int8"}  # of the graph alone
+    return json.dumps(about | {"input": "pixels" if isinstance(traced, Normalised) else "normalised"})
 
 
 def _write_safetensors(student: Student, path: Path, traced: nn.Module) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from disk_kd.export.certificate import Evidence
 from disk_kd.export.formats import EXTRA_FILE, FORMATS, description
+from disk_kd.export.int8_learned import LearnedQuantiser
 from disk_kd.export.int8_onnx import OnnxQuantiser
 from disk_kd.export.int8_torch import TorchQuantiser
 from disk_kd.export.quantise import (
@@ -85,7 +86,8 @@ def quantise(
     _, normalised, _ = evidence.compared_images(COMPARED_IMAGES, pixels=False)
     float_file = folder / f"{FLOAT_FILE}{FORMATS[kind].suffix}"
     FORMATS[kind].write(student, float_file, traced)
-    quantiser = QUANTISERS[kind](evidence, traced, calibration, folder)
+    learned = LearnedQuantiser(student, kind, pixels) if "int8" in student.about else None
+    quantiser: Quantiser = learned or QUANTISERS[kind](evidence, traced, calibration, folder)
     float_NK = in_batches(evidence.float_classifier, normalised)
     measured, best, chosen = measure_choices(
         quantiser,
@@ -99,7 +101,7 @@ def quantise(
     shutil.copyfile(chosen, path)
     record = {
         "library": quantiser.library,
-        "calibration_images": len(calibration),
+        "calibration_images": 0 if learned else len(calibration),
         "calibration_split": "train",
         "compared_on": {"split": where, "images": len(images)},
         "choices": [
@@ -115,6 +117,12 @@ def quantise(
         ],
         "float_layers": list(measured[best].float_layers),
     }
+    if learned is not None:
+        trained_N, written_N = (
+            in_batches(learned.as_trained, normalised).argmax(1),
+            in_batches(FORMATS[kind].load(student, path), images).argmax(1),
+        )
+        record["different_from_training"] = int((trained_N != written_N).sum())
     return Int8(record, float_file)
 
 

@@ -111,7 +111,6 @@ def export(
     remove_leftovers(target.parent, target.name)
     _check_target(target, suffix, student, overwrite)
     evidence = _evidence(run, student, int8) if int8 or certified else None
-    target.parent.mkdir(parents=True, exist_ok=True)
     with _renamed_at_end(target) as temporary, TemporaryDirectory() as scratch:
         traced = student.normalised() if with_normalisation else student.model
         quantised: Int8 | None = None
@@ -161,7 +160,10 @@ def _evidence(run: Path, student: Student, int8: bool) -> Evidence:
     if not run.is_dir():
         raise ConfigError(f"{purpose} the data of a run, and {run} is a file; give the run directory")
     try:
-        return Evidence(run, student)
+        evidence = Evidence(run, student)
+        if not evidence.splits:
+            raise DataError(f"{evidence.dataset.name} has no validation and no test split to measure on")
+        return evidence
     except DataError as error:
         further = "" if int8 else "; or give --certify false"
         raise DataError(f"{purpose} the run's data: {error}{further}") from None
@@ -289,7 +291,11 @@ def _renamed_at_end(target: Path) -> Iterator[Path]:
     """
     target = Path(os.path.abspath(target))  # so that "." has a name too
     folder = temporary_path(target)
-    folder.mkdir()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir()
+    except OSError as error:
+        raise RunError(f"cannot write in {target.parent} ({error.strerror}); give another --output") from None
     try:
         yield folder / target.name
         for path in folder.rglob("*"):
@@ -304,6 +310,8 @@ def _renamed_at_end(target: Path) -> Iterator[Path]:
                 target.rename(before)
             for path in written:
                 os.replace(path, target.with_name(path.name))
+            if certificate_path(target).name not in {path.name for path in written} and not target.is_dir():
+                certificate_path(target).unlink(missing_ok=True)  # it is of the file that was replaced
         except BaseException:
             if before.exists():
                 before.rename(target)

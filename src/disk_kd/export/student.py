@@ -86,9 +86,9 @@ class Student:
         """Keyword arguments with which `timm.create_model` builds the model."""
         return {"num_classes": len(self.about["classes"]), "in_chans": self.about["in_chans"], **self.about["options"]}
 
-    def normalised(self) -> Normalised:
-        """The model for pixels in [0, 1]."""
-        return Normalised(self.model, self.about["mean"], self.about["std"]).eval()
+    def normalised(self, model: nn.Module | None = None) -> Normalised:
+        """The model for pixels in [0, 1]; with `model`, that one instead of the float model."""
+        return Normalised(self.model if model is None else model, self.about["mean"], self.about["std"]).eval()
 
 
 def read_student(run: Path, imports: Iterable[str] = ()) -> Student:

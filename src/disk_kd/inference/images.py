@@ -12,7 +12,8 @@ from typing import TextIO
 
 from disk_kd.data.folders import FolderFiles, is_image, walk
 from disk_kd.data.tars import TarFiles, tar_members
-from disk_kd.errors import DataError, shown
+from disk_kd.errors import DataError, RunError, shown
+from disk_kd.files import check_replaceable
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,23 @@ def check_paths(paths: Iterable[str | Path]) -> None:
             raise DataError(f"there is no image, folder or tar at {shown(str(each))}; give one that exists") from None
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             raise DataError(f"{each} is neither a file nor a folder; give image files, folders or tars")
+
+
+def check_output(output: Path, inputs: Iterable[str | Path]) -> None:
+    """Check that predictions can be written, and that their file replaces nothing that is read.
+
+    Args:
+        output: the file of predictions.
+        inputs: images, folders and tars, the list and the model.
+
+    Raises:
+        RunError: its folder is missing, or it is one of the inputs, a link, a device or a folder.
+    """
+    check_replaceable(output)
+    if not output.parent.is_dir():
+        raise RunError(f"there is no folder {output.parent} for the predictions; make it, or give another --output")
+    if output.exists() and any(os.path.exists(each) and output.samefile(each) for each in inputs):
+        raise RunError(f"the output {output} is among the inputs, and would be replaced; give another --output")
 
 
 def _of_folder(path: Path) -> Iterator[ImageFile]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,10 +104,10 @@ def _described(name: str, logits: Classifier, about: dict[str, Any], **further: 
             f"{name} does not record its {' and '.join(missing)}; give a file that disk-kd export or a run wrote"
         )
     try:
-        return TrainedClassifier(
+        found = TrainedClassifier(
             name,
             logits,
-            tuple(map(str, about["classes"])),
+            tuple(map(str, list(about["classes"]))),
             int(about["in_chans"]),
             int(about["image_size"]),
             float(about.get("crop_pct", 1.0)),
@@ -117,8 +118,19 @@ def _described(name: str, logits: Classifier, about: dict[str, Any], **further: 
             grey_bits=about.get("grey_bits"),
             **further,
         )
+        _check_numbers(found)
     except (TypeError, ValueError):
         raise ModelError(f"the description in {name} cannot be read; export the model again") from None
+    return found
+
+
+def _check_numbers(found: TrainedClassifier) -> None:
+    """Raise a ValueError for a description whose numbers no export writes."""
+    temperature = 1.0 if found.temperature is None else found.temperature
+    good = found.image_size > 0 and 0 < found.crop_pct <= 1 and 0 < temperature < math.inf
+    good = good and len(found.mean) == len(found.std) == found.in_chans and all(0 < std < math.inf for std in found.std)
+    if not good or found.grey_bits not in (None, *range(1, 17)):
+        raise ValueError
 
 
 def _of_weights(path: Path, imports: Iterable[str]) -> TrainedClassifier:

@@ -19,7 +19,7 @@ from torch import Tensor
 from disk_kd.data import Loader, Split
 from disk_kd.data.decode import as_array, centre_crop, open_picture
 from disk_kd.devices import inference_batch
-from disk_kd.errors import DataError, ModelError
+from disk_kd.errors import DataError, ModelError, one_line
 from disk_kd.inference.images import ImageFile
 from disk_kd.inference.model import TrainedClassifier
 
@@ -121,7 +121,14 @@ def _predictions(
     classifier: TrainedClassifier, names: list[str], images_BCSS: Tensor, top_k: int
 ) -> Iterator[Prediction]:
     count = len(classifier.classes)
-    logits_BK = classifier.logits(_normalised(classifier, images_BCSS)).float()
+    images = _normalised(classifier, images_BCSS)
+    try:
+        logits_BK = classifier.logits(images).float()
+    except Exception as error:  # of a runtime, for a graph that takes images of another size
+        shape = "x".join(map(str, images_BCSS.shape[1:]))
+        raise ModelError(
+            f"{classifier.name} cannot classify images of {shape} values ({one_line(error)}); export the model again"
+        ) from error
     if logits_BK.shape != (len(names), count):
         raise ModelError(f"{classifier.name} gives outputs {tuple(logits_BK.shape)}, and names {count} classes")
     best = (logits_BK / (classifier.temperature or 1.0)).softmax(1).topk(min(top_k, count), dim=1)

@@ -36,7 +36,8 @@ def class_weights(counts_C: Tensor, kind: Literal["inverse", "effective"], beta:
     equations 2 and 3, with the weights normalised to a sum of C as in its section 4.
 
     Example:
-        >>> class_weights(torch.tensor([30, 10]), "inverse")
+        >>> counts_C = torch.tensor([30, 10])
+        >>> class_weights(counts_C, "inverse")
         tensor([0.5000, 1.5000], dtype=torch.float64)
     """
     if kind not in _KINDS:

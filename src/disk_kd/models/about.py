@@ -23,6 +23,7 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "std": list,
     "classes": list,
     "hint": dict,
+    "int8": dict,
 }
 _RANGES = {"in_chans": (1, 10_000), "image_size": (1, 10_000), "crop_pct": (1e-6, 1), "grey_bits": (9, 16)}
 _OF_DATA = ("crop_pct", "grey_bits")
@@ -53,11 +54,15 @@ def _is_plausible(about: dict[str, Any]) -> bool:
     if not all(least <= about.get(key, least) <= most for key, (least, most) in _RANGES.items()):
         return False
     hint = about.get("hint", {"name": "", "options": {}, "teacher": {"name": "", "options": {}}})
+    if "pretrained" in about.get("options", {}):  # a file is no reason to fetch weights from the network
+        return False
     return _names_with_options(hint) and _names_with_options(hint.get("teacher"))
 
 
 def _names_with_options(part: Any) -> bool:
-    return isinstance(part, dict) and isinstance(part.get("name"), str) and isinstance(part.get("options"), dict)
+    if not (isinstance(part, dict) and isinstance(part.get("name"), str) and isinstance(part.get("options"), dict)):
+        return False
+    return "pretrained" not in part["options"]
 
 
 def recorded_data(weights: Path) -> dict[str, Any]:

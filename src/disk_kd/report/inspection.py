@@ -15,7 +15,7 @@ from disk_kd.build import load_data
 from disk_kd.config import RunConfig
 from disk_kd.data import AnySplit, Augment, Batch, Loader
 from disk_kd.devices import inference_batch, place
-from disk_kd.errors import ConfigError, ModelError
+from disk_kd.errors import ConfigError, DataError, ModelError
 from disk_kd.report.outputs import Outputs
 from disk_kd.report.reading import Run
 from disk_kd.support import UNLABELLED

@@ -148,7 +148,7 @@ class StudentTask(TrainingTask):
 
     @property
     def classifies(self) -> bool:
-        """Whether training reaches the student's classifier. Otherwise its accuracy says nothing, and is not measured."""
+        """Whether training reaches the student's classifier. Otherwise its accuracy is not measured."""
         return True
 
     @property

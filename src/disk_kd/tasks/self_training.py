@@ -60,7 +60,7 @@ class SelfTrainingTask(LogitTask):
         self.top_logits = 1
 
     def teacher_part(self, logits: Tensor, teacher: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The cross-entropy on the teacher's first class, and for the log the share of images that have such a label."""
+        """The cross-entropy on the teacher's first class, and for the log the share of images with such a label."""
         missing = target == UNLABELLED
         counts = missing & confident(teacher, self.confidence)
         pseudo = torch.where(counts, teacher.detach().argmax(1), UNLABELLED)

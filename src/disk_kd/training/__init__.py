@@ -6,6 +6,7 @@ from disk_kd.training.log import Meter
 from disk_kd.training.loop import BEST, CHECKPOINT, DivergenceError, Position, evaluated, fit
 from disk_kd.training.optim import make_optimizer
 from disk_kd.training.parallel import prepare_ranks
+from disk_kd.training.quantise import load_ranges, prepare_quantisation, ranges_of
 from disk_kd.training.settings import TrainSettings
 from disk_kd.training.step import TrainStep
 from disk_kd.training.stop import STOPPED, StoppedError, StopSignal, stop_signals
@@ -32,8 +33,11 @@ __all__ = [
     "evaluated",
     "fit",
     "json_line",
+    "load_ranges",
     "make_optimizer",
+    "prepare_quantisation",
     "prepare_ranks",
+    "ranges_of",
     "stop_signals",
     "tracked",
 ]

@@ -52,7 +52,7 @@ def compile_where_it_pays(
         Whether the step is compiled.
     """
     wanted = step.settings.compile
-    if wanted is False:
+    if wanted is False or step.settings.quantise is not None:
         return False
     task, batch = step.task, next(loader.batches(0))
     tried = next((phase for phase in phases if phase.trains_student), phases[0])

@@ -32,6 +32,7 @@ from disk_kd.training.checkpoint import (
 from disk_kd.training.display import Display
 from disk_kd.training.log import Meter, MetricsLog
 from disk_kd.training.optim import load_optimizer, make_optimizer, make_schedule
+from disk_kd.training.quantise import ranges_of, set_quantised
 from disk_kd.training.selection import score_and_margin
 from disk_kd.training.state import load_task_state, task_state
 from disk_kd.training.step import TrainStep
@@ -62,7 +63,8 @@ class Position:
     """Steps done in all."""
     student_epochs: int = 0
     best_score: float = -1.0
-    """The highest accuracy on validation so far, of any checkpoint; `train.select_by` says which accuracy."""
+    """The highest accuracy on validation so far, of any checkpoint; `train.select_by` says which accuracy.
+    With `train.quantise`, of the quantised epochs once they begin."""
     best_margin: float = 0.0
     """Its standard error."""
     best_epoch: int = 0
@@ -175,6 +177,7 @@ def fit(
             if not is_finite([saved["optimizers"], saved["meter"], learned()]):
                 raise ValueError("numbers in it are not finite")
 
+    set_quantised(task, settings, at.student_epochs)
     begun_at = at.steps
     log = MetricsLog(folder, keep_bytes=log_bytes, show=display.record, tracker=tracker)
     saved_at = clock = time.monotonic()
@@ -182,6 +185,8 @@ def fit(
     with display, StopRequest(settings.log_every if task.device.type == "cuda" else 1) as stop:
         for phase in plan[at.epochs :]:
             task.set_phase(phase.name)
+            if set_quantised(task, settings, at.student_epochs):
+                at.best_score = -1.0
             optimizer, set_rate, module = optimizers[phase.name], schedules[phase.name], modules[phase.name]
             # Counted by phase, so that student epochs use every view, whatever the rounds and the number of views.
             view = plan[: at.epochs].count(phase)
@@ -235,7 +240,7 @@ def fit(
                     at.best_epoch = at.student_epochs
                     if ranks.is_main():
                         check_finite()
-                        save_tensors(folder / BEST, evaluated(task).state_dict())
+                        save_tensors(folder / BEST, evaluated(task).state_dict(), ranges_of(task))
                     # Only a CPU would reach the same weights again if it were killed before the next checkpoint.
                     if task.device.type != "cpu":
                         save()

@@ -64,6 +64,10 @@ class TrainSettings:
             shows that the compiled step is faster. The run's config.yaml records the decision.
         compile_mode: Mode of torch.compile. reduce-overhead uses CUDA graphs; max-autotune also searches for fast
             kernels.
+        quantise: int8 trains the last epochs with fake quantisation: weights and activations are rounded as an int8
+            file rounds them, and batch norms are frozen. `disk-kd export --quantise int8` then uses the learned
+            it off.
+        quantise_epochs: Number of student epochs at the end with fake quantisation. null takes 20 % of them.
         seed: Random seed of the initial weights, the data order and the augmentation.
         device: Device: cpu, cuda, cuda:1 or mps. auto takes the accelerator if there is one.
         log_every: Number of steps between two logged lines of metrics.
@@ -108,6 +112,8 @@ class TrainSettings:
     compile_mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = environment(
         "default"
     )
+    quantise: Literal["int8"] | None = None
+    quantise_epochs: int | None = None
     seed: int = 0
     device: str = environment("auto")
     log_every: int = environment(50)
@@ -168,11 +174,25 @@ class TrainSettings:
             raise ConfigError(f"train.logit_adjustment must be at least 0 and finite, not {self.logit_adjustment}")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ConfigError(f"train.ema_decay must be between 0 and 1 or null, not {self.ema_decay}")
+        self._check_quantisation()
         if self.seed >= 2**63:
             raise ConfigError(f"train.seed must be below 2^63, not {self.seed}")
         known = [str(name) for name in list_optimizers()]
         if self.optimizer not in known:
             raise ConfigError(f"unknown optimizer {self.optimizer!r}; {nearest(self.optimizer, known)}")
+
+    def _check_quantisation(self) -> None:
+        if self.quantise is None:
+            if self.quantise_epochs is not None:
+                raise ConfigError("train.quantise_epochs needs train.quantise; give --train.quantise int8 too")
+            return
+        if self.quantise_epochs is not None and not 1 <= self.quantise_epochs <= self.epochs:
+            raise ConfigError(
+                f"train.quantise_epochs must be from 1 to train.epochs, {self.epochs}, not {self.quantise_epochs}"
+            )
+        for name in ("compile", "grad_checkpointing"):
+            if getattr(self, name) is True:
+                raise ConfigError(f"train.quantise does not support train.{name}; give --train.{name} false")
 
 
 def _at_least(name: str, value: float, least: float) -> None:

@@ -61,9 +61,9 @@ class Dimension:
         return trial.suggest_float(self.option, self.low, self.high, log=self.log)
 
     def parameter(self, value: Any) -> Any:
-        """The nearest value in the dimension, as Optuna stores it; None if `value` is no number and a range needs one."""
+        """The nearest value in the dimension, as Optuna stores it; None for a range without a number."""
         if not self.choices:
-            return None if not _is_number(value) else self._number(min(max(value, self.low), self.high))
+            return self._number(min(max(value, self.low), self.high)) if _is_number(value) else None
         if value in self.choices:
             return text_of(value)
         numbers = [choice for choice in self.choices if _is_number(choice)]

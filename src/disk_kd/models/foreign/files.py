@@ -40,6 +40,24 @@ def needed(module: str, name: str, extra: str) -> ModuleType:
         raise ConfigError(f"{name} needs the package {module}; pip install 'disk-kd[{extra}]'") from error
 
 
+@contextmanager
+def offline(only: bool = True) -> Iterator[None]:
+    """Keep libraries that use the Hugging Face hub off the network inside the block.
+
+    Its client otherwise asks for a list of programs even where `local_files_only` is given.
+
+    Args:
+        only: false leaves the network as it is.
+    """
+    constants: Any = importlib.import_module("huggingface_hub.constants")
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or only
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
 def file_hash(paths: Iterable[Path]) -> Tensor:
     """SHA-256 of files, as 32 bytes: uint8 (32,).
 

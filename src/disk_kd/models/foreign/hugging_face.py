@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from disk_kd.errors import CheckpointError, ModelError, nearest, one_line
 from disk_kd.files import user_path
 from disk_kd.logits import logits_of
-from disk_kd.models.foreign.files import needed, quiet
+from disk_kd.models.foreign.files import needed, offline, quiet
 
 _RESERVED = frozenset({"num_labels", "id2label", "label2id", "num_channels"})
 
@@ -73,7 +73,7 @@ def transformers_model(
     folder = user_path(path)
     source = str(folder) if folder.is_dir() else path
     where: dict[str, Any] = {"local_files_only": folder.is_dir() or not pretrained, "trust_remote_code": False}
-    with silent(transformers):
+    with silent(transformers), offline(where["local_files_only"]):
         config = _read(name, lambda: transformers.AutoConfig.from_pretrained(source, **where))
         names, settings = _class_names(config), _settings(transformers, source, where, config, in_chans)
         num_classes = len(names) if num_classes is None else num_classes

@@ -15,7 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from disk_kd.errors import ModelError, nearest
+from disk_kd.errors import DiskKDError, ModelError, nearest, one_line
+from disk_kd.models.foreign.files import offline
 from disk_kd.models.zero_shot.classifier import Clip, ZeroShotClassifier
 from disk_kd.models.zero_shot.hugging_face import load_transformers, transformers_tower
 from disk_kd.models.zero_shot.open_clip import load_open_clip, open_clip_tower
@@ -69,11 +70,19 @@ def create_zero_shot(
 
     Raises:
         ConfigError: the library is not installed.
-        ModelError: the library is unknown, or the images have not 3 channels.
+        ModelError: the library is unknown, the images have not 3 channels, or the configuration is not the library's.
     """
     library = name.removeprefix(ZERO_SHOT)
     if library not in _TOWERS:
         raise ModelError(f"there is no model {name}; {nearest(name, (f'{ZERO_SHOT}{each}' for each in _TOWERS))}")
     if in_chans != 3:
         raise ModelError(f"{name} takes colour images of 3 channels, these have {in_chans}")
-    return ZeroShotClassifier(_TOWERS[library](config), num_classes, features)
+    try:
+        with offline():  # a configuration may name a tower of the hub
+            tower = _TOWERS[library](config)
+    except DiskKDError:
+        raise
+    except Exception as error:  # the libraries raise errors of many kinds for a configuration that is not theirs
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise ModelError(f"{name} has no image tower of this configuration ({reason}); write it again") from error
+    return ZeroShotClassifier(tower, num_classes, features)
