@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -20,6 +21,15 @@ TINY = [
     "--quiet",
 ]
 """Options that make a run of digits half a second long: 5 steps an epoch."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that fork come first, tests that compile last.
+
+    The gradients of compiled code start threads of PyTorch, after which no process that is forked from here can train.
+    """
+    forks = functools.cache(lambda path: bool(re.search(r"^from processes |os\.fork", path.read_text(), re.MULTILINE)))
+    items.sort(key=lambda item: 2 if "compil" in item.name else 0 if forks(item.path) else 1)
 
 
 @pytest.fixture(scope="session")

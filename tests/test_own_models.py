@@ -188,7 +188,7 @@ def test_the_own_module_is_named_in_a_recipe_or_not_known(
     [
         (["--student.name=own_nets:nothing"], r"no model 'own_nets:nothing' \(.*has no attribute 'nothing'\)"),
         (["--student.name=own_nets:net"], "own_nets:net is a Net; give a function or class that makes the model"),
-        (["--student.name=own_nets:text"], "own_nets:text gives a str, not a torch.nn.Module with parameters"),
+        (["--student.name=own_nets:text"], "own_nets:text gives a str, not a torch.nn.Module; correct it"),
         (["--student.name=own_nets:failing"], r"failing cannot be called with .* \(KeyError: 'no such\\nthing'\)"),
         (["--student.name=own_nets:Net", "--student.options={depth: 3}"], "unexpected keyword argument 'depth'"),
         (["--student.name=own_nets:odd"], "Net does not take an image of shape .* has no attribute 'nothing'"),

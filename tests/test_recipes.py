@@ -229,6 +229,9 @@ def test_recipe_runs_two_steps(recipe: str, images: Path, runs: Path, tmp_path: 
         ]
         options += ["--data.augment.crop_padding=2", "--data.augment.cutout=4"]
     config = parse_run("distill", [recipe, *options])
+    if config.data.unlabelled is not None:
+        options += ["--data.limit_train=10", "--data.limit_unlabelled=10"]
+        config = parse_run("distill", [recipe, *options])
     if config.method_options.get("variant") == "paper":
         config = parse_run("distill", [recipe, *options, "--method.helper_warmup_epochs=1"])
     sizes = {"num_classes": 10, "in_chans": 1} if digits else {"num_classes": CLASSES, "in_chans": 3}

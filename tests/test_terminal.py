@@ -206,6 +206,8 @@ def test_log_json_is_the_log_between_start_and_end(
         "seed": 0,
         "epochs": 2,
         "steps": 10,
+        "labelled_samples": 120,
+        "unlabelled_samples": 0,
     }
     logged = [line for line in middle if line["kind"] in ("train", "validation")]
     assert logged == json_lines(tmp_path / "run" / "metrics.jsonl")
@@ -302,12 +304,12 @@ def test_a_comparisons_events(compared: tuple[Path, list[str]], capsys: pytest.C
 
 def test_a_run_that_failed_is_an_event(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
-    bad = ["--student.name=cifar_resnet10_z", f"--runs={tmp_path / 'runs'}", "--seeds=1", "--log-json"]
+    bad = ["--student.options={bogus: 1}", f"--runs={tmp_path / 'runs'}", "--seeds=1", "--log-json"]
     assert main(["compare", "digits/ce", *bad]) == 2
     out, error = capsys.readouterr()
     start, failed = map(json.loads, out.splitlines())
     assert (start["kind"], failed["kind"]) == ("start", "run")
-    assert "cifar_resnet10_z" in failed["failed"]
+    assert "bogus" in failed["failed"]
     assert error.startswith("disk-kd: no run of the comparison succeeded")
 
 

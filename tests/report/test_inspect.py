@@ -162,7 +162,7 @@ def test_rankings_are_checked(runs: Path) -> None:
 
 
 def test_mistakes_get_one_line(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ModelError, match="has no teacher, and help is of a student towards a teacher"):
+    with pytest.raises(ModelError, match="has no teacher, so there is no help to compute"):
         inspect_run(Run.read(runs / "ce" / "seed0"), Outputs("cpu"))
     for arguments, message in (
         ([str(runs / "ce" / "seed0")], "has no teacher"),

@@ -187,7 +187,7 @@ def small(width: int) -> nn.Module:
 def make_task(method: str, hint: str | None, phase: str | None = None, **options: Any) -> StudentTask:
     torch.manual_seed(0)
     student, teacher = small(4), small(6)
-    if hint is not None or options or method in ("ce", "disk") or method.startswith("timm"):
+    if hint is not None or options or method in ("ce", "disk", "feature") or method.startswith("timm"):
         sizes = ("xxxs", "xxs")
         student, teacher = (timm.create_model(f"cifar_resnet10_{s}", num_classes=10, in_chans=1) for s in sizes)
     if hint is not None:

@@ -156,7 +156,7 @@ def test_damaged_files_of_a_run_are_named(
     arguments = ["train", *tiny, f"--output={run}", "--resume"]
     assert main(arguments) == 0
     for name, text, message in (
-        ("summary.json", "{", "summary.json is damaged; delete it, and --resume writes it again"),
+        ("summary.json", "{", "summary.json is damaged (it is no mapping); delete it, and --resume writes it again"),
         ("config.yaml", "- 3", "config.yaml must be a mapping of options, not list"),
     ):
         whole = (run / name).read_bytes()

@@ -17,7 +17,7 @@ from disk_kd.commands.parsing import (
     add_quiet,
     console_of,
     count,
-    joined,
+    parse_with_options,
     path,
     print_paths,
 )
@@ -86,7 +86,7 @@ def compare_recipes(arguments: Sequence[str]) -> None:
     )
     add_import(parser)
     add_output_options(parser)
-    options, rest = parser.parse_known_args(joined(arguments, parser))
+    options, rest = parse_with_options(arguments, parser)
     own = read_arguments([*rest, *(f"--import={name}" for name in options.imports)]).tree
     if any(map(is_experiment, options.recipes)):
         experiments = _experiments(options)
@@ -143,7 +143,7 @@ def tune_recipe(arguments: Sequence[str]) -> None:
     parser.add_argument("--output", type=path, help="Folder of the search (default: FOLDER/tune/RECIPE).")
     add_import(parser)
     add_quiet(parser)
-    options, rest = parser.parse_known_args(joined(arguments, parser))
+    options, rest = parse_with_options(arguments, parser)
     given = read_arguments([*rest, *(f"--import={name}" for name in options.imports)])
     if given.words:
         raise ConfigError(f"one recipe at a time, not also {given.words[0]}")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from disk_kd.arguments import parse_settings
-from disk_kd.commands.parsing import Parser, TableConsole, count, joined, path
+from disk_kd.commands.parsing import Parser, TableConsole, count, parse_with_options, path
 from disk_kd.help import settings_help
 
 
@@ -63,7 +63,7 @@ def _bench_to_accuracy(arguments: Sequence[str]) -> None:
     parser.add_argument("--runs", type=path, default=Path("runs"), help=kept)
     parser.add_argument("--output", type=path, help="Folder for the table, the curves and the picture.")
     recipe = list(arguments[:1]) if arguments and not arguments[0].startswith("-") else []
-    options, rest = parser.parse_known_args(joined(arguments[len(recipe) :], parser))
+    options, rest = parse_with_options(arguments[len(recipe) :], parser)
     length = [] if options.epochs is None else [f"--train.epochs={options.epochs}"]
     race = Race(
         options=(*recipe, *rest, *length),

@@ -58,6 +58,20 @@ def count(text: str) -> int:
     return number
 
 
+def parse_with_options(
+    arguments: Sequence[str], parser: argparse.ArgumentParser
+) -> tuple[argparse.Namespace, list[str]]:
+    """The parser's own options, and the options of runs, which it does not know.
+
+    argparse takes an option for a positional argument if there is a space in it, as in --student.options={a: 1}.
+    """
+    tokens = joined(arguments, parser)
+    spaced = [token for token in tokens if token.startswith("--") and " " in token.partition("=")[2]]
+    spaced = [token for token in spaced if token.partition("=")[0] not in parser._option_string_actions]
+    options, rest = parser.parse_known_args([token for token in tokens if token not in spaced])
+    return options, [*rest, *spaced]
+
+
 def joined(arguments: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
     """The arguments with --OPTION VALUE of a run written as --OPTION=VALUE, so that no value is read as a recipe."""
     joined, left = list[str](), list(arguments)

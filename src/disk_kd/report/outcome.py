@@ -18,12 +18,10 @@ from disk_kd.report.verdict import spread
 
 _OF_CLASSES = (("balanced %", "balanced"), ("macro F1 %", "macro_f1"), ("worst class %", "worst_top1"))
 """Titles and names of metrics that only unequal classes need."""
-_COLUMNS = (
-    *("run", "top-1 %", "gain", *(title for title, _ in _OF_CLASSES), "worst class", "what", "to the chosen"),
-    *("top-5 %", "NLL", "ECE", "seeds"),
-)
+_COLUMNS = ("run", "top-1 %", "gain", "what", "to the chosen", "top-5 %", "NLL", "ECE", "seeds")
+_CLASSES = ("run", *(title for title, _ in _OF_CLASSES), "worst class")
 _COSTS = ("run", "student", "parameters", "multiply-adds", "epochs", "start", "images/s", "peak memory")
-"""Columns of the two tables. All columns in one table would be wider than most screens."""
+"""Columns of the tables. All columns in one table would be wider than most screens."""
 _WORDS = ("worst class", "what", "student", "start")
 _Row = dict[str, str]
 """Cells by column; missing cells are empty."""
@@ -38,10 +36,10 @@ def runs(content: ReportContent) -> Section:
     same = _same(rows) if len(content.candidates) > 1 else {}
     left_out = {*same, *(() if content.has_top5 else ("top-5 %",))}
     measured = [(run.summary or {})[run.split] for group in content.finished for run in group.finished]
-    left_out |= set() if unequal_classes(measured) else {*(title for title, _ in _OF_CLASSES), "worst class"}
+    of_classes = ((_CLASS_CAPTION, _CLASSES),) if unequal_classes(measured) else ()
     marked = 0 if len(content.candidates) > 1 and content.finished and content.comparable else None
     items: list[Item] = []
-    for caption, wanted in ((_caption(content), _COLUMNS), (_COST_CAPTION, _COSTS)):
+    for caption, wanted in ((_caption(content), _COLUMNS), *of_classes, (_COST_CAPTION, _COSTS)):
         columns = [title for title in wanted if title not in left_out and any(row.get(title) for row in rows)]
         cells = [[row.get(title, "") for title in columns] for row in rows]
         titles = [f"gain over {content.baseline.name}" if t == "gain" and content.baseline else t for t in columns]
@@ -73,6 +71,9 @@ def _same(rows: Sequence[_Row]) -> dict[str, str]:
 _NEED_NO_PLACE = ("student", "seeds", "epochs", "start")
 
 
+_CLASS_CAPTION = (
+    "Unequal classes. Balanced: mean accuracy of the classes. Worst class: the one with the lowest accuracy."
+)
 _COST_CAPTION = (
     "Costs. Multiply-adds: for one image. Epochs: student epochs over the training data; a number before a plus sign"
     " counts the epochs of the starting point."
@@ -81,9 +82,6 @@ _COST_CAPTION = (
 
 def _caption(content: ReportContent) -> str:
     text = f"Metrics of the {content.candidates[0].chosen.split} split, for the checkpoint that validation chose."
-    measured = [(run.summary or {})[run.split] for group in content.finished for run in group.finished]
-    if unequal_classes(measured):
-        text += " Balanced: mean accuracy of the classes. Worst class: the one with the lowest accuracy."
     if len(content.candidates) > 1:
         text += f" Sorted: {content.first} comes first."
     if any(len(group.runs) > 1 for group in content.candidates):

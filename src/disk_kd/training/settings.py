@@ -66,7 +66,7 @@ class TrainSettings:
             kernels.
         quantise: int8 trains the last epochs with fake quantisation: weights and activations are rounded as an int8
             file rounds them, and batch norms are frozen. `disk-kd export --quantise int8` then uses the learned
-            it off.
+            ranges. null turns it off.
         quantise_epochs: Number of student epochs at the end with fake quantisation. null takes 20 % of them.
         seed: Random seed of the initial weights, the data order and the augmentation.
         device: Device: cpu, cuda, cuda:1 or mps. auto takes the accelerator if there is one.
