@@ -138,8 +138,12 @@ def raised_once() -> Iterator[None]:
     try:
         yield
     except Exception:
-        post(_FAILED, str(rank()))
-        if posted(_FAILED) not in (None, str(rank())):
+        try:
+            post(_FAILED, str(rank()))
+            first = posted(_FAILED)
+        except dist.DistError:  # the store ended with the main rank, which failed first and reports its error
+            raise SystemExit(2) from None
+        if first not in (None, str(rank())):
             raise SystemExit(2) from None
         raise
 
